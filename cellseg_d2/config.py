@@ -1,0 +1,157 @@
+"""Every option that the plugin adds to Detectron2's config, and the configs that it ships."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import yaml
+from detectron2.config import CfgNode
+from detectron2.config import get_cfg as get_detectron2_cfg
+
+from cellseg_d2.data.tiff import INTENSITY_RULE
+from cellseg_d2.errors import CellSegError
+
+
+def add_cellseg_config(cfg: CfgNode) -> None:
+    """Adds the plugin's keys, with their defaults, to a Detectron2 config in place."""
+    cfg.CELLSEG = CfgNode()
+    # Name of a converted dataset: trains on NAME_train and validates on NAME_val. Not used where DATASETS.TRAIN is set.
+    cfg.CELLSEG.DATASET = ""
+    # Epochs to train, used where SOLVER.MAX_ITER is 0.
+    cfg.CELLSEG.EPOCHS = 200
+    # The metric by which model_best.pth is chosen, as evaluation names it; larger is better.
+    cfg.CELLSEG.BEST_METRIC = "segm/AP50"
+    # Cells of which augmentation leaves fewer pixels are no target in training.
+    cfg.CELLSEG.MIN_AREA = 10
+    # How images that are not 8 bit are scaled, see cellseg_d2.data.tiff.IntensityRule. Taken from the training dataset.
+    cfg.CELLSEG.INTENSITY_RULE = INTENSITY_RULE
+    # Names of the classes. Taken from the training dataset, so that a checkpoint knows them.
+    cfg.CELLSEG.CLASS_NAMES = []
+    _add_augmentation_config(cfg)
+    _add_inference_config(cfg)
+    _add_model_config(cfg)
+
+
+def _add_augmentation_config(cfg: CfgNode) -> None:
+    cfg.CELLSEG.AUG = CfgNode()
+    # Probabilities of a flip, and of a turn by 0, 90, 180 or 270 degrees.
+    cfg.CELLSEG.AUG.HORIZONTAL_FLIP_PROB = 0.5
+    cfg.CELLSEG.AUG.VERTICAL_FLIP_PROB = 0.5
+    cfg.CELLSEG.AUG.QUARTER_TURN_PROB = 0.5
+    # Shift, scale and rotate in one warp: probability, then the largest shift as a share of the image's sides, the
+    # largest change of scale (0.2: 0.8 to 1.2), and the largest angle.
+    cfg.CELLSEG.AUG.AFFINE_PROB = 0.5
+    cfg.CELLSEG.AUG.SHIFT_LIMIT = 0.05
+    cfg.CELLSEG.AUG.SCALE_LIMIT = 0.2
+    cfg.CELLSEG.AUG.ROTATE_LIMIT_DEGREES = 15.0
+    # Brightness and contrast: probability, largest change of each as a share.
+    cfg.CELLSEG.AUG.BRIGHTNESS_CONTRAST_PROB = 0.3
+    cfg.CELLSEG.AUG.BRIGHTNESS_LIMIT = 0.2
+    cfg.CELLSEG.AUG.CONTRAST_LIMIT = 0.2
+    # Hue, saturation and value: probability, largest change of each in OpenCV's 8-bit HSV units.
+    cfg.CELLSEG.AUG.HUE_SATURATION_PROB = 0.3
+    cfg.CELLSEG.AUG.HUE_LIMIT = 20.0
+    cfg.CELLSEG.AUG.SATURATION_LIMIT = 30.0
+    cfg.CELLSEG.AUG.VALUE_LIMIT = 20.0
+
+
+def _add_inference_config(cfg: CfgNode) -> None:
+    cfg.CELLSEG.INFERENCE = CfgNode()
+    # Largest side of the windows that an image is predicted in; a smaller image is predicted whole.
+    cfg.CELLSEG.INFERENCE.TILE_SIZE = 512
+    # Share of the tile size that neighbouring windows have in common. Cells up to half of it across are seen whole.
+    cfg.CELLSEG.INFERENCE.OVERLAP = 0.25
+    # Tiles in one call of the model.
+    cfg.CELLSEG.INFERENCE.BATCH_SIZE = 4
+    # A mask's pixels are those with at least this probability.
+    cfg.CELLSEG.INFERENCE.MASK_THRESHOLD = 0.5
+    # By how many pixels two tiles may place the same cell apart.
+    cfg.CELLSEG.INFERENCE.TOLERANCE = 4
+
+
+def _add_model_config(cfg: CfgNode) -> None:
+    cfg.MODEL.EFFICIENTNET_LITE = CfgNode()
+    # Stages given to the FPN, with strides 4, 8, 16 and 32.
+    cfg.MODEL.EFFICIENTNET_LITE.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
+    # Batch normalisation: "FrozenBN" keeps the ImageNet statistics, which small batches would spoil; "BN" trains them.
+    cfg.MODEL.EFFICIENTNET_LITE.NORM = "FrozenBN"
+
+
+def config_names() -> list[str]:
+    """Names of the configs that come with the plugin, such as ``mask_rcnn_R_50_FPN``."""
+    folder = _config_folder()
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+
+
+def config_path(name: str | Path) -> Path:
+    """The file of a config, given as a path or as a name from :func:`config_names`.
+
+    Raises:
+        CellSegError: there is no such file and no such name; the message lists the names.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    shipped = _config_folder() / f"{str(name).removesuffix('.yaml').removeprefix('configs/')}.yaml"
+    if not shipped.is_file():
+        raise CellSegError(f"{name}: there is no such config; give a file or one of {', '.join(config_names())}")
+    return shipped
+
+
+def get_cfg(name: str | Path | None = None, overrides: Sequence[str] = ()) -> CfgNode:
+    """Detectron2's config with the plugin's keys, a config file's values and single overrides.
+
+    Args:
+        name: a config's name, such as ``mask_rcnn_R_50_FPN``, or a file; None for the defaults.
+        overrides: KEY VALUE KEY VALUE ...
+
+    Raises:
+        CellSegError: no such config, or a key that does not exist or whose value is of the wrong type.
+    """
+    cfg = get_detectron2_cfg()
+    add_cellseg_config(cfg)
+    if name is not None:
+        path = config_path(name)
+        _merge(lambda: cfg.merge_from_file(str(path), allow_unsafe=False), str(path))
+    return cfg_with_overrides(cfg, overrides)
+
+
+def cfg_with_overrides(cfg: CfgNode, overrides: Sequence[str]) -> CfgNode:
+    """Sets KEY VALUE KEY VALUE ... in place and gives the config back.
+
+    Raises:
+        CellSegError: a key without a value, that does not exist, or whose value is of the wrong type.
+    """
+    if len(overrides) % 2:
+        raise CellSegError(f"config overrides come as KEY VALUE pairs, {overrides[-1]!r} has no partner")
+    _merge(lambda: cfg.merge_from_list(list(overrides)), "command line")
+    return cfg
+
+
+def cfg_from_text(text: str) -> CfgNode:
+    """A config from the YAML that ``cfg.dump()`` wrote, as checkpoints carry it.
+
+    Raises:
+        CellSegError: not YAML, or keys that this version does not know.
+    """
+    cfg = get_cfg()
+    _merge(lambda: cfg.merge_from_other_cfg(CfgNode(yaml.safe_load(text))), "the checkpoint's config")
+    return cfg
+
+
+def _merge(merge: Callable[[], None], where: str) -> None:
+    """Runs a merge and turns what yacs raises into one line."""
+    try:
+        merge()
+    except (KeyError, AssertionError) as error:
+        text = str(error.args[0]) if error.args else "unknown"
+        raise CellSegError(f"{where}: {text[0].lower()}{text[1:]}; check its spelling in the config reference") from error
+    except (ValueError, TypeError, AttributeError, OSError, yaml.YAMLError) as error:
+        raise CellSegError(f"{where}: {' '.join(str(error).split())}") from error
+
+
+def _config_folder() -> Path:
+    """configs/ inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    installed = package / "configs"
+    return installed if installed.is_dir() else package.parent / "configs"

@@ -1,0 +1,83 @@
+"""Registers every converted dataset with Detectron2, by its folder's name."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import load_coco_json
+
+from cellseg_d2.errors import CellSegError
+
+PARTS = {
+    "train": "instances_train.json",
+    "val": "instances_val.json",
+    "val_whole": "instances_val_whole.json",
+    "test": "image_info_test.json",
+}
+
+
+def datasets_root() -> Path:
+    """``$DETECTRON2_DATASETS``, by default ``./datasets``."""
+    return Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
+
+
+def register_all(root: str | Path | None = None) -> list[str]:
+    """Registers every dataset under ``root`` (by default :func:`datasets_root`); known names are left as they are.
+
+    Returns:
+        The names registered from this folder, now or before: ``<folder>_train``, ``<folder>_val``, ...
+
+    Raises:
+        CellSegError: a ``dataset.json`` cannot be read.
+    """
+    folder = Path(root) if root is not None else datasets_root()
+    names = []
+    for description in sorted(folder.glob("*/dataset.json")):
+        if not description.parent.name.startswith("."):  # a hidden folder is a conversion that has not ended
+            names += register(description.parent)
+    return names
+
+
+def register(folder: Path) -> list[str]:
+    """Registers the parts of one converted dataset and gives their names."""
+    try:
+        description = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+        class_names = list(description["class_names"])
+        rule, counts = description["intensity_rule"], description["counts"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CellSegError(f"{folder / 'dataset.json'}: is not what convert_tifs.py writes; convert again") from error
+    names = []
+    for part, file in PARTS.items():
+        json_file, name = folder / "annotations" / file, f"{folder.name}_{part}"
+        if not json_file.is_file():
+            continue
+        names.append(name)
+        if name in DatasetCatalog.list():
+            continue
+        DatasetCatalog.register(name, lambda file=json_file, name=name: _load(file, folder, name))
+        MetadataCatalog.get(name).set(
+            json_file=str(json_file),
+            image_root=str(folder),
+            evaluator_type="coco",
+            thing_classes=class_names,
+            thing_dataset_id_to_contiguous_id={number: number - 1 for number in range(1, len(class_names) + 1)},
+            intensity_rule=rule,
+            image_count=counts.get(part, {}).get("tiles"),
+        )
+    return names
+
+
+def _load(json_file: Path, folder: Path, name: str) -> list[dict[str, Any]]:
+    return load_coco_json(str(json_file), str(folder), name)
+
+
+def check_registered(name: str) -> None:
+    """Raises CellSegError, with the names there are, where a dataset is not registered."""
+    known = [known for known in DatasetCatalog.list() if MetadataCatalog.get(known).get("intensity_rule") is not None]
+    if name not in DatasetCatalog.list():
+        there = f"registered are {', '.join(known)}" if known else "none is; convert one with tools/convert_tifs.py"
+        raise CellSegError(f"dataset {name!r} is not registered under {datasets_root()}: {there}")

@@ -1,0 +1,89 @@
+"""Where conversion runs: in this process, in worker processes, or on a Dask cluster, behind one interface."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from cellseg_d2.errors import CellSegError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class InlineExecutor(Executor):
+    """Runs each task in this process as it is submitted."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Runs ``fn`` now; the future returned is done."""
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+@contextmanager
+def open_executor(workers: int, scheduler: str | None = None) -> Iterator[Executor]:
+    """An executor with ``workers`` processes, or on the Dask cluster at ``scheduler`` (``tcp://HOST:PORT``).
+
+    The cluster's workers must see the same file system under the same paths.
+
+    Raises:
+        CellSegError: Dask is not installed, or the scheduler does not answer.
+    """
+    if scheduler is not None:
+        with _dask_executor(scheduler) as executor:
+            yield executor
+    elif workers <= 1:
+        yield InlineExecutor()
+    else:
+        # spawn: a forked child may inherit a lock that a thread of the parent held
+        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+            try:
+                yield pool
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+
+@contextmanager
+def _dask_executor(scheduler: str) -> Iterator[Executor]:
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise CellSegError("--scheduler needs Dask: pip install 'cellseg_d2[dask]'") from error
+    try:
+        client = Client(scheduler, timeout="10s", set_as_default=False)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise CellSegError(f"the Dask scheduler {scheduler} does not answer ({error})") from error
+    with client, client.get_executor() as executor:
+        yield executor
+
+
+def run_unordered(
+    executor: Executor, function: Callable[[Item], Result], items: Sequence[Item], in_flight: int
+) -> Iterator[tuple[int, Result]]:
+    """Yields (position of the item, result) as tasks end, with at most ``in_flight`` of them handed out.
+
+    Raises:
+        CellSegError: a worker process was killed, most often for want of memory.
+    """
+    pending: dict[Future[Result], int] = {}
+    waiting = iter(enumerate(items))
+    try:
+        while True:
+            while len(pending) < in_flight and (entry := next(waiting, None)) is not None:
+                pending[executor.submit(function, entry[1])] = entry[0]
+            if not pending:
+                return
+            done, _ = wait(pending, return_when=FIRST_COMPLETED)
+            for future in done:
+                yield pending.pop(future), future.result()
+    except BrokenProcessPool as error:
+        raise CellSegError("a worker process was killed, perhaps for want of memory; try fewer --workers") from error

@@ -1,0 +1,225 @@
+"""Any scientific TIFF -> (H, W, 3) uint8 RGB, or (H, W) int32 labels."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from cellseg_d2.errors import CellSegError
+
+logger = logging.getLogger(__name__)
+
+INTENSITY_RULE = "percentile:0.1,99.9"
+"""How images that are not 8 bit are brought to 8 bit, once for the whole image; `config.py` copies it."""
+
+MAX_PIXELS = 2**31
+"""Images whose header declares more pixels are refused before memory is taken."""
+
+
+@dataclass(frozen=True)
+class IntensityRule:
+    """A rule by which 16-bit and float images are scaled to 0..255; 8-bit images are never changed.
+
+    Attributes:
+        kind: ``percentile`` (low and high are percentiles of all the image's values, one range for all channels, as
+            ImageJ's and napari's auto-contrast do) or ``range`` (low and high are intensities, the same for all images).
+        low: becomes 0; what lies below is clipped.
+        high: becomes 255; what lies above is clipped.
+    """
+
+    kind: str
+    low: float
+    high: float
+
+    @classmethod
+    def parse(cls, text: str) -> IntensityRule:
+        """Reads ``percentile:LOW,HIGH`` or ``range:LOW,HIGH``.
+
+        Raises:
+            CellSegError: the text is of another form, or LOW is not below HIGH.
+
+        >>> IntensityRule.parse("range:0,4095")
+        IntensityRule(kind='range', low=0.0, high=4095.0)
+        """
+        kind, _, numbers = text.partition(":")
+        try:
+            low, high = (float(number) for number in numbers.split(","))
+        except ValueError:
+            low = high = float("nan")
+        limits = (0.0, 100.0) if kind == "percentile" else (-np.inf, np.inf)
+        if kind not in ("percentile", "range") or not limits[0] <= low < high <= limits[1]:
+            raise CellSegError(
+                f"intensity rule {text!r} is not understood; write 'percentile:0.1,99.9' or 'range:0,65535'"
+            )
+        return cls(kind, low, high)
+
+    def apply(self, image: NDArray[Any]) -> NDArray[np.uint8]:
+        """Scales an array of any shape and real type to uint8; a constant image becomes 0."""
+        if image.dtype == np.uint8:
+            return image
+        low, high = self.low, self.high
+        if self.kind == "percentile":
+            low, high = (float(value) for value in np.percentile(image, (self.low, self.high)))
+        if high <= low:
+            return np.zeros(image.shape, np.uint8)
+        # 32-bit floats hold every value of types up to 16 bit; of wider ones they would lose small differences
+        kind = np.float32 if image.dtype.itemsize <= 2 or image.dtype == np.float32 else np.float64
+        scaled = (image.astype(kind) - kind(low)) * kind(255 / (high - low))
+        return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class _Raw:
+    """Pixels with the axes that the file states (tifffile's letters), and whether 0 means white."""
+
+    pixels: NDArray[Any]
+    axes: str
+    white_is_zero: bool
+
+
+def read_image(path: str | Path, rule: str = INTENSITY_RULE, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """Reads a microscopy image as RGB.
+
+    Grey images become three equal channels, of RGBA the alpha is dropped (with a notice if it is not opaque), bilevel
+    and 16-bit and float images are scaled by ``rule``, a min-is-white image is inverted.
+
+    Args:
+        path: a TIFF file.
+        rule: see :class:`IntensityRule`.
+        max_pixels: images that declare more are refused from the header.
+
+    Returns:
+        (H, W, 3) uint8.
+
+    Raises:
+        CellSegError: missing, not a TIFF, truncated, too large, or with pages or channels that no RGB image has.
+    """
+    raw = _read(Path(path), max_pixels)
+    pixels, axes = _drop_singletons(raw)
+    channel_axis = next((axis for axis in "SC" if axis in axes), None)
+    if sorted(axes.replace(channel_axis or "", "")) != ["X", "Y"]:
+        raise CellSegError(f"{path}: has the axes {_describe(raw)}; save one plane as grey, RGB or RGBA")
+    order = axes.replace(channel_axis or "", "") + (channel_axis or "")
+    pixels = np.moveaxis(pixels, [axes.index(axis) for axis in order], range(len(order)))
+    if order.startswith("XY"):
+        pixels = pixels.swapaxes(0, 1)
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    channels = pixels.shape[2]
+    if channels not in (1, 3, 4):
+        raise CellSegError(f"{path}: has {channels} channels (axes {_describe(raw)}); save it as grey, RGB or RGBA")
+    if not np.isrealobj(pixels) or (pixels.dtype.kind == "f" and not np.isfinite(pixels).all()):
+        raise CellSegError(f"{path}: holds complex, NaN or infinite intensities; replace them first")
+    if channels == 4:
+        if pixels[..., 3].min() != pixels[..., 3].max():
+            logger.warning("%s: its alpha channel is not opaque everywhere; it is dropped", path)
+        pixels = pixels[..., :3]
+    pixels = IntensityRule.parse(rule).apply(pixels.astype(np.uint8) * 255 if pixels.dtype == bool else pixels)
+    if raw.white_is_zero:
+        pixels = 255 - pixels
+    return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
+
+
+def read_label_map(path: str | Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.int32]:
+    """Reads an instance-label image: 0 is background, each other value one cell.
+
+    Any integer type, or float that holds whole numbers; a leading, trailing or repeated channel axis is dropped. Ids that
+    do not fit into 31 bits are numbered anew, so none is lost to a cast.
+
+    Args:
+        path: a TIFF file.
+        max_pixels: label maps that declare more pixels are refused from the header.
+
+    Returns:
+        (H, W) int32, values >= 0.
+
+    Raises:
+        CellSegError: missing, not a TIFF, truncated, too large, not two-dimensional, or with values that are negative,
+            fractional or not finite.
+    """
+    raw = _read(Path(path), max_pixels)
+    pixels, axes = _drop_singletons(raw)
+    for axis in "SC":
+        if axis in axes and pixels.ndim == 3:
+            planes = np.moveaxis(pixels, axes.index(axis), 0)
+            if not (planes == planes[0]).all():
+                raise CellSegError(f"{path}: its channels differ, so it is no label map; save one value a cell")
+            pixels, axes = planes[0], axes.replace(axis, "")
+    if pixels.ndim != 2:
+        raise CellSegError(f"{path}: has the axes {_describe(raw)}, a label map has one plane; save it as (height, width)")
+    if pixels.dtype.kind == "f":
+        if not (np.isfinite(pixels).all() and (pixels == np.rint(pixels)).all()):
+            raise CellSegError(f"{path}: holds fractions or NaN, so it is no label map; save whole numbers")
+    elif pixels.dtype.kind not in "iub":
+        raise CellSegError(f"{path}: holds {pixels.dtype} values; save whole numbers")
+    if pixels.size and pixels.min() < 0:
+        raise CellSegError(f"{path}: holds negative labels; use 0 for background and positive numbers for cells")
+    if pixels.size and pixels.max() > np.iinfo(np.int32).max:
+        values, inverse = np.unique(pixels, return_inverse=True)
+        pixels = inverse.reshape(pixels.shape) + (0 if values[0] == 0 else 1)
+    return np.ascontiguousarray(pixels, np.int32)
+
+
+def _read(path: Path, max_pixels: int) -> _Raw:
+    if not path.is_file():
+        raise CellSegError(f"{path}: there is no such file")
+    if path.stat().st_size == 0:
+        raise CellSegError(f"{path}: is empty (0 bytes); export it again")
+    try:
+        with _tifffile_silent(), tifffile.TiffFile(path) as file:
+            series = file.series[0]
+            page = series.keyframe
+            sides = [side for side, axis in zip(series.shape, series.axes) if axis not in "SC" or side > 4]  # no channels
+            declared = int(np.prod(sides, dtype=object))
+            if declared > max_pixels:
+                raise CellSegError(f"{path}: declares {_shape(series.shape)}, over the limit of {max_pixels} pixels")
+            if page.photometric == tifffile.PHOTOMETRIC.PALETTE:
+                raise CellSegError(f"{path}: has a colour palette; save it as RGB, or as plain numbers if it holds labels")
+            end = max(map(sum, zip(page.dataoffsets, page.databytecounts)), default=0)
+            if end > file.filehandle.size:  # some decoders invent what is missing, others take memory for it first
+                raise CellSegError(f"{path}: ends after {file.filehandle.size} of {end} bytes; copy or export it again")
+            white_is_zero = page.photometric == tifffile.PHOTOMETRIC.MINISWHITE
+            return _Raw(series.asarray(), series.axes, white_is_zero)
+    except CellSegError:
+        raise
+    except MemoryError as error:
+        raise CellSegError(f"{path}: does not fit into memory") from error
+    except Exception as error:  # the decoders of damaged files raise anything from struct.error to their own types
+        raise CellSegError(f"{path}: cannot be read as a TIFF ({_one_line(error)}); export it again") from error
+
+
+@contextmanager
+def _tifffile_silent() -> Iterator[None]:
+    """Keeps tifffile from logging line after line about a damaged file, which is reported in one."""
+    log = logging.getLogger("tifffile")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
+
+
+def _drop_singletons(raw: _Raw) -> tuple[NDArray[Any], str]:
+    """Removes axes of length 1 but for the two last spatial ones."""
+    keep = [number for number, axis in enumerate(raw.axes) if axis in "YX" or raw.pixels.shape[number] > 1]
+    return raw.pixels.reshape([raw.pixels.shape[number] for number in keep]), "".join(raw.axes[n] for n in keep)
+
+
+def _describe(raw: _Raw) -> str:
+    return f"{raw.axes} {_shape(raw.pixels.shape)}"
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return " x ".join(str(side) for side in shape)
+
+
+def _one_line(error: Exception) -> str:
+    return (" ".join(str(error).split()) or type(error).__name__)[:200]

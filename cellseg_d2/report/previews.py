@@ -1,0 +1,58 @@
+"""Pictures of what training sees."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
+from detectron2.structures import Instances
+from detectron2.utils.env import seed_all_rng
+from numpy.typing import NDArray
+
+from cellseg_d2.data.mapper import CellDatasetMapper
+from cellseg_d2.export.overlay import draw_grid, draw_overlay
+from cellseg_d2.instances import CellInstances
+
+
+def write_augmentation_preview(
+    cfg: CfgNode, output: Path, samples: int = 4, augmentations: int = 5, seed: int = 42
+) -> None:
+    """A PNG with a row a sample: the training tile as it is, then the same tile as the mapper augments it.
+
+    Args:
+        cfg: a resolved config; the first of DATASETS.TRAIN is shown, its tiles with the most cells first.
+        output: the PNG.
+        samples: rows.
+        augmentations: augmented copies a row.
+        seed: of the augmentations.
+    """
+    seed_all_rng(seed)
+    plain = CellDatasetMapper(cfg, is_train=True)
+    plain.augmentation = None
+    augmented = CellDatasetMapper(cfg, is_train=True)
+    dicts = sorted(DatasetCatalog.get(cfg.DATASETS.TRAIN[0]), key=lambda sample: -len(sample["annotations"]))
+    pictures = [
+        _draw(mapper(sample), cfg.INPUT.FORMAT)
+        for sample in dicts[:samples]
+        for mapper in [plain] + [augmented] * augmentations
+    ]
+    output.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(output), draw_grid(pictures, columns=augmentations + 1)[..., ::-1])
+
+
+def _draw(sample: dict[str, object], image_format: str) -> NDArray[np.uint8]:
+    image = sample["image"].numpy().transpose(1, 2, 0)
+    rgb = np.ascontiguousarray(image[..., ::-1] if image_format == "BGR" else image)
+    return draw_overlay(rgb, _ground_truth(sample["instances"]))
+
+
+def _ground_truth(instances: Instances) -> CellInstances:
+    """A training sample's cells; its masks are cropped to their boxes."""
+    boxes = instances.gt_boxes.tensor.numpy()
+    places = boxes.astype(np.int64)
+    masks = [mask[y0:y1, x0:x1] for mask, (x0, y0, x1, y1) in zip(instances.gt_masks.tensor.numpy(), places)]
+    scores = np.ones(len(boxes), np.float32)
+    return CellInstances(instances.image_size, boxes, scores, instances.gt_classes.numpy(), masks, places[:, :2])

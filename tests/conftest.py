@@ -1,0 +1,62 @@
+"""Fixtures that tests of several folders use. Importable helpers are in ``drawing.py`` beside this file."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+REPO_ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(REPO_ROOT / "tests"))  # importlib mode puts nothing there; for ``from drawing import ...``
+
+RunTool = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session")
+def repo_root() -> Path:
+    return REPO_ROOT
+
+
+@pytest.fixture(scope="session")
+def sample_root() -> Path:
+    """The real cells that a clone has: 60 labelled and 25 test images."""
+    return REPO_ROOT / "datasets" / "sample"
+
+
+@pytest.fixture(scope="session")
+def run_tool() -> RunTool:
+    """Runs ``tools/<name>.py`` as a user does, in a process of its own: ``run_tool("convert_tifs", "--input", path)``."""
+
+    def run(name: str, *arguments: object, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(REPO_ROOT / "tools" / f"{name}.py"), *map(str, arguments)]
+        environment = {**os.environ, "PYTHONPATH": str(REPO_ROOT), "OMP_NUM_THREADS": "1", **env}
+        return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def nuclei(sample_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sample, converted and registered with Detectron2 as ``nuclei_train``, ``nuclei_val``, ..."""
+    import cellseg_d2
+    from cellseg_d2.data.convert import ConvertOptions, convert
+
+    folder = tmp_path_factory.mktemp("datasets") / "nuclei"
+    convert(sample_root, folder, ConvertOptions())
+    cellseg_d2.setup(folder.parent)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def package_logging() -> Iterator[None]:
+    """Undoes what a command line's ``configure_logging`` does, which would hide log lines from ``caplog``."""
+    package = logging.getLogger("cellseg_d2")
+    before = package.handlers[:], package.level, package.propagate
+    yield
+    package.handlers[:], package.propagate = before[0], before[2]
+    package.setLevel(before[1])

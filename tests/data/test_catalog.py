@@ -1,0 +1,47 @@
+import json
+
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from cellseg_d2.data.catalog import check_registered, datasets_root, register_all
+from cellseg_d2.errors import CellSegError
+
+
+def test_every_part_is_registered_by_the_folders_name(nuclei):
+    assert register_all(nuclei.parent) == ["nuclei_train", "nuclei_val", "nuclei_val_whole", "nuclei_test"]
+    assert set(register_all(nuclei.parent)) <= set(DatasetCatalog.list())  # once more is no error
+
+
+def test_what_detectron2_loads_is_what_was_converted(nuclei):
+    description = json.loads((nuclei / "dataset.json").read_text())
+    samples = DatasetCatalog.get("nuclei_train")
+    assert len(samples) == description["counts"]["train"]["tiles"] == MetadataCatalog.get("nuclei_train").image_count
+    assert MetadataCatalog.get("nuclei_train").thing_classes == description["class_names"]
+    assert {cell["category_id"] for sample in samples for cell in sample["annotations"]} == {0, 1, 2, 3}
+    assert len(DatasetCatalog.get("nuclei_test")) == description["counts"]["test"]["images"]
+
+
+def test_the_root_comes_from_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    assert datasets_root() == tmp_path
+    monkeypatch.delenv("DETECTRON2_DATASETS")
+    assert str(datasets_root()) == "datasets"
+
+
+def test_folders_without_a_dataset_and_hidden_ones_are_passed_over(tmp_path):
+    (tmp_path / "raw").mkdir()
+    (tmp_path / ".nuclei.partial").mkdir()
+    (tmp_path / ".nuclei.partial" / "dataset.json").write_text("{}")
+    assert register_all(tmp_path) == []
+
+
+def test_a_damaged_description_is_named(tmp_path):
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "dataset.json").write_text("{")
+    with pytest.raises(CellSegError, match="broken.*convert again"):
+        register_all(tmp_path)
+
+
+def test_an_unknown_dataset_is_answered_with_the_known_ones(nuclei):
+    with pytest.raises(CellSegError, match="'nuclie_train' is not registered.*nuclei_train"):
+        check_registered("nuclie_train")

@@ -1,0 +1,100 @@
+import cv2
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetCatalog
+
+from cellseg_d2.config import get_cfg
+from cellseg_d2.data.mapper import CellDatasetMapper, instances_from_label_maps, to_model_input
+from cellseg_d2.data.rle import encode_label_map
+
+
+def _cfg(image_format="RGB", **probabilities):
+    cfg = get_cfg("mask_rcnn_lite0_FPN", ["INPUT.CROP.ENABLED", "False", "INPUT.FORMAT", image_format])
+    for name in [key for key in cfg.CELLSEG.AUG if key.endswith("_PROB")]:
+        cfg.CELLSEG.AUG[name] = probabilities.get(name, 0.0)
+    return cfg
+
+
+def _sample(folder, label_map, classes, crowd=()):
+    """A dataset dict, with its image on disk, of the cells in a label map."""
+    image = np.zeros((*label_map.shape, 3), np.uint8)
+    image[..., 0] = 255  # pure red
+    cv2.imwrite(str(folder / "image.png"), image[..., ::-1])
+    cells = encode_label_map(label_map)
+    annotations = [
+        {"segmentation": rle, "category_id": classes[number], "iscrowd": int(number in crowd)}
+        for number, rle in enumerate(cells.rles)
+    ]
+    height, width = label_map.shape
+    return {"file_name": str(folder / "image.png"), "height": height, "width": width, "annotations": annotations}
+
+
+@pytest.fixture
+def label_map():
+    labels = np.zeros((60, 80), np.int32)
+    labels[5:25, 10:30] = 1
+    labels[25:40, 10:30] = 2  # touches cell 1
+    labels[50:52, 70:72] = 3  # 4 pixels, under CELLSEG.MIN_AREA
+    return labels
+
+
+@pytest.mark.parametrize("image_format", ["RGB", "BGR"])
+@pytest.mark.parametrize("is_train", [True, False], ids=["training", "evaluation"])
+def test_red_is_red_for_the_model(image_format, is_train, label_map, tmp_path):
+    mapper = CellDatasetMapper(_cfg(image_format), is_train=is_train)
+    image = mapper(_sample(tmp_path, label_map, [0, 1, 2]))["image"]
+    assert image.dtype == torch.uint8
+    assert image.shape == (3, 60, 80)
+    assert (image[image_format.index("R")] == 255).all()
+    assert (image[image_format.index("B")] == 0).all()
+
+
+def test_an_unknown_channel_order_is_refused():
+    with pytest.raises(ValueError, match="INPUT.FORMAT"):
+        to_model_input(np.zeros((2, 2, 3), np.uint8), "YUV")
+
+
+def test_ground_truth_is_the_label_map(label_map, tmp_path):
+    instances = CellDatasetMapper(_cfg(), is_train=True)(_sample(tmp_path, label_map, [3, 1, 2]))["instances"]
+    assert instances.gt_classes.tolist() == [3, 1]
+    assert instances.gt_boxes.tensor.tolist() == [[10, 5, 30, 25], [10, 25, 30, 40]]
+    for number, mask in enumerate(instances.gt_masks.tensor, start=1):
+        np.testing.assert_array_equal(mask.numpy(), label_map == number)
+
+
+def test_crowds_are_no_target(label_map, tmp_path):
+    sample = _sample(tmp_path, label_map, [3, 1, 2], crowd=[0])
+    instances = CellDatasetMapper(_cfg(), is_train=True)(sample)["instances"]
+    assert instances.gt_classes.tolist() == [1]
+
+
+def test_a_tile_without_cells_gives_empty_ground_truth(tmp_path):
+    instances = CellDatasetMapper(_cfg(), is_train=True)(_sample(tmp_path, np.zeros((32, 32), np.int32), []))["instances"]
+    assert len(instances) == 0
+    assert instances.gt_boxes.tensor.shape == (0, 4)
+    assert instances.gt_masks.tensor.shape == (0, 32, 32)
+
+
+def test_boxes_and_masks_follow_the_augmentation(label_map, tmp_path):
+    mapper = CellDatasetMapper(_cfg(HORIZONTAL_FLIP_PROB=1.0), is_train=True)
+    instances = mapper(_sample(tmp_path, label_map, [0, 1, 2]))["instances"]
+    assert instances.gt_boxes.tensor.tolist() == [[50, 5, 70, 25], [50, 25, 70, 40]]
+    np.testing.assert_array_equal(instances.gt_masks.tensor[0].numpy(), label_map[:, ::-1] == 1)
+
+
+def test_overlapping_cells_stay_whole_in_layers_of_their_own():
+    layers = np.zeros((20, 20, 2), np.int32)
+    layers[2:12, 2:12, 0] = 1
+    layers[6:16, 6:16, 1] = 2
+    instances = instances_from_label_maps(layers, np.array([0, 1]), np.array([0, 1]), min_area=1)
+    assert instances.gt_masks.tensor.sum(dim=(1, 2)).tolist() == [100, 100]
+
+
+def test_the_samples_tiles_load_with_all_their_cells(nuclei):
+    mapper = CellDatasetMapper(_cfg(), is_train=True)
+    for sample in DatasetCatalog.get("nuclei_train")[:5]:
+        instances = mapper(sample)["instances"]
+        expected = [cell["category_id"] for cell in sample["annotations"] if not cell["iscrowd"]]
+        assert sorted(instances.gt_classes.tolist()) == sorted(expected)
+        assert (instances.gt_masks.get_bounding_boxes().tensor == instances.gt_boxes.tensor).all()

@@ -1,0 +1,84 @@
+import logging
+import os
+import pickle
+
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from cellseg_d2.config import get_cfg
+from cellseg_d2.engine.checkpoint import BEST_NAME, CellCheckpointer, checkpoint_cfg, load_file
+from cellseg_d2.errors import CellSegError
+
+
+def _cfg(folder):
+    return get_cfg("mask_rcnn_lite0_FPN", ["OUTPUT_DIR", str(folder), "CELLSEG.CLASS_NAMES", "['round', 'long']"])
+
+
+def _model(classes):
+    return nn.ModuleDict({"body": nn.Linear(3, 5), "cls_score": nn.Linear(5, classes)})
+
+
+def test_a_checkpoint_alone_gives_the_config_back(tmp_path):
+    CellCheckpointer(_model(2), _cfg(tmp_path), strict=False).save("model_0000009", iteration=9)
+    carried = checkpoint_cfg(tmp_path / "model_0000009.pth")
+    assert yaml.safe_load(carried.dump()) == yaml.safe_load(_cfg(tmp_path).dump())
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_the_best_checkpoint_is_not_the_one_to_resume_from(tmp_path):
+    checkpointer = CellCheckpointer(_model(2), _cfg(tmp_path), strict=False)
+    checkpointer.save("model_0000009")
+    checkpointer.save(BEST_NAME)
+    assert checkpointer.get_checkpoint_file() == str(tmp_path / "model_0000009.pth")
+
+
+def test_a_head_for_another_class_count_is_begun_afresh_and_named(tmp_path, caplog):
+    saved = _model(2)
+    CellCheckpointer(saved, _cfg(tmp_path), strict=False).save("model_final")
+    loaded = _model(7)
+    with caplog.at_level(logging.WARNING, "cellseg_d2"):
+        CellCheckpointer(loaded, _cfg(tmp_path), strict=False).load(str(tmp_path / "model_final.pth"))
+    assert torch.equal(loaded["body"].weight, saved["body"].weight)
+    assert "cls_score.weight (2, 5) -> (7, 5)" in caplog.text
+
+
+def test_prediction_refuses_a_head_for_another_class_count(tmp_path):
+    CellCheckpointer(_model(2), _cfg(tmp_path), strict=False).save("model_final")
+    with pytest.raises(CellSegError, match=r"cls_score.weight \(2, 5\) -> \(7, 5\)"):
+        CellCheckpointer(_model(7), _cfg(tmp_path), strict=True).load(str(tmp_path / "model_final.pth"))
+
+
+def test_prediction_refuses_missing_weights(tmp_path):
+    torch.save({"model": {"body.weight": torch.zeros(5, 3)}}, tmp_path / "half.pth")
+    with pytest.raises(CellSegError, match=r"body.bias is missing \(3 such\)"):
+        CellCheckpointer(_model(2), _cfg(tmp_path), strict=True).load(str(tmp_path / "half.pth"))
+
+
+def test_a_file_that_would_run_code_is_refused_unrun(tmp_path):
+    class Hostile:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    torch.save({"model": {}, "extra": Hostile()}, tmp_path / "hostile.pth")
+    (tmp_path / "plain.pth").write_bytes(pickle.dumps(Hostile()))
+    for name in ("hostile.pth", "plain.pth"):
+        with pytest.raises(CellSegError, match=name):
+            load_file(tmp_path / name)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint"], ids=["empty", "text"])
+def test_other_files_are_refused(content, tmp_path):
+    (tmp_path / "model.pth").write_bytes(content)
+    with pytest.raises(CellSegError, match=r"model.pth: is no checkpoint"):
+        checkpoint_cfg(tmp_path / "model.pth")
+
+
+def test_a_checkpoint_without_a_config_says_what_to_do(tmp_path):
+    torch.save({"model": {}}, tmp_path / "foreign.pth")
+    with pytest.raises(CellSegError, match="carries no config; give --config-file"):
+        checkpoint_cfg(tmp_path / "foreign.pth")
+    with pytest.raises(CellSegError, match="no such checkpoint"):
+        checkpoint_cfg(tmp_path / "nowhere.pth")

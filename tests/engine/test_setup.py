@@ -1,0 +1,104 @@
+import pytest
+import torch
+from detectron2.engine import default_argument_parser
+
+from cellseg_d2.config import get_cfg
+from cellseg_d2.engine.setup import build_cfg, check_processes, check_run, local_weights, prediction_cfg, resolve
+from cellseg_d2.errors import CellSegError
+
+LITE = "mask_rcnn_lite0_FPN"
+
+
+def _args(*opts, config_file=LITE, flags=()):
+    return default_argument_parser().parse_args(["--config-file", config_file, *flags, *opts])
+
+
+def test_what_depends_on_the_dataset_is_filled_in(nuclei):
+    cfg = build_cfg(_args("CELLSEG.DATASET", "nuclei"))
+    assert (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST) == (("nuclei_train",), ("nuclei_val",))
+    assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 4
+    assert cfg.CELLSEG.CLASS_NAMES == ["class1", "class2", "class3", "class4"]
+    assert cfg.is_frozen()
+
+
+def test_a_dataset_given_detectron2s_way_wins(nuclei):
+    cfg = build_cfg(_args("DATASETS.TRAIN", "('nuclei_val',)"))
+    assert (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST) == (("nuclei_val",), ())
+
+
+def test_epochs_become_iterations_only_where_none_are_given(nuclei):
+    tiles = 53  # of the sample's training part
+    epochs = get_cfg(LITE, ["CELLSEG.DATASET", "nuclei", "SOLVER.MAX_ITER", "0", "CELLSEG.EPOCHS", "3"])
+    resolve(epochs)
+    assert epochs.SOLVER.MAX_ITER == -(-3 * tiles // epochs.SOLVER.IMS_PER_BATCH)
+    iterations = get_cfg(LITE, ["CELLSEG.DATASET", "nuclei", "SOLVER.MAX_ITER", "7"])
+    resolve(iterations)
+    assert iterations.SOLVER.MAX_ITER == 7
+
+
+def test_amp_is_switched_off_on_a_cpu(nuclei):
+    cfg = get_cfg(LITE, ["CELLSEG.DATASET", "nuclei", "MODEL.DEVICE", "cpu", "SOLVER.AMP.ENABLED", "True"])
+    resolve(cfg)
+    assert not cfg.SOLVER.AMP.ENABLED
+
+
+def test_cuda_falls_back_to_the_cpu_where_there_is_none(nuclei):
+    cfg = build_cfg(_args("CELLSEG.DATASET", "nuclei"))
+    assert cfg.MODEL.DEVICE == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.parametrize(
+    ("opts", "named"),
+    [
+        (["CELLSEG.DATASET", ""], "CELLSEG.DATASET"),
+        (["CELLSEG.DATASET", "nowhere"], "'nowhere_train' is not registered.*nuclei_train"),
+        (["CELLSEG.DATASET", "nuclei", "DATASETS.TEST", "('x',)"], "'x' is not registered"),
+        (["CELLSEG.DATASET", "nuclei", "MODEL.ROI_HEADS.NUM_CLASSES", "7"], "NUM_CLASSES is 7.*4 classes"),
+    ],
+    ids=["no dataset", "unknown dataset", "unknown validation dataset", "wrong class count"],
+)
+def test_a_config_that_does_not_fit_the_data_is_refused(opts, named, nuclei):
+    with pytest.raises(CellSegError, match=named):
+        build_cfg(_args(*opts))
+
+
+@pytest.mark.parametrize(
+    ("opts", "flags", "named"),
+    [
+        ([], ["--num-gpus", "0"], "--num-gpus must be at least 1"),
+        (["SOLVER.IMS_PER_BATCH", "3"], ["--num-gpus", "2"], "IMS_PER_BATCH 3"),
+        (["MODEL.WEIGHTS", ""], ["--eval-only"], "MODEL.WEIGHTS"),
+        (["MODEL.WEIGHTS", "nowhere.pth"], ["--eval-only"], "nowhere.pth"),
+        (["MODEL.WEIGHTS", "nowhere.pth"], [], "nowhere.pth"),
+        (["MODEL.WEIGHTS", "catalog://nothing"], [], "cannot be fetched"),
+        (["DATASETS.TRAIN", "('nuclei_train',)"], ["--eval-only"], "no validation part"),
+    ],
+    ids=["no process", "batch", "no weights", "no such file", "no such file to begin from", "no such URL", "no val"],
+)
+def test_what_would_end_in_a_launched_process_is_refused_before(opts, flags, named, nuclei):
+    args = _args("MODEL.DEVICE", "cpu", "CELLSEG.DATASET", "nuclei", *opts, flags=flags)
+    with pytest.raises(CellSegError, match=named):
+        check_run(build_cfg(args), args)
+
+
+def test_more_gpus_than_there_are_is_refused():
+    cfg = get_cfg(LITE, ["MODEL.DEVICE", "cuda"])
+    with pytest.raises(CellSegError, match=f"--num-gpus 999, but this machine has {torch.cuda.device_count()}"):
+        check_processes(cfg, 999)
+
+
+@pytest.mark.parametrize(("weights", "config_file"), [("", ""), ("a.pth", LITE)], ids=["neither", "both"])
+def test_prediction_takes_a_checkpoint_or_a_config(weights, config_file):
+    with pytest.raises(CellSegError, match="either --weights.*or --config-file"):
+        prediction_cfg(weights, config_file, [])
+
+
+def test_prediction_by_config_needs_weights(nuclei):
+    with pytest.raises(CellSegError, match="MODEL.WEIGHTS PATH"):
+        prediction_cfg("", LITE, ["CELLSEG.DATASET", "nuclei", "MODEL.WEIGHTS", ""])
+
+
+def test_weights_keep_their_query():
+    weights = get_cfg(LITE).MODEL.WEIGHTS
+    assert local_weights(get_cfg(LITE)) == weights
+    assert weights.endswith("?matching_heuristics=True")

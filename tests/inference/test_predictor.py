@@ -1,0 +1,160 @@
+import numpy as np
+import pytest
+import torch
+from detectron2.layers import paste_masks_in_image
+from detectron2.structures import Boxes, Instances
+from torch import nn
+
+from cellseg_d2.config import get_cfg
+from cellseg_d2.data.rle import encode_label_map
+from cellseg_d2.data.tiff import read_label_map
+from cellseg_d2.errors import CellSegError
+from cellseg_d2.inference.predictor import WholeImagePredictor, paste_in_boxes, to_cell_instances
+
+
+class GroundTruthModel(nn.Module):
+    """Stands in for a trained model: the image itself says which cell a pixel belongs to, and of which class.
+
+    Red and green hold the label, blue the class. Like Mask R-CNN it sees a tile only, and returns small square masks.
+    """
+
+    def __init__(self, mask_size=56):
+        super().__init__()
+        self.mask_size = mask_size
+        self.calls = []
+
+    def inference(self, inputs, do_postprocess):
+        assert not do_postprocess
+        self.calls.append([tuple(sample["image"].shape[1:]) for sample in inputs])
+        return [self._instances(sample["image"].numpy().astype(np.int64)) for sample in inputs]
+
+    def _instances(self, image):
+        labels, classes = image[0] + 256 * image[1], image[2]
+        cells = encode_label_map(labels)
+        instances = Instances(labels.shape)
+        instances.pred_boxes = Boxes(torch.from_numpy(cells.boxes).float())
+        instances.scores = torch.linspace(0.9, 0.8, len(cells))
+        instances.pred_classes = torch.tensor([classes[labels == number].max() for number in cells.ids]).long()
+        masks = [
+            nn.functional.interpolate(
+                torch.from_numpy(labels[y0:y1, x0:x1] == number)[None, None].float(),
+                (self.mask_size, self.mask_size),
+                mode="bilinear",
+            )[0]
+            for number, (x0, y0, x1, y1) in zip(cells.ids, cells.boxes)
+        ]
+        instances.pred_masks = torch.stack(masks) if masks else torch.zeros(0, 1, self.mask_size, self.mask_size)
+        return instances
+
+
+def _predictor(model, *opts):
+    cfg = get_cfg("mask_rcnn_lite0_FPN", ["CELLSEG.CLASS_NAMES", "['a', 'b', 'c', 'd']", *opts])
+    return WholeImagePredictor(model, cfg)
+
+
+def _coded(label_maps):
+    """The image that :class:`GroundTruthModel` reads, of label maps by class number, and its number of cells."""
+    image = np.zeros((*next(iter(label_maps.values())).shape, 3), np.uint8)
+    count = 0
+    for number, label_map in label_maps.items():
+        for label in np.unique(label_map)[1:]:
+            free = (label_map == label) & (image[..., :2].max(axis=2) == 0)
+            if free.any():
+                count += 1
+                image[free] = (count % 256, count // 256, number - 1)
+    return image, count
+
+
+def _mosaic(sample_root):
+    """Real label maps of nine samples, side by side."""
+    folders = [f for f in sorted((sample_root / "train").iterdir()) if (f / "class2.tif").is_file()][:9]
+    size, maps = 256, {number: np.zeros((768, 768), np.int32) for number in range(1, 5)}
+    for place, folder in enumerate(folders):
+        y, x = (size * side for side in divmod(place, 3))
+        for number in maps:
+            if (folder / f"class{number}.tif").is_file():
+                part = read_label_map(folder / f"class{number}.tif")[:size, :size]
+                maps[number][y : y + size, x : x + size] = np.where(part > 0, part + 10_000 * place, 0)
+    return maps
+
+
+@pytest.mark.parametrize(("tile_size", "overlap"), [(512, 0.25), (512, 0.5), (256, 0.5)])
+def test_no_real_cell_is_lost_or_doubled_across_tiles(tile_size, overlap, sample_root):
+    image, count = _coded(_mosaic(sample_root))
+    assert count > 200
+    options = ["CELLSEG.INFERENCE.TILE_SIZE", str(tile_size), "CELLSEG.INFERENCE.OVERLAP", str(overlap)]
+    model = GroundTruthModel()
+    cells = _predictor(model, *options).predict(image)
+    assert sum(len(call) for call in model.calls) > 1
+    found = [
+        int(np.bincount(image[y : y + m.shape[0], x : x + m.shape[1]][m].astype(int) @ (1, 256, 0)).argmax())
+        for m, (x, y) in zip(cells.masks, cells.origins)
+    ]
+    assert sorted(found) == list(range(1, count + 1))
+    np.testing.assert_array_equal(cells.classes, [image[y, x, 2] for x, y in _inner_points(cells)])
+
+
+def _inner_points(cells):
+    """A pixel (x, y) of each mask."""
+    for mask, (x, y) in zip(cells.masks, cells.origins):
+        rows, columns = np.nonzero(mask)
+        middle = len(rows) // 2
+        yield x + columns[middle], y + rows[middle]
+
+
+def test_an_image_that_fits_is_predicted_whole():
+    model = GroundTruthModel()
+    image = np.zeros((300, 512, 3), np.uint8)
+    assert len(_predictor(model).predict(image)) == 0
+    assert model.calls == [[(300, 512)]]
+
+
+def test_tiles_go_to_the_model_in_batches():
+    model = GroundTruthModel()
+    image = np.zeros((1000, 1100, 3), np.uint8)
+    _predictor(model, "CELLSEG.INFERENCE.BATCH_SIZE", "4").predict(image)
+    assert [len(call) for call in model.calls] == [4, 4, 1]
+
+
+@pytest.mark.parametrize("image_format", ["RGB", "BGR"])
+def test_red_is_red_for_the_model(image_format):
+    class Recorder(GroundTruthModel):
+        def inference(self, inputs, do_postprocess):
+            self.image = inputs[0]["image"].clone()
+            return super().inference([{"image": torch.zeros(3, 8, 8)}], do_postprocess)
+
+    model, red = Recorder(), np.zeros((8, 8, 3), np.uint8)
+    red[..., 0] = 255
+    _predictor(model, "INPUT.FORMAT", image_format).predict(red)
+    assert [int(channel.max()) for channel in model.image] == ([255, 0, 0] if image_format == "RGB" else [0, 0, 255])
+
+
+def test_masks_are_those_that_detectron2_pastes():
+    generator = torch.Generator().manual_seed(1)
+    corners = torch.rand(60, 2, generator=generator) * 80 - 5
+    boxes = torch.cat([corners, corners + 0.3 + 50 * torch.rand(60, 2, generator=generator) ** 3], dim=1)
+    boxes[:, 0::2].clamp_(0, 90)  # as Detectron2 clips them
+    boxes[:, 1::2].clamp_(0, 70)
+    probabilities = torch.rand(60, 28, 28, generator=generator)
+    masks, origins = paste_in_boxes(probabilities, boxes, (70, 90), 0.5)
+    expected = paste_masks_in_image(probabilities, boxes, (70, 90), 0.5).numpy()
+    for mask, (x, y), full in zip(masks, origins, expected):
+        pasted = np.zeros((70, 90), bool)
+        pasted[y : y + mask.shape[0], x : x + mask.shape[1]] = mask
+        # a box without an area has no sampling points, and no cell
+        np.testing.assert_array_equal(pasted, full)
+
+
+def test_cells_without_a_pixel_are_left_out():
+    instances = Instances((20, 20))
+    instances.pred_boxes = Boxes(torch.tensor([[2.0, 2.0, 9.0, 9.0], [10.0, 10.0, 18.0, 18.0]]))
+    instances.scores, instances.pred_classes = torch.tensor([0.9, 0.8]), torch.tensor([1, 2])
+    instances.pred_masks = torch.stack([torch.zeros(1, 28, 28), torch.ones(1, 28, 28)])
+    cells = to_cell_instances(instances, 0.5)
+    assert cells.classes.tolist() == [2]
+    assert cells.areas.tolist() == [64]
+
+
+def test_a_checkpoint_that_does_not_exist_is_named(tmp_path):
+    with pytest.raises(CellSegError, match=r"nowhere.pth: there is no such checkpoint"):
+        WholeImagePredictor.from_checkpoint(tmp_path / "nowhere.pth")

@@ -1,0 +1,64 @@
+import pytest
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
+from detectron2.utils.file_io import PathManager
+from efficientnet_lite_pytorch import EfficientNet
+
+from cellseg_d2.config import get_cfg
+from cellseg_d2.errors import CellSegError
+from cellseg_d2.modeling import build_efficientnet_lite0_fpn_backbone
+from cellseg_d2.modeling.efficientnet_lite import EfficientNetLite0
+from cellseg_d2.weights import register_package_weights
+
+STAGES = ["res2", "res3", "res4", "res5"]
+
+
+def test_stages_have_the_stated_shapes():
+    backbone = EfficientNetLite0(STAGES, "FrozenBN").eval()
+    outputs = backbone(torch.zeros(1, 3, 64, 96))
+    for name, shape in backbone.output_shape().items():
+        assert outputs[name].shape == (1, shape.channels, 64 // shape.stride, 96 // shape.stride)
+
+
+@pytest.mark.parametrize(("norm", "frozen"), [("FrozenBN", True), ("BN", False)])
+def test_norm_is_frozen_where_asked(norm, frozen):
+    modules = list(EfficientNetLite0(STAGES, norm).modules())
+    assert any(isinstance(module, FrozenBatchNorm2d) for module in modules) == frozen
+    assert any(isinstance(module, torch.nn.BatchNorm2d) for module in modules) != frozen
+
+
+def test_imagenet_weights_give_the_features_of_the_original_network():
+    register_package_weights()
+    weights = get_cfg("mask_rcnn_lite0_FPN").MODEL.WEIGHTS
+    ours = EfficientNetLite0(STAGES, "FrozenBN").eval()
+    DetectionCheckpointer(ours).load(weights)
+    original = EfficientNet.from_name("efficientnet-lite0").eval()
+    original.load_state_dict(
+        torch.load(PathManager.get_local_path(weights.partition("?")[0]), map_location="cpu", weights_only=True)
+    )
+    image = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        x = torch.clamp(original._bn0(original._conv_stem(image)), 0, 6)
+        for block in original._blocks:
+            x = block(x)
+        torch.testing.assert_close(ours(image)["res5"], x)
+
+
+def test_fpn_adds_five_levels():
+    cfg = get_cfg("mask_rcnn_lite0_FPN")
+    backbone = build_efficientnet_lite0_fpn_backbone(cfg, ShapeSpec(channels=3))
+    assert {name: shape.stride for name, shape in backbone.output_shape().items()} == {
+        "p2": 4,
+        "p3": 8,
+        "p4": 16,
+        "p5": 32,
+        "p6": 64,
+    }
+    assert backbone.size_divisibility == 32
+
+
+@pytest.mark.parametrize(("stages", "norm"), [(["res9"], "BN"), (STAGES, "GroupNormal")])
+def test_unknown_values_are_refused(stages, norm):
+    with pytest.raises(CellSegError, match="MODEL.EFFICIENTNET_LITE"):
+        EfficientNetLite0(stages, norm)

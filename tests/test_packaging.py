@@ -1,0 +1,133 @@
+import email
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "cellseg_d2"
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of a copy of the checkout: the build writes build/ and an egg-info folder beside setup.py."""
+    folder = tmp_path_factory.mktemp("wheel")
+    copy = folder / "copy"
+    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "*.tif", "*.png")
+    for name in ["cellseg_d2", "configs", "tools", "tests"]:
+        shutil.copytree(ROOT / name, copy / name, ignore=ignored)
+    for name in ["setup.py", "pyproject.toml", "README.md", "LICENSE"]:
+        shutil.copy(ROOT / name, copy)
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", folder, copy]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+def test_the_wheel_has_every_module_and_every_config(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+
+    configs = {f"cellseg_d2/{path.relative_to(ROOT)}" for path in (ROOT / "configs").rglob("*.yaml")}
+    modules = {str(path.relative_to(ROOT)) for path in PACKAGE.rglob("*.py")}
+    assert configs
+    assert configs | modules | {"cellseg_d2/py.typed"} <= names
+
+
+def test_the_wheel_has_no_top_level_package_but_its_own(wheel: Path) -> None:
+    # Detectron2's own wheel drops a package `tools` into site-packages; two of them would overwrite each other.
+    top_level = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
+
+    assert {name for name in top_level if not name.endswith(".dist-info")} == {"cellseg_d2"}
+
+
+def test_the_version_is_the_packages(wheel: Path) -> None:
+    assert _metadata(wheel)["Version"] == re.search(r'__version__ = "(.+)"', (PACKAGE / "__init__.py").read_text())[1]
+
+
+def test_newer_torch_numpy_and_other_builds_of_detectron2_are_allowed(wheel: Path) -> None:
+    required = {canonicalize_name(need.name): need for need in _requirements(wheel) if need.marker is None}
+
+    assert "sal-detectron2" not in required
+    for name, version in {"torch": "2.15", "torchvision": "0.29.2", "numpy": "2.5", "iopath": "0.1.9"}.items():
+        assert required[name].specifier.contains(version)
+
+
+def test_setup_installs_every_requirement_at_a_version_within_its_bounds(wheel: Path) -> None:
+    pins = {}
+    for line in _lines("constraints-py310.txt"):
+        name, version = line.split("==")
+        pins[canonicalize_name(name)] = Version(version)
+    listed = {canonicalize_name(line) for line in _lines("py310.txt")}
+
+    for need in _requirements(wheel):
+        name = canonicalize_name(need.name)
+        assert need.specifier.contains(pins[name]), f"{need} and the constraint {pins[name]} do not fit"
+        if need.marker is None or 'extra == "detectron2"' not in str(need.marker):
+            assert name in listed, f"{need} is missing from requirements/py310.txt"
+    assert listed <= pins.keys()
+
+
+def test_an_installed_plugin_finds_its_configs_outside_the_checkout(wheel: Path, tmp_path: Path) -> None:
+    zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
+    code = "import cellseg_d2 as c; print(c.__file__, c.get_cfg('mask_rcnn_R_50_FPN').MODEL.RESNETS.DEPTH)"
+
+    module, depth = _python(code, tmp_path / "installed", folder=tmp_path).split()
+
+    assert Path(module).is_relative_to(tmp_path)
+    assert depth == "50"
+
+
+def test_importing_the_package_loads_neither_torch_nor_detectron2() -> None:
+    loaded = _python("import sys, cellseg_d2; print(*[name for name in sys.modules if '.' not in name])").split()
+
+    assert "cellseg_d2" in loaded
+    assert not {"torch", "detectron2", "albumentations", "cv2"} & set(loaded)
+
+
+def test_the_modules_without_a_model_are_imported_without_torch_and_detectron2() -> None:
+    names = ["instances", "data/tiff", "data/tiling", "data/rle", "data/convert", "inference/stitch", "doctor", "cli"]
+    names += [f"export/{path.stem}" for path in (PACKAGE / "export").glob("*.py") if path.stem != "__init__"]
+    names += [f"evaluation/{path.stem}" for path in (PACKAGE / "evaluation").glob("cell_metrics.py")]
+    modules = [f"cellseg_d2.{name.replace('/', '.')}" for name in names]
+
+    loaded = _python(
+        "import importlib, sys\n"
+        "sys.modules.update(torch=None, detectron2=None)\n"
+        f"for name in {modules!r}: print(importlib.import_module(name).__name__)"
+    )
+
+    assert loaded.split() == modules
+
+
+def _python(code: str, python_path: Path = ROOT, folder: Path = ROOT) -> str:
+    """What a fresh interpreter prints that runs in ``folder`` with ``python_path`` before all installed packages."""
+    environment = {**os.environ, "PYTHONPATH": str(python_path)}
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def _metadata(wheel: Path) -> email.message.Message:
+    archive = zipfile.ZipFile(wheel)
+    (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+    return email.message_from_bytes(archive.read(name))
+
+
+def _requirements(wheel: Path) -> list[Requirement]:
+    return [Requirement(text) for text in _metadata(wheel).get_all("Requires-Dist")]
+
+
+def _lines(name: str) -> list[str]:
+    """The requirements of a file under requirements/, without comments."""
+    lines = (line.split("#")[0].strip() for line in (ROOT / "requirements" / name).read_text().splitlines())
+    return [line for line in lines if line]

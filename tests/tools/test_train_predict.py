@@ -1,0 +1,209 @@
+"""Training, evaluation and prediction as a user runs them: real processes on real data, for a few iterations."""
+
+import json
+
+import cv2
+import pytest
+import torch
+from pycocotools.coco import COCO
+
+LITE = "configs/mask_rcnn_lite0_FPN.yaml"
+QUICK = [
+    *("CELLSEG.DATASET", "nuclei", "SEED", "1", "DATALOADER.NUM_WORKERS", "0", "INPUT.CROP.SIZE", "[96, 96]"),
+    *("SOLVER.IMS_PER_BATCH", "2", "SOLVER.CHECKPOINT_PERIOD", "2", "TEST.EVAL_PERIOD", "2"),
+]
+
+
+@pytest.fixture(scope="module")
+def train(run_tool, nuclei, repo_root):
+    def run(*args):
+        return run_tool("train_net", "--config-file", LITE, *args, cwd=repo_root, DETECTRON2_DATASETS=str(nuclei.parent))
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(train, tmp_path_factory):
+    """A folder in which four iterations were trained, and what the process printed."""
+    output = tmp_path_factory.mktemp("trained")
+    done = train(*QUICK, "SOLVER.MAX_ITER", "4", "OUTPUT_DIR", output)
+    assert done.returncode == 0, done.stderr
+    return output, done.stdout + done.stderr
+
+
+def _metrics(output):
+    return [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
+
+
+def _one_error_line(done):
+    """The single line that a user reads, of a process that refused its input."""
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    return errors[0]
+
+
+def test_training_leaves_what_is_needed_to_go_on_and_to_look_at(trained):
+    output, printed = trained
+    files = {path.name for path in output.iterdir()}
+    assert {"model_0000001.pth", "model_final.pth", "model_best.pth", "metrics.json", "config.yaml", "log.txt"} <= files
+    assert any(name.startswith("events.out.tfevents") for name in files)
+    assert (output / "last_checkpoint").read_text() == "model_final.pth"
+    assert "the model has 4.7 M parameters" in printed
+    assert "segm/AP50" in _metrics(output)[-1]
+    # the ImageNet weights were found by their names: only what ImageNet does not have begins afresh
+    assert "_blocks.0._depthwise_conv" not in printed.split("not found in the checkpoint")[-1].split("not used")[0]
+
+
+def test_resume_goes_on_where_it_stopped(trained, train, tmp_path):
+    output, _ = trained
+    for name in ("model_0000001.pth", "model_best.pth"):
+        (tmp_path / name).write_bytes((output / name).read_bytes())
+    (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
+    done = train("--resume", *QUICK, "SOLVER.MAX_ITER", "5", "OUTPUT_DIR", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Starting training from iteration 2" in done.stdout + done.stderr
+    before = torch.load(tmp_path / "model_0000001.pth", weights_only=True)
+    after = torch.load(tmp_path / "model_final.pth", weights_only=True)
+    assert (before["iteration"], after["iteration"]) == (1, 4)
+    assert before["trainer"]["hooks"]["BestCheckpoint"]["best_iteration"] == 1
+
+
+def test_two_processes_without_a_gpu_train_one_model(train, tmp_path):
+    done = train("--num-gpus", "2", *QUICK, "SOLVER.MAX_ITER", "2", "MODEL.DEVICE", "cpu", "OUTPUT_DIR", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "World size: 2" in done.stdout + done.stderr
+    assert torch.load(tmp_path / "model_final.pth", weights_only=True)["iteration"] == 1
+    assert "segm/AP50" in _metrics(tmp_path)[-1]
+
+
+def test_eval_only_gives_the_validation_map_of_the_checkpoint(trained, train, tmp_path):
+    output, _ = trained
+    weights = output / "model_final.pth"
+    done = train("--eval-only", *QUICK, "MODEL.WEIGHTS", weights, "OUTPUT_DIR", tmp_path)
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout[done.stdout.rindex('{\n "segm"') :])
+    assert results["segm"]["AP50"] == pytest.approx(_metrics(output)[-1]["segm/AP50"], abs=1e-3)
+
+
+@pytest.fixture(scope="module")
+def predicted(trained, run_tool, sample_root, tmp_path_factory):
+    output = tmp_path_factory.mktemp("predicted")
+    done = run_tool(
+        *("predict", "--weights", trained[0] / "model_final.pth", "--input", sample_root / "test_release"),
+        *("--image-ids", sample_root / "test_image_name_to_ids.json", "--output", output),
+        *("MODEL.DEVICE", "cpu", "TEST.DETECTIONS_PER_IMAGE", "50"),
+    )
+    assert done.returncode == 0, done.stderr
+    return output, done.stdout
+
+
+def test_a_checkpoint_alone_predicts_whole_images(predicted, sample_root):
+    output, printed = predicted
+    assert printed.startswith("25 images: ")
+    truth = COCO(str(sample_root / "test_gt.json"))
+    results = json.loads((output / "test-results.json").read_text())
+    assert {result["image_id"] for result in results} <= set(truth.getImgIds())
+    assert len(truth.loadRes(str(output / "test-results.json")).getAnnIds()) == len(results) > 0
+    ids = json.loads((sample_root / "test_image_name_to_ids.json").read_text())
+    assert json.loads((output / "image_ids.json").read_text()) == ids
+    for entry in ids:
+        overlay = cv2.imread(str(output / "overlays" / entry["file_name"].replace(".tif", ".png")))
+        assert overlay.shape == (entry["height"], entry["width"], 3)
+
+
+def test_results_are_scored_from_files_alone(predicted, sample_root, run_tool, tmp_path):
+    output, _ = predicted
+    done = run_tool(
+        *("evaluate", "--ground-truth", sample_root / "test_gt.json"),
+        *("--predictions", output / "test-results.json", "--output", tmp_path),
+    )
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    line = next(line for line in done.stdout.splitlines() if line.startswith("AP50 "))
+    assert line.split()[1] == f"{metrics['segm']['AP50']:.2f}"
+
+
+def test_one_file_and_tiles_by_config(trained, run_tool, nuclei, repo_root, sample_root, tmp_path):
+    image = sorted((sample_root / "test_release").iterdir())[0]
+    done = run_tool(
+        *("predict", "--config-file", LITE, "--input", image, "--output", tmp_path / "out", "--formats", "coco"),
+        *("--score-threshold", "0.01", "--tile-size", "160", "--overlap", "0.3"),
+        *("CELLSEG.DATASET", "nuclei", "MODEL.WEIGHTS", trained[0] / "model_final.pth"),
+        cwd=repo_root,
+        DETECTRON2_DATASETS=str(nuclei.parent),
+    )
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"test-results.json", "image_ids.json"}
+
+
+@pytest.mark.parametrize(
+    ("args", "named"),
+    [
+        (["CELLSEG.DATASET", "nuclei", "SOLVER.BASE_RATE", "1"], "SOLVER.BASE_RATE"),
+        (["CELLSEG.DATASET", "neurons"], "'neurons_train' is not registered"),
+        (["--eval-only", "CELLSEG.DATASET", "nuclei"], "does not fit the model"),
+        (["--eval-only", "CELLSEG.DATASET", "nuclei", "MODEL.WEIGHTS", "nowhere.pth"], "nowhere.pth"),
+        (["--num-gpus", "64", "CELLSEG.DATASET", "nuclei", "MODEL.DEVICE", "cuda:0"], "64"),
+    ],
+    ids=["unknown key", "unknown dataset", "weights of another model", "no weights file", "too many processes"],
+)
+def test_training_refuses_in_one_line(args, named, train, tmp_path):
+    done = train(*args, "OUTPUT_DIR", tmp_path / "out")
+    assert named in _one_error_line(done)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("case", ["empty folder", "ids of other images", "ids twice", "foreign weights", "no weights"])
+def test_prediction_refuses_in_one_line(case, trained, run_tool, sample_root, tmp_path):
+    images, weights, ids = sample_root / "test_release", trained[0] / "model_final.pth", []
+    if case == "empty folder":
+        images = tmp_path / "empty"
+        images.mkdir()
+        named = "empty: holds no .tif"
+    elif case == "ids of other images":
+        (tmp_path / "ids.json").write_text('[{"file_name": "other.tif", "id": 1}]')
+        ids, named = ["--image-ids", tmp_path / "ids.json"], "'other.tif'"
+    elif case == "ids twice":
+        (tmp_path / "ids.json").write_text('[{"file_name": "a.tif", "id": 1}, {"file_name": "b.tif", "id": 1}]')
+        ids, named = ["--image-ids", tmp_path / "ids.json"], "an id twice"
+    elif case == "foreign weights":
+        weights, named = tmp_path / "foreign.pth", "carries no config"
+        torch.save({"model": {}}, weights)
+    else:
+        weights, named = tmp_path / "nowhere.pth", "nowhere.pth"
+    done = run_tool("predict", "--weights", weights, "--input", images, *ids, "--output", tmp_path / "out")
+    assert named in _one_error_line(done)
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_of_another_class_count_are_begun_afresh_in_training_and_refused_in_evaluation(
+    trained, run_tool, repo_root, sample_root, tmp_path
+):
+    converted = run_tool(
+        *("convert_tifs", "--input", sample_root, "--output", tmp_path / "datasets" / "five"),
+        *("--class-names", "a", "b", "c", "d", "e"),
+    )
+    assert converted.returncode == 0, converted.stderr
+    opts = ["CELLSEG.DATASET", "five", "MODEL.WEIGHTS", trained[0] / "model_final.pth", "OUTPUT_DIR", tmp_path / "out"]
+    place = {"cwd": repo_root, "DETECTRON2_DATASETS": str(tmp_path / "datasets")}
+    refused = run_tool("train_net", "--config-file", LITE, "--eval-only", *QUICK, *opts, **place)
+    assert "box_predictor.cls_score" in _one_error_line(refused)
+    afresh = run_tool("train_net", "--config-file", LITE, *QUICK, *opts, "SOLVER.MAX_ITER", "1", **place)
+    assert afresh.returncode == 0, afresh.stderr
+    assert "begun afresh" in afresh.stderr
+    assert "roi_heads.box_predictor.cls_score.weight (5, 256) -> (6, 256)" in afresh.stderr
+
+
+def test_augmentation_is_drawn(run_tool, nuclei, repo_root, tmp_path):
+    done = run_tool(
+        *("visualize", "augmentation", "--config-file", LITE, "--output", tmp_path / "picture.png"),
+        *("--samples", "2", "--augmentations", "3", "CELLSEG.DATASET", "nuclei"),
+        cwd=repo_root,
+        DETECTRON2_DATASETS=str(nuclei.parent),
+    )
+    assert done.returncode == 0, done.stderr
+    picture = cv2.imread(str(tmp_path / "picture.png"))
+    assert picture.shape[1] > picture.shape[0] > 256
+    assert picture.std() > 10

@@ -1,0 +1,60 @@
+#!/usr/bin/env python
+"""Trains or evaluates a model, on one CPU or many GPUs: Detectron2's own arguments and launcher."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+
+import cellseg_d2
+from cellseg_d2.cli import run_tool
+
+
+def train(args: argparse.Namespace) -> None:
+    """Runs in each process."""
+    from detectron2.engine import default_setup
+    from detectron2.utils import comm
+
+    from cellseg_d2.engine.checkpoint import CellCheckpointer
+    from cellseg_d2.engine.setup import build_cfg
+    from cellseg_d2.engine.trainer import CellTrainer
+
+    cellseg_d2.setup()
+    cfg = build_cfg(args)
+    default_setup(cfg, args)
+    if args.eval_only:
+        model = CellTrainer.build_model(cfg)
+        CellCheckpointer(model, cfg, strict=True).load(cfg.MODEL.WEIGHTS)
+        results = CellTrainer.test(cfg, model)
+        if comm.is_main_process():
+            print(json.dumps(results, indent=1))
+        return
+    trainer = CellTrainer(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    trainer.train()
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    from detectron2.engine import default_argument_parser, launch
+
+    from cellseg_d2.engine.setup import build_cfg, check_run
+
+    parser = default_argument_parser()
+    parser.set_defaults(dist_url="auto")
+    args = parser.parse_args(argv)
+    cellseg_d2.setup()
+    check_run(build_cfg(args), args)
+    launch(
+        train,
+        args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        args=(args,),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run_tool(main))
