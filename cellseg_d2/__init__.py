@@ -1,4 +1,4 @@
-"""A Detectron2 plugin for instance segmentation of cells: label TIFFs in, a trained Mask R-CNN and whole-image results out.
+"""A Detectron2 plugin for cells: label TIFFs in, a trained Mask R-CNN and whole-image results out.
 
 ``import cellseg_d2`` is cheap: it loads neither torch nor Detectron2. The names below do, when they are first used.
 """

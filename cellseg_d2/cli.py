@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 from cellseg_d2.errors import CellSegError
+
+
+class ToolParser(argparse.ArgumentParser):
+    """An ``ArgumentParser`` whose errors are one line, as all others are; options cannot be abbreviated."""
+
+    def __init__(self, description: str | None = None, **kwargs: Any) -> None:
+        super().__init__(description=description, allow_abbrev=False, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        """Says what is wrong with the command line."""
+        raise CellSegError(f"{message}; see {self.prog} --help")
 
 
 def configure_logging() -> None:

@@ -145,7 +145,9 @@ def _merge(merge: Callable[[], None], where: str) -> None:
         merge()
     except (KeyError, AssertionError) as error:
         text = str(error.args[0]) if error.args else "unknown"
-        raise CellSegError(f"{where}: {text[0].lower()}{text[1:]}; check its spelling in the config reference") from error
+        raise CellSegError(
+            f"{where}: {text[0].lower()}{text[1:]}; check its spelling in the config reference"
+        ) from error
     except (ValueError, TypeError, AttributeError, OSError, yaml.YAMLError) as error:
         raise CellSegError(f"{where}: {' '.join(str(error).split())}") from error
 

@@ -77,7 +77,7 @@ class CellInstances:
             if len(rows):
                 keep.append(number)
                 masks.append(mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
-                origins.append(origin + (columns[0], rows[0]))
+                origins.append((origin[0] + columns[0], origin[1] + rows[0]))
         return CellInstances(
             self.image_size,
             self.boxes[keep],

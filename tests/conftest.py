@@ -30,7 +30,7 @@ def sample_root() -> Path:
 
 @pytest.fixture(scope="session")
 def run_tool() -> RunTool:
-    """Runs ``tools/<name>.py`` as a user does, in a process of its own: ``run_tool("convert_tifs", "--input", path)``."""
+    """Runs ``tools/<name>.py`` in a process of its own: ``run_tool("convert_tifs", "--input", path, ENV="value")``."""
 
     def run(name: str, *arguments: object, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, str(REPO_ROOT / "tools" / f"{name}.py"), *map(str, arguments)]

@@ -26,7 +26,7 @@ LARGEST_ID = 2**31 - 1
 
 @st.composite
 def label_maps(draw: st.DrawFn, max_side: int = 24, shape: tuple[int, int] | None = None) -> NDArray[np.int32]:
-    """Overlapping rectangles over nothing or over salt of single pixels, with ids up to the largest that int32 holds."""
+    """Overlapping rectangles over nothing or over salt of single pixels, with ids of any size that int32 holds."""
     sides = st.integers(1, max_side)
     height, width = shape or (draw(sides), draw(sides))
     ids = draw(st.sampled_from([(1, 2, 3, 4, 5), (1, 3, 65_535, 65_536, 70_000), (2, 2**24 + 1, LARGEST_ID)]))

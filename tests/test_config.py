@@ -9,7 +9,9 @@ def test_shipped_configs_are_found_by_name():
     assert {"mask_rcnn_X_101_32x8d_FPN", "mask_rcnn_R_50_FPN", "mask_rcnn_lite0_FPN"} <= set(config_names())
 
 
-@pytest.mark.parametrize("name", ["mask_rcnn_lite0_FPN", "mask_rcnn_lite0_FPN.yaml", "configs/mask_rcnn_lite0_FPN.yaml"])
+@pytest.mark.parametrize(
+    "name", ["mask_rcnn_lite0_FPN", "mask_rcnn_lite0_FPN.yaml", "configs/mask_rcnn_lite0_FPN.yaml"]
+)
 def test_a_config_is_loaded_from_any_folder(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert get_cfg(name).MODEL.FPN.OUT_CHANNELS == 96
@@ -65,5 +67,7 @@ def test_a_dumped_config_comes_back_as_it_was():
 def test_the_text_of_a_config_cannot_run_code(tmp_path):
     target = tmp_path / "ran"
     with pytest.raises(CellSegError):
-        cfg_from_text(f"SOLVER: !!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path ['{target}']]")
+        cfg_from_text(
+            f"SOLVER: !!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path ['{target}']]"
+        )
     assert not target.exists()

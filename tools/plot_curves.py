@@ -3,17 +3,16 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cellseg_d2.cli import run_tool
+from cellseg_d2.cli import ToolParser, run_tool
 from cellseg_d2.report.curves import plot_curves
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = ToolParser(__doc__)
     parser.add_argument("--metrics", type=Path, required=True, help="OUTPUT_DIR/metrics.json of a training")
     parser.add_argument("--output", type=Path, required=True, metavar="PNG")
     args = parser.parse_args(argv)

@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import cellseg_d2
-from cellseg_d2.cli import run_tool
+from cellseg_d2.cli import ToolParser, run_tool
 
 
 def build_parser(formats: Sequence[str]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("--weights", default="", metavar="CKPT", help="a checkpoint of train_net.py; carries its config")
+    parser = ToolParser(__doc__)
+    parser.add_argument(
+        "--weights", default="", metavar="CKPT", help="a checkpoint of train_net.py; carries its config"
+    )
     parser.add_argument("--config-file", default="", metavar="FILE", help="instead: a config, with MODEL.WEIGHTS PATH")
     parser.add_argument("--input", type=Path, required=True, help="a folder of TIFFs, or one TIFF")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where the results go")
@@ -23,6 +25,7 @@ def build_parser(formats: Sequence[str]) -> argparse.ArgumentParser:
     parser.add_argument("--tile-size", type=int, metavar="PX", help="largest side of a tile (default 512)")
     parser.add_argument("--overlap", type=float, metavar="SHARE", help="share that neighbouring tiles have in common")
     parser.add_argument("--formats", nargs="+", choices=formats, default=list(formats), help="what to write")
+    parser.add_argument("--overlay-threshold", type=float, default=0.5, metavar="S", help="score of a cell to be drawn")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys, at the end")
     return parser
 
@@ -43,7 +46,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     cellseg_d2.setup()
     images = list_images(args.input, args.image_ids)
     cfg = prediction_cfg(args.weights, args.config_file, [*given, *args.opts])
-    counts = predict_images(WholeImagePredictor.from_cfg(cfg), images, args.output, args.formats)
+    counts = predict_images(
+        WholeImagePredictor.from_cfg(cfg), images, args.output, args.formats, args.overlay_threshold
+    )
     print(f"{len(images)} images: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
     print(f"results: {args.output}")
 

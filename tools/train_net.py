@@ -22,7 +22,7 @@ def train(args: argparse.Namespace) -> None:
     from cellseg_d2.engine.trainer import CellTrainer
 
     cellseg_d2.setup()
-    cfg = build_cfg(args)
+    cfg = build_cfg(args.config_file, args.opts, whole_images=args.eval_only)
     default_setup(cfg, args)
     if args.eval_only:
         model = CellTrainer.build_model(cfg)
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.set_defaults(dist_url="auto")
     args = parser.parse_args(argv)
     cellseg_d2.setup()
-    check_run(build_cfg(args), args)
+    check_run(build_cfg(args.config_file, args.opts), args)
     launch(
         train,
         args.num_gpus,

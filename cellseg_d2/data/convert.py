@@ -124,6 +124,8 @@ def convert(
         CellSegError: bad options or input, ``output`` exists, or the disk is full; ``output`` is then as it was.
     """
     options.check()
+    if workers < 1:
+        raise CellSegError(f"workers must be at least 1, not {workers}")
     samples, unknown = find_samples(root)
     tests = find_test_images(root)
     for path in unknown:
@@ -134,9 +136,10 @@ def convert(
         run = partial(_run, executor, in_flight)
         for name in ("tiles", "train"):
             (folder / name).mkdir()
-        tiled = run(partial(_tile_sample, options=options, folder=folder), samples, "tiles")
+        tile = partial(_tile_sample, options=options, folder=folder, skip_errors=skip_errors)
+        tiled = run(tile, samples, "tiles")
         skipped = [result for result in tiled if result.error]
-        if skipped and not (skip_errors and len(skipped) < len(samples)):
+        if len(skipped) == len(samples):
             raise CellSegError(skipped[0].error)
         for result in skipped:
             logger.warning("skipped: %s", result.error)
@@ -186,15 +189,18 @@ def _class_names(samples: Sequence[Sample], given: Sequence[str]) -> list[str]:
     return list(given)
 
 
-def _tile_sample(sample: Sample, options: ConvertOptions, folder: Path) -> _TiledSample:
+def _tile_sample(sample: Sample, options: ConvertOptions, folder: Path, skip_errors: bool) -> _TiledSample:
     """Writes a sample's tile images to ``folder/tiles``."""
     try:
         image, label_maps = sample.read(options.intensity_rule)
     except CellSegError as error:
+        if not skip_errors:
+            raise
         return _TiledSample(sample.id, [], 0, {}, str(error))
     areas = {number: label_areas(label_map) for number, label_map in label_maps.items()}
     tiles, empty = [], 0
-    for window in tile_windows(*image.shape[:2], options.tile_size, options.overlap):
+    height, width = image.shape[:2]
+    for window in tile_windows(height, width, options.tile_size, options.overlap):
         x0, y0, x1, y1 = window
         annotations = annotate(label_maps, window, areas, options.min_area, options.min_visible)
         if all(annotation["iscrowd"] for annotation in annotations):
@@ -205,7 +211,7 @@ def _tile_sample(sample: Sample, options: ConvertOptions, folder: Path) -> _Tile
         write_image(folder / "tiles" / name, image[y0:y1, x0:x1])
         record = {"file_name": name, **_size(image[y0:y1, x0:x1]), "source": sample.id, "window": list(window)}
         tiles.append((record, annotations))
-    cells = {number: int(np.count_nonzero(own[1:])) for number, own in areas.items()}
+    cells = {number: len(ids) for number, (ids, _) in areas.items()}
     return _TiledSample(sample.id, tiles, empty, cells)
 
 
@@ -280,13 +286,14 @@ def write_image(path: Path, image: NDArray[np.uint8]) -> None:
 @contextmanager
 def _appear_whole(output: Path, overwrite: bool) -> Iterator[Path]:
     """A folder beside ``output`` to write into; it takes ``output``'s place at the end, or goes if anything fails."""
+    partial_folder = output.parent / f".{output.name}.partial"
+    old = output.parent / f".{output.name}.old"
+    _put_back(old, output)  # of a run that was killed between the two renames
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         if not overwrite:
             raise CellSegError(f"{output}: exists already; give another --output, or --overwrite to replace it")
         if not (output / "dataset.json").is_file():
             raise CellSegError(f"{output}: is no converted dataset, so it is not overwritten; give another --output")
-    partial_folder = output.with_name(f".{output.name}.partial")
-    old = output.with_name(f".{output.name}.old")
     try:
         for leftover in (partial_folder, old):  # of a run that was killed
             if leftover.exists():
@@ -298,10 +305,16 @@ def _appear_whole(output: Path, overwrite: bool) -> Iterator[Path]:
         partial_folder.rename(output)
         if old.exists():
             shutil.rmtree(old)
-    except OSError as error:
+    except BaseException as error:
         shutil.rmtree(partial_folder, ignore_errors=True)
+        _put_back(old, output)
+        if not isinstance(error, OSError):
+            raise
         mend = "make room there" if error.errno == errno.ENOSPC else "mend that"
         raise CellSegError(f"{output}: cannot be written ({error.strerror or error}); {mend} and run again") from error
-    except BaseException:
-        shutil.rmtree(partial_folder, ignore_errors=True)
-        raise
+
+
+def _put_back(old: Path, output: Path) -> None:
+    """Gives a dataset that was moved aside its name back, unless another has taken it."""
+    if old.exists() and not output.exists():
+        old.rename(output)

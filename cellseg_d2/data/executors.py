@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from cellseg_d2.errors import CellSegError
 
@@ -48,22 +50,34 @@ def open_executor(workers: int, scheduler: str | None = None) -> Iterator[Execut
             try:
                 yield pool
             except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
+                pool.shutdown(cancel_futures=True)
                 raise
 
 
 @contextmanager
 def _dask_executor(scheduler: str) -> Iterator[Executor]:
     try:
-        from distributed import Client
+        from distributed import Client, KilledWorker
     except ImportError as error:
         raise CellSegError("--scheduler needs Dask: pip install 'cellseg_d2[dask]'") from error
+    # Asked first, since a Client that finds no scheduler holds up the interpreter's exit and ends it with a traceback.
     try:
+        address = urlsplit(scheduler)
+        host, port = address.hostname, address.port
+    except ValueError:
+        host = port = None
+    if host is None or port is None or address.scheme != "tcp":
+        raise CellSegError(f"--scheduler {scheduler}: write the address as tcp://HOST:PORT")
+    try:
+        socket.create_connection((host, port), timeout=10).close()
         client = Client(scheduler, timeout="10s", set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
         raise CellSegError(f"the Dask scheduler {scheduler} does not answer ({error})") from error
     with client, client.get_executor() as executor:
-        yield executor
+        try:
+            yield executor
+        except KilledWorker as error:
+            raise CellSegError("a Dask worker was killed, perhaps for want of memory; give the workers more") from error
 
 
 def run_unordered(
@@ -87,3 +101,5 @@ def run_unordered(
                 yield pending.pop(future), future.result()
     except BrokenProcessPool as error:
         raise CellSegError("a worker process was killed, perhaps for want of memory; try fewer --workers") from error
+    finally:  # after an error, what already runs comes to its end, so that nobody writes any more
+        wait([future for future in pending if not future.cancel()])

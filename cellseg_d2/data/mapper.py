@@ -19,19 +19,19 @@ from cellseg_d2.data.rle import paint
 
 
 class CellDatasetMapper:
-    """Reads a tile, paints its cells into label maps, augments both once, and takes boxes and masks from the result."""
+    """Reads a tile, paints its cells into label maps, augments both once, and takes boxes and masks from the result.
+
+    Args:
+        is_train: whether to augment and to add the ground truth.
+        augmentation: over RGB image and label maps; None leaves them as they are.
+        image_format: channel order of the model's input, ``RGB`` or ``BGR``.
+        min_area: cells with fewer pixels after augmentation are left out.
+    """
 
     @configurable
     def __init__(
         self, *, is_train: bool, augmentation: T.AugmentationList | None, image_format: str, min_area: int
     ) -> None:
-        """
-        Args:
-            is_train: whether to augment and to add the ground truth.
-            augmentation: over RGB image and label maps; None leaves them as they are.
-            image_format: channel order of the model's input, ``RGB`` or ``BGR``.
-            min_area: cells with fewer pixels after augmentation are left out.
-        """
         self.is_train = is_train
         self.augmentation = augmentation
         self.image_format = image_format
@@ -82,6 +82,12 @@ def to_model_input(image: NDArray[np.uint8], image_format: str) -> torch.Tensor:
         raise ValueError(f"INPUT.FORMAT must be RGB or BGR, not {image_format}")
     ordered = image[..., ::-1] if image_format == "BGR" else image
     return torch.from_numpy(np.ascontiguousarray(ordered.transpose(2, 0, 1)))
+
+
+def from_model_input(image: torch.Tensor, image_format: str) -> NDArray[np.uint8]:
+    """The inverse of :func:`to_model_input`: (3, H, W) tensor -> (H, W, 3) RGB."""
+    ordered = image.numpy().transpose(1, 2, 0)
+    return np.ascontiguousarray(ordered[..., ::-1] if image_format == "BGR" else ordered)
 
 
 def instances_from_label_maps(

@@ -1,14 +1,15 @@
 """Label map <-> COCO run-length encoding in one pass over the pixels.
 
-The usual way, one comparison and one ``pycocotools.mask.encode`` of the full frame a cell, costs cells x pixels. Here the
-runs of all cells are found at once in column-major order (COCO's), sorted by cell, and only the short lists of counts go
-through pycocotools, which owns the text form of an RLE.
+The usual way, one comparison and one ``pycocotools.mask.encode`` of the full frame a cell, costs cells x pixels. Here
+the runs of all cells are found at once in column-major order (COCO's), sorted by cell, and only the short lists of
+counts go through pycocotools, which owns the text form of an RLE.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -60,7 +61,7 @@ class Runs:
         bounds = np.searchsorted(self.index, np.arange(count + 1))
         edges = np.stack([self.starts, self.stops], axis=1).ravel()
         uncompressed = []
-        for first, last in zip(bounds[:-1], bounds[1:]):
+        for first, last in pairwise(bounds.tolist()):
             own = edges[2 * first : 2 * last]
             counts = np.diff(own, prepend=0, append=height * width)
             uncompressed.append({"size": [height, width], "counts": counts if counts[-1] else counts[:-1]})
@@ -71,7 +72,7 @@ class Runs:
 def _runs_of_values(
     values: NDArray[np.integer[Any]], size: tuple[int, int], positions: NDArray[np.int64] | None = None
 ) -> Runs:
-    """Runs of equal values, 0 being background, where ``positions`` are consecutive too if given; ``index`` is the value."""
+    """Runs of equal values but 0, and of consecutive ``positions`` where those are given; ``index`` is the value."""
     if values.size == 0:
         empty = np.zeros(0, np.int64)
         return Runs(empty, empty, empty, size)
@@ -126,9 +127,7 @@ def encode_label_map(label_map: NDArray[np.integer[Any]]) -> EncodedLabels:
     return EncodedLabels(ids, runs.bboxes(count), runs.areas(count), runs.rles(count))
 
 
-def encode_crops(
-    masks: Sequence[NDArray[np.bool_]], origins: NDArray[np.int64], size: tuple[int, int]
-) -> list[Rle]:
+def encode_crops(masks: Sequence[NDArray[np.bool_]], origins: NDArray[np.int64], size: tuple[int, int]) -> list[Rle]:
     """Encodes masks that are cropped to their boxes, in the frame of the full image.
 
     Args:
@@ -150,8 +149,8 @@ def encode_crops(
 def decode_runs(rles: Sequence[Rle], size: tuple[int, int]) -> Runs:
     """The runs of N COCO RLEs at once: the text form of all of them is parsed as one array.
 
-    The text form is COCO's (``rleFrString`` in the COCO API's maskApi.c): six bits a character from ``'0'``, low five bits
-    first, the sixth says that more follow; from the fourth count on, each is a difference to the one two before.
+    The text form is COCO's (``rleFrString`` in the COCO API's maskApi.c): six bits a character from ``'0'``, low five
+    bits first, the sixth says that more follow; from the fourth count on, each is a difference to the one two before.
 
     Raises:
         ValueError: an RLE is for an image of another size, is uncompressed or malformed, or does not fill the image.

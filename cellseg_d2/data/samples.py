@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cellseg_d2.data.tiff import MAX_PIXELS, read_image, read_label_map
+from cellseg_d2.data.tiff import read_image, read_label_map
 from cellseg_d2.errors import CellSegError
 
 TEST_FOLDER = "test_release"
@@ -77,24 +77,31 @@ def find_samples(root: Path) -> tuple[list[Sample], list[Path]]:
     """The labelled images under ``root/train``, sorted by id, and files there that belong to no sample.
 
     Raises:
-        CellSegError: there is no such folder, no sample in it, or a sample without an image or any label map.
+        CellSegError: there is no such folder, no sample in it, or a sample with two files for its image or one class.
     """
     folder = root / "train"
     if not folder.is_dir():
         raise CellSegError(f"{folder}: there is no such folder; put each image in {folder}/<id>/image.tif")
     samples, unknown = [], []
     for entry in sorted(folder.iterdir()):
+        if entry.name.startswith("."):  # of an editor or a file manager
+            continue
         if not entry.is_dir():
             unknown.append(entry)
             continue
-        labels, images = {}, []
+        labels: dict[int, Path] = {}
+        images: list[Path] = []
         for file in sorted(entry.iterdir()):
             if match := _CLASS_FILE.fullmatch(file.name):
-                labels[int(match[1])] = file
+                first = labels.setdefault(int(match[1]), file)
             elif file.name.lower() in ("image.tif", "image.tiff"):
                 images.append(file)
+                first = images[0]
             else:
                 unknown.append(file)
+                continue
+            if first != file:
+                raise CellSegError(f"{file}: is there beside {first.name}; keep one of the two")
         image = images[0] if images else entry / "image.tif"  # its absence is reported when the sample is read
         samples.append(Sample(entry.name, image, labels))
     if not samples:
@@ -118,7 +125,8 @@ def list_images(source: Path, ids: Path | None) -> list[TestImage]:
 
     Args:
         source: a folder or a file.
-        ids: a JSON file ``[{"file_name", "id", "height", "width"}, ...]``; without it the sorted files are numbered from 1.
+        ids: a JSON file ``[{"file_name", "id", "height", "width"}, ...]``; without it the sorted files are numbered
+            from 1.
 
     Raises:
         CellSegError: nothing is found, or the id file and the folder do not match.
@@ -131,6 +139,10 @@ def list_images(source: Path, ids: Path | None) -> list[TestImage]:
         raise CellSegError(f"{source}: there is no such file or folder")
     if not files:
         raise CellSegError(f"{source}: holds no .tif or .tiff file")
+    by_stem: dict[str, Path] = {}
+    for path in files:
+        if (first := by_stem.setdefault(path.stem, path)) != path:
+            raise CellSegError(f"{path}: has the name of {first.name} but for the suffix; rename one of the two")
     if ids is None:
         return [TestImage(number, path) for number, path in enumerate(files, start=1)]
     entries = read_image_ids(ids)
@@ -158,15 +170,15 @@ def read_image_ids(path: Path) -> list[tuple[str, int, tuple[int, int] | None]]:
         raise CellSegError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CellSegError(f'{path}: is not a JSON list of {{"file_name": ..., "id": ...}} entries') from error
-    for name, number, _, _ in entries:
+    for name, number, height, width in entries:
         if not isinstance(name, str) or not isinstance(number, int) or Path(name).name != name:
             raise CellSegError(f"{path}: entry {name!r}: {number!r} is not a plain file name with a whole-number id")
+        if not all(side is None or (isinstance(side, int) and side > 0) for side in (height, width)):
+            raise CellSegError(f"{path}: {name!r} has the height {height!r} and width {width!r}; write whole numbers")
     names, numbers = {name for name, *_ in entries}, {number for _, number, *_ in entries}
     if not len(names) == len(numbers) == len(entries):
         raise CellSegError(f"{path}: has a file name or an id twice")
-    return [
-        (name, number, (int(height), int(width)) if height and width else None) for name, number, height, width in entries
-    ]
+    return [(name, number, (height, width) if height and width else None) for name, number, height, width in entries]
 
 
 def _size(shape: tuple[int, ...]) -> str:

@@ -58,7 +58,7 @@ def _share(count: int, fraction: float) -> int:
 
 
 def _repair(val: set[str], having: Mapping[int, list[str]]) -> None:
-    """Moves single images so that each class with two or more images is in both parts, where no other class loses by it."""
+    """Moves single images to bring a class with two or more into both parts, where no other class loses by it."""
 
     def complete(part: set[str]) -> set[int]:
         """Classes that are as they should be: in both parts, or, with one image, in training."""

@@ -30,7 +30,8 @@ class IntensityRule:
 
     Attributes:
         kind: ``percentile`` (low and high are percentiles of all the image's values, one range for all channels, as
-            ImageJ's and napari's auto-contrast do) or ``range`` (low and high are intensities, the same for all images).
+            ImageJ's and napari's auto-contrast do) or ``range`` (low and high are intensities, the same for all
+            images).
         low: becomes 0; what lies below is clipped.
         high: becomes 255; what lies above is clipped.
     """
@@ -68,12 +69,15 @@ class IntensityRule:
         low, high = self.low, self.high
         if self.kind == "percentile":
             low, high = (float(value) for value in np.percentile(image, (self.low, self.high)))
+            if high <= low:  # the cells cover less of the image than the percentiles leave out
+                low, high = float(image.min()), float(image.max())
         if high <= low:
             return np.zeros(image.shape, np.uint8)
         # 32-bit floats hold every value of types up to 16 bit; of wider ones they would lose small differences
-        kind = np.float32 if image.dtype.itemsize <= 2 or image.dtype == np.float32 else np.float64
-        scaled = (image.astype(kind) - kind(low)) * kind(255 / (high - low))
-        return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+        kind = "f4" if image.dtype.itemsize <= 2 or image.dtype == np.float32 else "f8"
+        scaled = (np.asarray(image, kind) - low) * (255 / (high - low))
+        result: NDArray[np.uint8] = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+        return result
 
 
 @dataclass(frozen=True)
@@ -131,8 +135,8 @@ def read_image(path: str | Path, rule: str = INTENSITY_RULE, max_pixels: int = M
 def read_label_map(path: str | Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.int32]:
     """Reads an instance-label image: 0 is background, each other value one cell.
 
-    Any integer type, or float that holds whole numbers; a leading, trailing or repeated channel axis is dropped. Ids that
-    do not fit into 31 bits are numbered anew, so none is lost to a cast.
+    Any integer type, or float that holds whole numbers; a leading, trailing or repeated channel axis is dropped. Ids
+    that do not fit into 31 bits are numbered anew, so none is lost to a cast.
 
     Args:
         path: a TIFF file.
@@ -154,7 +158,9 @@ def read_label_map(path: str | Path, max_pixels: int = MAX_PIXELS) -> NDArray[np
                 raise CellSegError(f"{path}: its channels differ, so it is no label map; save one value a cell")
             pixels, axes = planes[0], axes.replace(axis, "")
     if pixels.ndim != 2:
-        raise CellSegError(f"{path}: has the axes {_describe(raw)}, a label map has one plane; save it as (height, width)")
+        raise CellSegError(
+            f"{path}: has the axes {_describe(raw)}, a label map has one plane; save it as (height, width)"
+        )
     if pixels.dtype.kind == "f":
         if not (np.isfinite(pixels).all() and (pixels == np.rint(pixels)).all()):
             raise CellSegError(f"{path}: holds fractions or NaN, so it is no label map; save whole numbers")
@@ -177,12 +183,19 @@ def _read(path: Path, max_pixels: int) -> _Raw:
         with _tifffile_silent(), tifffile.TiffFile(path) as file:
             series = file.series[0]
             page = series.keyframe
-            sides = [side for side, axis in zip(series.shape, series.axes) if axis not in "SC" or side > 4]  # no channels
+            sides = [
+                side for side, axis in zip(series.shape, series.axes) if axis not in "SC" or side > 4
+            ]  # no channels
             declared = int(np.prod(sides, dtype=object))
             if declared > max_pixels:
                 raise CellSegError(f"{path}: declares {_shape(series.shape)}, over the limit of {max_pixels} pixels")
             if page.photometric == tifffile.PHOTOMETRIC.PALETTE:
-                raise CellSegError(f"{path}: has a colour palette; save it as RGB, or as plain numbers if it holds labels")
+                raise CellSegError(
+                    f"{path}: has a colour palette; save it as RGB, or as plain numbers if it holds labels"
+                )
+            pages = sum(other.shape == series.shape for other in file.series)  # a smaller one is a preview or a label
+            if pages > 1:
+                raise CellSegError(f"{path}: holds {pages} images of {_shape(series.shape)}; save one plane")
             end = max(map(sum, zip(page.dataoffsets, page.databytecounts)), default=0)
             if end > file.filehandle.size:  # some decoders invent what is missing, others take memory for it first
                 raise CellSegError(f"{path}: ends after {file.filehandle.size} of {end} bytes; copy or export it again")

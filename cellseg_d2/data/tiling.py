@@ -1,7 +1,7 @@
 """Where an image is cut: windows for training tiles, and cores with a halo for prediction.
 
-A window is (x0, y0, x1, y1), half open, in pixels of the full image. No window reaches outside the image: the last one of
-a row or column is short, never shifted back and never padded.
+A window is (x0, y0, x1, y1), half open, in pixels of the full image. No window reaches outside the image: the last one
+of a row or column is short, never shifted back and never padded.
 """
 
 from __future__ import annotations

@@ -20,23 +20,24 @@ BEST_NAME = "model_best"
 
 
 class CellCheckpointer(DetectionCheckpointer):
-    """Detectron2's checkpointer, which also
+    """Detectron2's checkpointer with more care for the files.
+
+    It also
 
     - writes the config into each file, so that a checkpoint alone is enough to predict with,
     - writes a file whole or not at all,
     - never lets the best checkpoint become the one to resume from,
     - opens ``.pth`` files with ``weights_only=True``, so that a foreign file cannot run code,
     - names the layers that did not fit, and with ``strict`` refuses them.
+
+    Args:
+        model: whose weights are saved and loaded.
+        cfg: its config; files go to OUTPUT_DIR.
+        strict: refuse a file that lacks weights or whose shapes differ, instead of beginning these afresh.
+        checkpointables: what else is saved, such as the trainer.
     """
 
     def __init__(self, model: torch.nn.Module, cfg: CfgNode, *, strict: bool, **checkpointables: Any) -> None:
-        """
-        Args:
-            model: whose weights are saved and loaded.
-            cfg: its config; files go to OUTPUT_DIR.
-            strict: refuse a file that lacks weights or whose shapes differ, instead of beginning these afresh.
-            checkpointables: what else is saved, such as the trainer.
-        """
         super().__init__(model, cfg.OUTPUT_DIR, **checkpointables)
         self.cfg_text = cfg.dump()
         self.strict = strict
@@ -64,7 +65,9 @@ class CellCheckpointer(DetectionCheckpointer):
         if self.strict and (shapes or incompatible.missing_keys):
             first = (shapes or [f"{name} is missing" for name in incompatible.missing_keys])[0]
             count = len(shapes) + len(incompatible.missing_keys)
-            raise CellSegError(f"the checkpoint does not fit the model: {first} ({count} such); give its own config file")
+            raise CellSegError(
+                f"the checkpoint does not fit the model: {first} ({count} such); give its own config file"
+            )
         if shapes:
             logger.warning("begun afresh, since their shapes differ from the checkpoint's: %s", "; ".join(shapes))
         return incompatible
@@ -81,7 +84,9 @@ def load_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise CellSegError(f"{path}: there is no such checkpoint") from error
     except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, ... by what is wrong
-        raise CellSegError(f"{path}: is no checkpoint of tensors ({type(error).__name__}: {' '.join(str(error).split())[:100]})") from error
+        raise CellSegError(
+            f"{path}: is no checkpoint of tensors ({type(error).__name__}: {' '.join(str(error).split())[:100]})"
+        ) from error
 
 
 def checkpoint_cfg(path: str | os.PathLike[str]) -> CfgNode:

@@ -16,17 +16,16 @@ logger = logging.getLogger(__name__)
 class BestCheckpoint(HookBase):
     """Saves ``model_best.pth`` whenever a metric is better than ever.
 
-    Unlike Detectron2's ``BestCheckpointer`` it knows the best value after a resume, and ``last_checkpoint`` stays where it
-    is. It must run after the evaluation and before the periodic checkpointer, which then saves its state.
+    Unlike Detectron2's ``BestCheckpointer`` it knows the best value after a resume, and ``last_checkpoint`` stays where
+    it is. It must run after the evaluation and before the periodic checkpointer, which then saves its state.
+
+    Args:
+        period: of evaluation, in iterations; 0 for evaluation at the end only.
+        checkpointer: writes the file.
+        metric: as evaluation names it, such as ``segm/AP50``; larger is better.
     """
 
     def __init__(self, period: int, checkpointer: CellCheckpointer, metric: str) -> None:
-        """
-        Args:
-            period: of evaluation, in iterations; 0 for evaluation at the end only.
-            checkpointer: writes the file.
-            metric: as evaluation names it, such as ``segm/AP50``; larger is better.
-        """
         self.period = period
         self.checkpointer = checkpointer
         self.metric = metric

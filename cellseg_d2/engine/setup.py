@@ -22,16 +22,23 @@ from cellseg_d2.errors import CellSegError
 logger = logging.getLogger(__name__)
 
 
-def build_cfg(args: argparse.Namespace) -> CfgNode:
-    """The frozen config of a run, from the arguments of Detectron2's ``default_argument_parser``.
+def build_cfg(config_file: str, overrides: Sequence[str], *, whole_images: bool = False) -> CfgNode:
+    """The frozen config of a run.
+
+    Args:
+        config_file: a file, or the name of one of the plugin's configs.
+        overrides: KEY VALUE KEY VALUE ...
+        whole_images: also evaluate on the untiled images of the validation parts.
 
     Raises:
         CellSegError: see :func:`cellseg_d2.config.get_cfg` and :func:`resolve`.
     """
-    if not args.config_file:
+    if not config_file:
         raise CellSegError("give --config-file, a file or the name of one of the plugin's configs")
-    cfg = get_cfg(args.config_file, args.opts)
+    cfg = get_cfg(config_file, overrides)
     resolve(cfg)
+    if whole_images:
+        _add_whole_images(cfg)
     cfg.freeze()
     return cfg
 
@@ -92,6 +99,12 @@ def resolve(cfg: CfgNode) -> None:
     use_available_device(cfg)
 
 
+def _add_whole_images(cfg: CfgNode) -> None:
+    """Adds the untiled images of each validation part that has them to DATASETS.TEST."""
+    wholes = [f"{name}_whole" for name in cfg.DATASETS.TEST if f"{name}_whole" in DatasetCatalog.list()]
+    cfg.DATASETS.TEST = (*cfg.DATASETS.TEST, *(name for name in wholes if name not in cfg.DATASETS.TEST))
+
+
 def _image_count(dataset: str) -> int:
     count = MetadataCatalog.get(dataset).get("image_count")
     return len(DatasetCatalog.get(dataset)) if count is None else count
@@ -128,7 +141,9 @@ def check_run(cfg: CfgNode, args: argparse.Namespace) -> None:
 def check_processes(cfg: CfgNode, num_gpus: int) -> None:
     """Raises CellSegError where more processes are asked for than there are GPUs to give them."""
     if num_gpus < 1:
-        raise CellSegError(f"--num-gpus must be at least 1, not {num_gpus}; on a machine without GPUs it counts processes")
+        raise CellSegError(
+            f"--num-gpus must be at least 1, not {num_gpus}; on a machine without GPUs it counts processes"
+        )
     if cfg.MODEL.DEVICE.startswith("cuda") and num_gpus > torch.cuda.device_count():
         raise CellSegError(f"--num-gpus {num_gpus}, but this machine has {torch.cuda.device_count()}")
 

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import logging
 import weakref
+from typing import Any
 
+import cv2
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader, build_detection_train_loader
 from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, TrainerBase, create_ddp_model, hooks
+from detectron2.evaluation.evaluator import inference_context
 from detectron2.utils import comm
+from torch.nn.parallel import DistributedDataParallel
 
-from cellseg_d2.data.mapper import CellDatasetMapper
+from cellseg_d2.data.mapper import CellDatasetMapper, from_model_input
 from cellseg_d2.engine.checkpoint import CellCheckpointer
 from cellseg_d2.engine.hooks import BestCheckpoint
 from cellseg_d2.evaluation.coco import CellCOCOEvaluator
+from cellseg_d2.inference.predictor import WholeImagePredictor
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +58,7 @@ class CellTrainer(DefaultTrainer):
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):
         """Training tiles through :class:`CellDatasetMapper`."""
+        cv2.setNumThreads(0)  # the loader's workers are forked: one thread each, and no lock of OpenCV's pool
         return build_detection_train_loader(cfg, mapper=CellDatasetMapper(cfg, is_train=True))
 
     @classmethod
@@ -63,11 +69,24 @@ class CellTrainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> CellCOCOEvaluator:
-        """Scores as many detections an image as the model gives."""
+        """Mask and box AP, with as many detections as the model gives in a tile, or an image has cells."""
         return CellCOCOEvaluator(dataset_name, max_dets_per_image=cfg.TEST.DETECTIONS_PER_IMAGE)
 
+    @classmethod
+    def test(cls, cfg: CfgNode, model: torch.nn.Module, evaluators: Any = None) -> dict[str, Any]:
+        """Evaluates on DATASETS.TEST the way images are predicted: in tiles where they are large, masks in their boxes.
+
+        Args:
+            cfg: its DATASETS.TEST and CELLSEG.INFERENCE are used.
+            model: of these weights; in training mode or not, it is left as it was.
+            evaluators: one a dataset; None for those of :meth:`build_evaluator`.
+        """
+        network = model.module if isinstance(model, DistributedDataParallel) else model
+        with inference_context(network):
+            return super().test(cfg, _Predict(WholeImagePredictor(network, cfg), cfg.INPUT.FORMAT), evaluators)
+
     def build_hooks(self) -> list[hooks.HookBase]:
-        """Detectron2's hooks and the best checkpoint, before the periodic checkpointer, so that it saves their state."""
+        """Detectron2's hooks and the best checkpoint, before the periodic checkpointer, which saves their state."""
         default = super().build_hooks()
         if not comm.is_main_process():
             return default
@@ -77,6 +96,18 @@ class CellTrainer(DefaultTrainer):
         rest = [hook for hook in default if hook is not None and hook not in periodic + evaluation + writers]
         best = BestCheckpoint(self.cfg.TEST.EVAL_PERIOD, self.checkpointer, self.cfg.CELLSEG.BEST_METRIC)
         return [*rest, *evaluation, best, *periodic, *writers]
+
+
+class _Predict:
+    """What Detectron2's evaluation loop calls: model inputs -> cells."""
+
+    def __init__(self, predictor: WholeImagePredictor, image_format: str) -> None:
+        self.predictor = predictor
+        self.image_format = image_format
+
+    def __call__(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        images = [from_model_input(sample["image"], self.image_format) for sample in inputs]
+        return [{"cells": self.predictor.predict(image)} for image in images]
 
 
 def count_parameters(model: torch.nn.Module) -> int:

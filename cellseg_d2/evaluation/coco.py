@@ -1,41 +1,59 @@
-"""Detectron2's COCO evaluator with scoring that holds at cell density."""
+"""Detectron2's COCO evaluator for cells: whole images, masks that were never pasted, scoring that holds at density."""
 
 from __future__ import annotations
 
 import itertools
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from detectron2.evaluation import COCOEvaluator
 from detectron2.utils.logger import create_small_table
 
 from cellseg_d2.evaluation.coco_ap import average_precision
+from cellseg_d2.export.coco_results import to_results
 
 
 class CellCOCOEvaluator(COCOEvaluator):
-    """Overrides the scoring only: gathering over processes and the protocol are Detectron2's."""
+    """Mask and box AP of :class:`cellseg_d2.instances.CellInstances`; gathering over processes is Detectron2's.
 
-    def __init__(self, dataset_name: str, *, max_dets_per_image: int, output_dir: str | None = None) -> None:
-        """
+    Args:
+        dataset_name: a registered COCO dataset.
+        max_dets_per_image: detections scored per image and class; raised to the most cells that an image has.
+    """
+
+    def __init__(self, dataset_name: str, *, max_dets_per_image: int) -> None:
+        super().__init__(dataset_name, ("segm", "bbox"), max_dets_per_image=max_dets_per_image)
+        cells = Counter(cell["image_id"] for cell in self._coco_api.dataset.get("annotations", ()))
+        self.max_detections = max(max_dets_per_image, *cells.values(), 0)
+
+    def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]) -> None:
+        """Takes the cells of images.
+
         Args:
-            dataset_name: a registered COCO dataset.
-            max_dets_per_image: detections scored per image and class.
-            output_dir: where the results are dumped; None for nowhere.
+            inputs: dataset dicts; ``image_id`` is used.
+            outputs: for each a dict with ``cells``, a :class:`cellseg_d2.instances.CellInstances`.
         """
-        super().__init__(
-            dataset_name, ("segm", "bbox"), output_dir=output_dir, max_dets_per_image=max_dets_per_image
-        )
+        for sample, output in zip(inputs, outputs):
+            results = to_results(output["cells"], sample["image_id"])
+            for result, (x0, y0, x1, y1) in zip(results, output["cells"].boxes.tolist()):
+                result["bbox"] = [x0, y0, x1 - x0, y1 - y0]  # box AP is that of the boxes the model predicted
+            self._predictions.append({"image_id": sample["image_id"], "instances": results})
 
     def _eval_predictions(self, predictions: list[dict[str, Any]], img_ids: Any = None) -> None:
         """Fills ``self._results`` with the metrics of each task."""
         results = list(itertools.chain.from_iterable(prediction["instances"] for prediction in predictions))
         category_of = {v: k for k, v in self._metadata.thing_dataset_id_to_contiguous_id.items()}
         for result in results:
-            result["category_id"] = category_of[result["category_id"]]
+            result["category_id"] = category_of[result["category_id"] - 1]
         if not self._do_evaluation:
             self._logger.info("%s has no annotations, so nothing is scored", self._metadata.name)
             return
-        cap = self._max_dets_per_image[-1]
         for task in self._tasks:
-            metrics = average_precision(self._coco_api.dataset, results, task, cap)
+            metrics = average_precision(self._coco_api.dataset, results, task, self.max_detections)
             self._results[task] = metrics
-            self._logger.info("%s, %d detections an image:\n%s", task, cap, create_small_table(metrics))
+            table = create_small_table(metrics)
+            self._logger.info(
+                "%s of %s, %d detections an image and class:\n%s",
+                *(task, self._metadata.name, self.max_detections, table),
+            )

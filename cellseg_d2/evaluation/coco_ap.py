@@ -1,7 +1,7 @@
 """COCO's average precision, right and fast at 1,000 detections an image; needs neither torch nor Detectron2.
 
-Scored in C++ by faster-coco-eval. pycocotools' own summary is right for 100 detections only, and Detectron2 goes to slow
-Python for any other number.
+Scored in C++ by faster-coco-eval. pycocotools' own summary is right for 100 detections only, and Detectron2 goes to
+slow Python for any other number.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def average_precision(
 
     Args:
         ground_truth: a COCO dataset; cells with ``iscrowd: 1`` neither reward nor punish.
-        results: COCO results. They are not changed.
+        results: COCO results. Neither they nor the dataset are changed.
         task: ``segm`` or ``bbox``.
         max_detections: detections scored per image and class, the best first.
 
@@ -41,12 +41,15 @@ def average_precision(
     """
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
-        truth.dataset = {"info": {}, **ground_truth}
+        annotations = [dict(annotation) for annotation in ground_truth["annotations"]]  # the scorer adds keys to them
+        truth.dataset = {"info": {}, **ground_truth, "annotations": annotations}
         truth.createIndex()
         known = set(truth.getImgIds())
         foreign = {result["image_id"] for result in results} - known
         if foreign:
-            raise CellSegError(f"results are of image {min(foreign)} and {len(foreign) - 1} others unknown to the truth")
+            raise CellSegError(
+                f"results are of image {min(foreign)} and {len(foreign) - 1} others unknown to the truth"
+            )
         unwanted = "bbox" if task == "segm" else "segmentation"  # a mask's area, not its box's, decides small or large
         detections = truth.loadRes([{k: v for k, v in result.items() if k != unwanted} for result in results])
         evaluation = COCOeval_faster(truth, detections, task, print_function=lambda *_: None)
@@ -76,7 +79,8 @@ def score_files(
     truth, detections = _read(ground_truth), _read(results)
     if not isinstance(truth, dict) or not {"images", "annotations", "categories"} <= set(truth):
         raise CellSegError(f"{ground_truth}: is no COCO dataset with images, annotations and categories")
-    if not isinstance(detections, list):
+    needed = {"image_id", "category_id", "score"}
+    if not isinstance(detections, list) or not all(isinstance(r, dict) and needed <= set(r) for r in detections):
         raise CellSegError(f"{results}: is no list of COCO results")
     return {task: average_precision(truth, detections, task, max_detections) for task in tasks}
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from pycocotools.coco import COCO
 
+from cellseg_d2.data.rle import decode_runs
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.instances import CellInstances
 
@@ -41,9 +42,13 @@ def write_results(path: Path, results: Sequence[Result]) -> None:
     """Writes the file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(results, file, separators=(",", ":"))
-    os.replace(partial, path)
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            json.dump(results, file, separators=(",", ":"))
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def check_results(path: Path, sizes: Mapping[int, tuple[int, int]], class_count: int) -> int:
@@ -58,8 +63,8 @@ def check_results(path: Path, sizes: Mapping[int, tuple[int, int]], class_count:
         The number of results.
 
     Raises:
-        CellSegError: an unknown image or category, a mask of another size than its image, or a file that pycocotools
-            does not load.
+        CellSegError: no such file, an unknown image or category, a mask that is not of its image's size or damaged, or
+            a file that pycocotools does not load.
     """
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
@@ -75,7 +80,7 @@ def check_results(path: Path, sizes: Mapping[int, tuple[int, int]], class_count:
             with contextlib.redirect_stdout(io.StringIO()):
                 truth.createIndex()
                 truth.loadRes(str(path))
-    except (ValueError, KeyError, TypeError, AssertionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
         raise CellSegError(f"{path}: a grader would refuse it: {error}") from error
     return len(results)
 
@@ -88,3 +93,4 @@ def _check_result(result: Result, sizes: Mapping[int, tuple[int, int]], class_co
         raise ValueError(f"category id {result['category_id']} is not in 1..{class_count}")
     if tuple(result["segmentation"]["size"]) != tuple(sizes[image_id]):
         raise ValueError(f"a mask of image {image_id} is {result['segmentation']['size']}, the image {sizes[image_id]}")
+    decode_runs([result["segmentation"]], sizes[image_id])

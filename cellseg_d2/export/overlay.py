@@ -13,13 +13,15 @@ from cellseg_d2.instances import CellInstances
 
 # Okabe and Ito's palette, which the colour-blind tell apart (Color Universal Design, 2008), as RGB.
 PALETTE = np.array(
-    [[230, 159, 0], [86, 180, 233], [0, 158, 115], [240, 228, 66], [0, 114, 178], [213, 94, 0], [204, 121, 167]], np.uint8
+    [[230, 159, 0], [86, 180, 233], [0, 158, 115], [240, 228, 66], [0, 114, 178], [213, 94, 0], [204, 121, 167]],
+    np.uint8,
 )
 
 
 def class_color(number: int) -> NDArray[np.uint8]:
     """RGB of a class; colours repeat after seven classes."""
-    return PALETTE[number % len(PALETTE)]
+    color: NDArray[np.uint8] = PALETTE[number % len(PALETTE)]
+    return color
 
 
 def draw_overlay(image: NDArray[np.uint8], instances: CellInstances, opacity: float = 0.35) -> NDArray[np.uint8]:

@@ -22,16 +22,21 @@ IDS_FILE = "image_ids.json"
 
 
 def predict_images(
-    predictor: WholeImagePredictor, images: Sequence[TestImage], output: Path, formats: Collection[str] = FORMATS
+    predictor: WholeImagePredictor,
+    images: Sequence[TestImage],
+    output: Path,
+    formats: Collection[str] = FORMATS,
+    overlay_threshold: float = 0.5,
 ) -> dict[str, int]:
     """Predicts images and writes what is asked for to ``output``.
 
     - ``coco``: ``test-results.json``, which appears whole or not at all and is read back with pycocotools, and
       ``image_ids.json`` with the id, name and size of each image;
-    - ``overlay``: ``overlays/<name>.png``.
+    - ``overlay``: ``overlays/<name>.png``, of cells with a score of at least ``overlay_threshold``: the many of low
+      score that AP wants would hide the picture.
 
     Returns:
-        Class name -> number of cells found.
+        Class name -> number of cells written.
 
     Raises:
         CellSegError: an image cannot be read.
@@ -48,7 +53,8 @@ def predict_images(
         for number in cells.classes:
             counts[predictor.class_names[number]] += 1
         if "overlay" in formats:
-            write_overlay(output / "overlays" / f"{image_file.path.stem}.png", image, cells)
+            sure = cells[cells.scores >= overlay_threshold]
+            write_overlay(output / "overlays" / f"{image_file.path.stem}.png", image, sure)
     if "coco" in formats:
         write_results(output / RESULTS_FILE, results)
         sizes = {entry["id"]: (entry["height"], entry["width"]) for entry in entries}

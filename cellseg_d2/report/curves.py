@@ -14,10 +14,10 @@ LOSSES = ("total_loss", "loss_cls", "loss_box_reg", "loss_mask", "loss_rpn_cls",
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a ``metrics.json``, one a line, by iteration; of a resumed run the later record of an iteration wins.
+    """The records of a ``metrics.json`` by iteration; of a resumed run the later record of an iteration wins.
 
     Raises:
-        CellSegError: no such file, or a line in it is not JSON.
+        CellSegError: no such file, or a line in it is no JSON object with an iteration.
     """
     try:
         records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -25,6 +25,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         raise CellSegError(f"{path}: cannot be read ({error.strerror}); give the OUTPUT_DIR of a training") from error
     except ValueError as error:
         raise CellSegError(f"{path}: is not the metrics.json of a training ({error})") from error
+    if not all(isinstance(record, dict) and "iteration" in record for record in records):
+        raise CellSegError(f"{path}: is not the metrics.json of a training (a line of it has no iteration)")
     merged: dict[int, dict[str, Any]] = {}
     for record in records:
         merged.setdefault(record["iteration"], {}).update(record)
@@ -45,7 +47,8 @@ def plot_curves(metrics: Path, output: Path) -> None:
         if points:
             loss_axes.plot(*zip(*points), label=name, linewidth=2.5 if name == "total_loss" else 1.2)
     loss_axes.set(title="Training loss", xlabel="iteration", ylabel="loss", ylim=(0, None))
-    loss_axes.legend(fontsize="small")
+    if loss_axes.lines:
+        loss_axes.legend(fontsize="small")
     for name, label in (("segm/AP50", "mask AP50"), ("bbox/AP50", "box AP50"), ("segm/AP", "mask AP")):
         points = [(record["iteration"], record[name]) for record in records if name in record]
         if points:

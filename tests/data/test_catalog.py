@@ -38,10 +38,10 @@ def test_folders_without_a_dataset_and_hidden_ones_are_passed_over(tmp_path):
 def test_a_damaged_description_is_named(tmp_path):
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "dataset.json").write_text("{")
-    with pytest.raises(CellSegError, match="broken.*convert again"):
+    with pytest.raises(CellSegError, match=r"broken.*convert again"):
         register_all(tmp_path)
 
 
 def test_an_unknown_dataset_is_answered_with_the_known_ones(nuclei):
-    with pytest.raises(CellSegError, match="'nuclie_train' is not registered.*nuclei_train"):
+    with pytest.raises(CellSegError, match=r"'nuclie_train' is not registered.*nuclei_train"):
         check_registered("nuclie_train")

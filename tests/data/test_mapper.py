@@ -51,7 +51,7 @@ def test_red_is_red_for_the_model(image_format, is_train, label_map, tmp_path):
 
 
 def test_an_unknown_channel_order_is_refused():
-    with pytest.raises(ValueError, match="INPUT.FORMAT"):
+    with pytest.raises(ValueError, match=r"INPUT.FORMAT"):
         to_model_input(np.zeros((2, 2, 3), np.uint8), "YUV")
 
 
@@ -70,7 +70,9 @@ def test_crowds_are_no_target(label_map, tmp_path):
 
 
 def test_a_tile_without_cells_gives_empty_ground_truth(tmp_path):
-    instances = CellDatasetMapper(_cfg(), is_train=True)(_sample(tmp_path, np.zeros((32, 32), np.int32), []))["instances"]
+    instances = CellDatasetMapper(_cfg(), is_train=True)(_sample(tmp_path, np.zeros((32, 32), np.int32), []))[
+        "instances"
+    ]
     assert len(instances) == 0
     assert instances.gt_boxes.tensor.shape == (0, 4)
     assert instances.gt_masks.tensor.shape == (0, 32, 32)

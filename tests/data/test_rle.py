@@ -1,7 +1,5 @@
 """The encoding in one pass against pycocotools, cell by cell."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from drawing import LARGEST_ID, drawn, label_maps, overlapping_masks, pycocotools_rle

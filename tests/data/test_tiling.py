@@ -1,7 +1,5 @@
 """Windows and cores against what they promise, pixel by pixel."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 import numpy as np

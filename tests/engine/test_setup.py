@@ -9,20 +9,30 @@ from cellseg_d2.errors import CellSegError
 LITE = "mask_rcnn_lite0_FPN"
 
 
-def _args(*opts, config_file=LITE, flags=()):
-    return default_argument_parser().parse_args(["--config-file", config_file, *flags, *opts])
+def _args(*opts, flags=()):
+    return default_argument_parser().parse_args(["--config-file", LITE, *flags, *opts])
 
 
 def test_what_depends_on_the_dataset_is_filled_in(nuclei):
-    cfg = build_cfg(_args("CELLSEG.DATASET", "nuclei"))
+    cfg = build_cfg(LITE, ["CELLSEG.DATASET", "nuclei"])
     assert (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST) == (("nuclei_train",), ("nuclei_val",))
     assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 4
     assert cfg.CELLSEG.CLASS_NAMES == ["class1", "class2", "class3", "class4"]
     assert cfg.is_frozen()
 
 
+def test_evaluation_takes_the_untiled_images_too(nuclei):
+    cfg = build_cfg(LITE, ["CELLSEG.DATASET", "nuclei"], whole_images=True)
+    assert cfg.DATASETS.TEST == ("nuclei_val", "nuclei_val_whole")
+
+
+def test_a_config_must_be_named():
+    with pytest.raises(CellSegError, match="--config-file"):
+        build_cfg("", [])
+
+
 def test_a_dataset_given_detectron2s_way_wins(nuclei):
-    cfg = build_cfg(_args("DATASETS.TRAIN", "('nuclei_val',)"))
+    cfg = build_cfg(LITE, ["DATASETS.TRAIN", "('nuclei_val',)"])
     assert (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST) == (("nuclei_val",), ())
 
 
@@ -43,7 +53,7 @@ def test_amp_is_switched_off_on_a_cpu(nuclei):
 
 
 def test_cuda_falls_back_to_the_cpu_where_there_is_none(nuclei):
-    cfg = build_cfg(_args("CELLSEG.DATASET", "nuclei"))
+    cfg = build_cfg(LITE, ["CELLSEG.DATASET", "nuclei"])
     assert cfg.MODEL.DEVICE == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -59,7 +69,7 @@ def test_cuda_falls_back_to_the_cpu_where_there_is_none(nuclei):
 )
 def test_a_config_that_does_not_fit_the_data_is_refused(opts, named, nuclei):
     with pytest.raises(CellSegError, match=named):
-        build_cfg(_args(*opts))
+        build_cfg(LITE, opts)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +88,7 @@ def test_a_config_that_does_not_fit_the_data_is_refused(opts, named, nuclei):
 def test_what_would_end_in_a_launched_process_is_refused_before(opts, flags, named, nuclei):
     args = _args("MODEL.DEVICE", "cpu", "CELLSEG.DATASET", "nuclei", *opts, flags=flags)
     with pytest.raises(CellSegError, match=named):
-        check_run(build_cfg(args), args)
+        check_run(build_cfg(args.config_file, args.opts), args)
 
 
 def test_more_gpus_than_there_are_is_refused():
@@ -89,12 +99,12 @@ def test_more_gpus_than_there_are_is_refused():
 
 @pytest.mark.parametrize(("weights", "config_file"), [("", ""), ("a.pth", LITE)], ids=["neither", "both"])
 def test_prediction_takes_a_checkpoint_or_a_config(weights, config_file):
-    with pytest.raises(CellSegError, match="either --weights.*or --config-file"):
+    with pytest.raises(CellSegError, match=r"either --weights.*or --config-file"):
         prediction_cfg(weights, config_file, [])
 
 
 def test_prediction_by_config_needs_weights(nuclei):
-    with pytest.raises(CellSegError, match="MODEL.WEIGHTS PATH"):
+    with pytest.raises(CellSegError, match=r"MODEL.WEIGHTS PATH"):
         prediction_cfg("", LITE, ["CELLSEG.DATASET", "nuclei", "MODEL.WEIGHTS", ""])
 
 

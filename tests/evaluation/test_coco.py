@@ -9,22 +9,32 @@ from detectron2.structures import Boxes, Instances
 from pycocotools import mask as mask_util
 
 from cellseg_d2.evaluation.coco import CellCOCOEvaluator
+from cellseg_d2.instances import CellInstances
 
 
 def _predictions(sample, keep, seed=0):
-    """The ground truth of a dataset dict as a model's output, a share of it, with scores and jittered masks."""
+    """A share of the ground truth as a model's output, with scores and moved masks: Detectron2's and ours."""
     rng = np.random.default_rng(seed)
     cells = [cell for cell in sample["annotations"] if not cell["iscrowd"] and rng.random() < keep]
     masks = np.stack([mask_util.decode(cell["segmentation"]) for cell in cells]).astype(bool)
     masks = np.roll(masks, rng.integers(-2, 3), axis=2)
-    output = Instances((sample["height"], sample["width"]))
+    size = (sample["height"], sample["width"])
+    output = Instances(size)
     output.pred_masks = torch.from_numpy(masks)
     boxes = torch.tensor([cell["bbox"] for cell in cells], dtype=torch.float32)
     boxes[:, 2:] += boxes[:, :2]
     output.pred_boxes = Boxes(boxes)
     output.scores = torch.from_numpy(rng.random(len(cells)).astype(np.float32))
     output.pred_classes = torch.tensor([cell["category_id"] for cell in cells])
-    return {"instances": output}
+    cells = CellInstances(
+        size,
+        boxes.numpy(),
+        output.scores.numpy(),
+        output.pred_classes.numpy(),
+        list(masks),
+        np.zeros((len(masks), 2), np.int64),
+    )
+    return {"instances": output, "cells": cells}
 
 
 def _evaluate(evaluator, samples, keep):
@@ -34,7 +44,7 @@ def _evaluate(evaluator, samples, keep):
     return evaluator.evaluate()
 
 
-@pytest.mark.parametrize("cap", [100, 500])
+@pytest.mark.parametrize("cap", [200, 500])
 def test_it_agrees_with_detectron2s_own_evaluator(cap, nuclei):
     samples = [sample for sample in DatasetCatalog.get("nuclei_val") if len(sample["annotations"]) > 3]
     ours = _evaluate(CellCOCOEvaluator("nuclei_val", max_dets_per_image=cap), samples, keep=0.8)
@@ -46,15 +56,16 @@ def test_it_agrees_with_detectron2s_own_evaluator(cap, nuclei):
             assert ours[task][metric] == pytest.approx(theirs[task][metric], abs=1e-6)
 
 
+def test_no_cap_lies_below_what_an_image_holds(nuclei):
+    most = max(len(sample["annotations"]) for sample in DatasetCatalog.get("nuclei_val"))
+    assert CellCOCOEvaluator("nuclei_val", max_dets_per_image=1).max_detections == most > 1
+
+
 def test_a_model_that_finds_nothing_scores_zero(nuclei):
     evaluator = CellCOCOEvaluator("nuclei_val", max_dets_per_image=100)
     evaluator.reset()
     for sample in DatasetCatalog.get("nuclei_val"):
-        empty = Instances((sample["height"], sample["width"]))
-        empty.pred_boxes, empty.scores = Boxes(torch.zeros(0, 4)), torch.zeros(0)
-        empty.pred_classes = torch.zeros(0, dtype=torch.int64)
-        empty.pred_masks = torch.zeros(0, sample["height"], sample["width"], dtype=torch.bool)
-        evaluator.process([sample], [{"instances": empty}])
+        evaluator.process([sample], [{"cells": CellInstances.empty((sample["height"], sample["width"]))}])
     results = evaluator.evaluate()
     assert results["segm"]["AP50"] == 0
     assert json.dumps(results)

@@ -60,5 +60,5 @@ def test_fpn_adds_five_levels():
 
 @pytest.mark.parametrize(("stages", "norm"), [(["res9"], "BN"), (STAGES, "GroupNormal")])
 def test_unknown_values_are_refused(stages, norm):
-    with pytest.raises(CellSegError, match="MODEL.EFFICIENTNET_LITE"):
+    with pytest.raises(CellSegError, match=r"MODEL.EFFICIENTNET_LITE"):
         EfficientNetLite0(stages, norm)

@@ -11,13 +11,16 @@ LITE = "configs/mask_rcnn_lite0_FPN.yaml"
 QUICK = [
     *("CELLSEG.DATASET", "nuclei", "SEED", "1", "DATALOADER.NUM_WORKERS", "0", "INPUT.CROP.SIZE", "[96, 96]"),
     *("SOLVER.IMS_PER_BATCH", "2", "SOLVER.CHECKPOINT_PERIOD", "2", "TEST.EVAL_PERIOD", "2"),
+    *("TEST.DETECTIONS_PER_IMAGE", "50"),
 ]
 
 
 @pytest.fixture(scope="module")
 def train(run_tool, nuclei, repo_root):
     def run(*args):
-        return run_tool("train_net", "--config-file", LITE, *args, cwd=repo_root, DETECTRON2_DATASETS=str(nuclei.parent))
+        return run_tool(
+            "train_net", "--config-file", LITE, *args, cwd=repo_root, DETECTRON2_DATASETS=str(nuclei.parent)
+        )
 
     return run
 
@@ -50,7 +53,7 @@ def test_training_leaves_what_is_needed_to_go_on_and_to_look_at(trained):
     assert {"model_0000001.pth", "model_final.pth", "model_best.pth", "metrics.json", "config.yaml", "log.txt"} <= files
     assert any(name.startswith("events.out.tfevents") for name in files)
     assert (output / "last_checkpoint").read_text() == "model_final.pth"
-    assert "the model has 4.7 M parameters" in printed
+    assert "the model has 5.0 M parameters" in printed
     assert "segm/AP50" in _metrics(output)[-1]
     # the ImageNet weights were found by their names: only what ImageNet does not have begins afresh
     assert "_blocks.0._depthwise_conv" not in printed.split("not found in the checkpoint")[-1].split("not used")[0]
@@ -83,8 +86,9 @@ def test_eval_only_gives_the_validation_map_of_the_checkpoint(trained, train, tm
     weights = output / "model_final.pth"
     done = train("--eval-only", *QUICK, "MODEL.WEIGHTS", weights, "OUTPUT_DIR", tmp_path)
     assert done.returncode == 0, done.stderr
-    results = json.loads(done.stdout[done.stdout.rindex('{\n "segm"') :])
-    assert results["segm"]["AP50"] == pytest.approx(_metrics(output)[-1]["segm/AP50"], abs=1e-3)
+    results = json.loads(done.stdout[done.stdout.rindex('{\n "nuclei_val"') :])
+    assert results["nuclei_val"]["segm"]["AP50"] == pytest.approx(_metrics(output)[-1]["segm/AP50"], abs=1e-3)
+    assert set(results["nuclei_val_whole"]) == {"segm", "bbox"}
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +97,6 @@ def predicted(trained, run_tool, sample_root, tmp_path_factory):
     done = run_tool(
         *("predict", "--weights", trained[0] / "model_final.pth", "--input", sample_root / "test_release"),
         *("--image-ids", sample_root / "test_image_name_to_ids.json", "--output", output),
-        *("MODEL.DEVICE", "cpu", "TEST.DETECTIONS_PER_IMAGE", "50"),
     )
     assert done.returncode == 0, done.stderr
     return output, done.stdout
@@ -129,7 +132,7 @@ def test_one_file_and_tiles_by_config(trained, run_tool, nuclei, repo_root, samp
     image = sorted((sample_root / "test_release").iterdir())[0]
     done = run_tool(
         *("predict", "--config-file", LITE, "--input", image, "--output", tmp_path / "out", "--formats", "coco"),
-        *("--score-threshold", "0.01", "--tile-size", "160", "--overlap", "0.3"),
+        *("--score-threshold", "0.04", "--tile-size", "256", "--overlap", "0.3"),
         *("CELLSEG.DATASET", "nuclei", "MODEL.WEIGHTS", trained[0] / "model_final.pth"),
         cwd=repo_root,
         DETECTRON2_DATASETS=str(nuclei.parent),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,12 +13,12 @@ from detectron2.structures import Instances
 from detectron2.utils.env import seed_all_rng
 from numpy.typing import NDArray
 
-from cellseg_d2.data.mapper import CellDatasetMapper
+from cellseg_d2.data.mapper import CellDatasetMapper, from_model_input
 from cellseg_d2.export.overlay import draw_grid, draw_overlay
 from cellseg_d2.instances import CellInstances
 
 
-def write_augmentation_preview(
+def write_augmentation_grid(
     cfg: CfgNode, output: Path, samples: int = 4, augmentations: int = 5, seed: int = 42
 ) -> None:
     """A PNG with a row a sample: the training tile as it is, then the same tile as the mapper augments it.
@@ -43,10 +44,8 @@ def write_augmentation_preview(
     cv2.imwrite(str(output), draw_grid(pictures, columns=augmentations + 1)[..., ::-1])
 
 
-def _draw(sample: dict[str, object], image_format: str) -> NDArray[np.uint8]:
-    image = sample["image"].numpy().transpose(1, 2, 0)
-    rgb = np.ascontiguousarray(image[..., ::-1] if image_format == "BGR" else image)
-    return draw_overlay(rgb, _ground_truth(sample["instances"]))
+def _draw(sample: dict[str, Any], image_format: str) -> NDArray[np.uint8]:
+    return draw_overlay(from_model_input(sample["image"], image_format), _ground_truth(sample["instances"]))
 
 
 def _ground_truth(instances: Instances) -> CellInstances:

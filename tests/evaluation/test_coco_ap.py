@@ -1,0 +1,190 @@
+"""Average precision against pycocotools, which everybody quotes."""
+
+import contextlib
+import copy
+import io
+import json
+import math
+
+import numpy as np
+import pytest
+from drawing import discs, pycocotools_rle
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from cellseg_d2.data.coco_json import annotate, dataset
+from cellseg_d2.errors import CellSegError
+from cellseg_d2.evaluation.coco_ap import average_precision, score_files
+
+NAMES = ["A", "B", "never"]
+
+
+def draw_case(seed, cells=20, side=64, detections=1.5, ties=False, crowds=True):
+    """A dataset of three images, the last without cells, and detections that are shifted, doubled, wrong and missed."""
+    rng = np.random.default_rng(seed)
+    images, annotations, results = [], [], []
+    for image_id in (4, 9, 12):
+        maps = {number: discs(rng, side, side, cells if image_id != 12 else 0) for number in (1, 2)}
+        images.append({"id": image_id, "file_name": f"{image_id}.png", "height": side, "width": side})
+        own = annotate(maps, (0, 0, side, side))
+        for annotation in own:
+            annotation["iscrowd"] = int(crowds and rng.random() < 0.15)
+        annotations.append(own)
+        for _ in range(int(detections * cells)):
+            number = int(rng.integers(1, 3))
+            values = np.unique(maps[number][maps[number] > 0])
+            mask = maps[number] == rng.choice(values) if len(values) else discs(rng, side, side, 1) > 0
+            mask = np.roll(mask, rng.integers(-1, 2, 2), (0, 1)) if rng.random() < 0.6 else mask
+            rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+            x, y, right, bottom = (int(edge) for edge in (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
+            results.append(
+                {
+                    "image_id": image_id,
+                    "category_id": number if rng.random() < 0.9 else 3 - number,
+                    "bbox": [x, y, right - x, bottom - y],
+                    "score": round(float(rng.random()), 1 if ties else 6),
+                    "segmentation": pycocotools_rle(mask),
+                }
+            )
+    return dataset(images, annotations, NAMES), results
+
+
+def pycocotools_precision(truth, results, task, cap):
+    """Precision (IoU, recall, class, area) with a cap of any size, which pycocotools' own summary cannot show."""
+    unwanted = "bbox" if task == "segm" else "segmentation"
+    results = [{key: value for key, value in copy.deepcopy(result).items() if key != unwanted} for result in results]
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO()
+        coco.dataset = copy.deepcopy(truth)
+        coco.dataset["info"] = {}
+        coco.createIndex()
+        evaluation = COCOeval(coco, coco.loadRes(results), task)
+        evaluation.params.maxDets = [1, 10, cap]
+        evaluation.evaluate()
+        evaluation.accumulate()
+    return evaluation.eval["precision"][..., -1]
+
+
+def mean(precision):
+    valid = precision[precision > -1]
+    return 100 * valid.mean() if valid.size else math.nan
+
+
+@pytest.mark.parametrize("task", ["segm", "bbox"])
+@pytest.mark.parametrize(
+    ("case", "cap"),
+    [
+        pytest.param({"seed": 0, "crowds": False}, 100, id="cells"),
+        pytest.param({"seed": 1}, 100, id="crowds"),
+        pytest.param({"seed": 2, "ties": True}, 100, id="ties"),
+        pytest.param({"seed": 3, "cells": 90, "side": 160, "detections": 2.5, "ties": True}, 100, id="over the cap"),
+        pytest.param({"seed": 3, "cells": 90, "side": 160, "detections": 2.5}, 1000, id="a cap of 1,000"),
+        pytest.param({"seed": 4, "cells": 5, "detections": 8}, 10, id="a cap of 10"),
+    ],
+)
+def test_ap_equals_pycocotools(case, cap, task):
+    truth, results = draw_case(**case)
+    metrics = average_precision(truth, results, task, cap)
+    precision = pycocotools_precision(truth, results, task, cap)
+    everything = precision[..., 0]
+    expected = {"AP": mean(everything), "AP50": mean(everything[0]), "AP75": mean(everything[5])}
+    expected |= {name: mean(precision[..., number]) for number, name in enumerate(("APs", "APm", "APl"), start=1)}
+    for number, name in enumerate(NAMES):
+        expected |= {f"AP-{name}": mean(everything[..., number]), f"AP50-{name}": mean(everything[0, :, number])}
+    assert metrics == pytest.approx(expected, abs=1e-6, nan_ok=True)
+    assert 5 < metrics["AP50"] < 95
+    assert math.isnan(metrics["AP-never"])
+
+
+def test_a_larger_cap_finds_more_in_a_crowded_image():
+    truth, results = draw_case(3, cells=90, side=160, detections=2.5)
+    assert average_precision(truth, results, "segm", 100)["AP"] < average_precision(truth, results, "segm", 1000)["AP"]
+
+
+def test_the_truth_scores_100():
+    truth, _ = draw_case(0, crowds=False)
+    keys = ("image_id", "category_id", "bbox", "segmentation")
+    results = [{key: own[key] for key in keys} | {"score": 1.0} for own in truth["annotations"]]
+    for task in ("segm", "bbox"):
+        assert average_precision(truth, results, task, 100)["AP"] == pytest.approx(100)
+
+
+@pytest.mark.parametrize("task", ["segm", "bbox"])
+def test_neither_the_results_nor_the_truth_are_changed(task):
+    truth, results = draw_case(1)
+    before = copy.deepcopy((truth, results))
+    average_precision(truth, results, task, 100)
+    assert (truth, results) == before
+
+
+def test_the_order_of_results_with_different_scores_is_of_no_account():
+    truth, results = draw_case(5)
+    results = [{**result, "score": number / len(results)} for number, result in enumerate(results)]
+    expected = average_precision(truth, results, "segm", 100)
+    assert average_precision(truth, results[::-1], "segm", 100) == pytest.approx(expected, nan_ok=True)
+
+
+@pytest.mark.parametrize("task", ["segm", "bbox"])
+def test_no_results_score_0_where_there_is_something_to_find(task):
+    truth, _ = draw_case(0)
+    metrics = average_precision(truth, [], task, 100)
+    assert {name: metrics[name] for name in ("AP", "AP50", "AP75", "AP-A", "AP50-B")} == {
+        "AP": 0.0,
+        "AP50": 0.0,
+        "AP75": 0.0,
+        "AP-A": 0.0,
+        "AP50-B": 0.0,
+    }
+    assert math.isnan(metrics["AP-never"])
+
+
+def test_without_ground_truth_there_is_no_number():
+    truth, results = draw_case(0)
+    truth["annotations"] = []
+    for detections in (results, []):
+        assert all(math.isnan(value) for value in average_precision(truth, detections, "segm", 100).values())
+
+
+def test_results_of_foreign_images_are_refused():
+    truth, results = draw_case(0)
+    with pytest.raises(CellSegError, match=r"results are of image 77 and 1 others unknown to the truth"):
+        average_precision(
+            truth, [*results, {**results[0], "image_id": 77}, {**results[0], "image_id": 99}], "segm", 100
+        )
+
+
+# Files
+
+
+def test_files_are_scored_for_masks_and_boxes(tmp_path):
+    truth, results = draw_case(1)
+    (tmp_path / "gt.json").write_text(json.dumps(truth))
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    scores = score_files(tmp_path / "gt.json", tmp_path / "results.json", 100)
+    for task in ("segm", "bbox"):
+        assert scores[task] == pytest.approx(average_precision(truth, results, task, 100), nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("truth", "results", "message"),
+    [
+        pytest.param(None, "[]", r"gt\.json: cannot be read \(No such file", id="no truth"),
+        pytest.param("{}", "[]", r"gt\.json: is no COCO dataset with images, annotations and", id="truth without keys"),
+        pytest.param("[]", "[]", r"gt\.json: is no COCO dataset", id="a list for the truth"),
+        pytest.param("{", "[]", r"gt\.json: is not JSON", id="truth cut off"),
+        pytest.param('{"images": [], "annotations": [], "categories": []}', None, r"r\.json: cannot", id="no results"),
+        pytest.param('{"images": [], "annotations": [], "categories": []}', "{}", r"r\.json: is no list", id="object"),
+        pytest.param(
+            '{"images": [{"id": 1}], "annotations": [], "categories": []}',
+            '[{"score": 1}]',
+            r"r\.json: is no list of COCO results",
+            id="results without image ids",
+        ),
+    ],
+)
+def test_files_of_another_form_are_refused(tmp_path, truth, results, message):
+    for name, text in (("gt.json", truth), ("r.json", results)):
+        if text is not None:
+            (tmp_path / name).write_text(text)
+    with pytest.raises(CellSegError, match=message):
+        score_files(tmp_path / "gt.json", tmp_path / "r.json", 100)
