@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 from detectron2.config import CfgNode
 from detectron2.config import get_cfg as get_detectron2_cfg
+from detectron2.projects.point_rend import add_pointrend_config
 
 from cellseg_d2.data.tiff import INTENSITY_RULE
 from cellseg_d2.errors import CellSegError
@@ -20,10 +21,17 @@ def add_cellseg_config(cfg: CfgNode) -> None:
     cfg.CELLSEG.DATASET = ""
     # Epochs to train, used where SOLVER.MAX_ITER is 0.
     cfg.CELLSEG.EPOCHS = 200
+    # Models with more parameters are refused; 200 M is the limit of the course benchmark the recipe was made for.
+    cfg.CELLSEG.MAX_PARAMETERS = 200_000_000
     # The metric by which model_best.pth is chosen, as evaluation names it; larger is better.
     cfg.CELLSEG.BEST_METRIC = "segm/AP50"
-    # Cells of which augmentation leaves fewer pixels are no target in training.
+    # Cells of which augmentation leaves fewer pixels, or a smaller share (the change of scale taken out), are no target
+    # in training.
     cfg.CELLSEG.MIN_AREA = 10
+    cfg.CELLSEG.MIN_VISIBLE = 0.3
+    # Leave these, and what the dataset marks as crowd, out of the losses, instead of learning them as background. Needs
+    # MODEL.PROPOSAL_GENERATOR.NAME CellRPN and MODEL.ROI_HEADS.NAME CellROIHeads, as Base-CellSeg.yaml sets them.
+    cfg.CELLSEG.IGNORE_CROWD = True
     # How images that are not 8 bit are scaled, see cellseg_d2.data.tiff.IntensityRule. Taken from the training dataset.
     cfg.CELLSEG.INTENSITY_RULE = INTENSITY_RULE
     # Names of the classes. Taken from the training dataset, so that a checkpoint knows them.
@@ -99,7 +107,7 @@ def config_path(name: str | Path) -> Path:
 
 
 def get_cfg(name: str | Path | None = None, overrides: Sequence[str] = ()) -> CfgNode:
-    """Detectron2's config with the plugin's keys, a config file's values and single overrides.
+    """Detectron2's config with PointRend's and the plugin's keys, a config file's values and single overrides.
 
     Args:
         name: a config's name, such as ``mask_rcnn_R_50_FPN``, or a file; None for the defaults.
@@ -109,6 +117,7 @@ def get_cfg(name: str | Path | None = None, overrides: Sequence[str] = ()) -> Cf
         CellSegError: no such config, or a key that does not exist or whose value is of the wrong type.
     """
     cfg = get_detectron2_cfg()
+    add_pointrend_config(cfg)
     add_cellseg_config(cfg)
     if name is not None:
         path = config_path(name)

@@ -10,7 +10,7 @@ export DETECTRON2_DATASETS=$output/datasets
 started=$SECONDS
 
 run() {
-    printf '\n$ %s\n' "$*"
+    printf '\n$ python %s\n' "$*"
     python "$@"
 }
 

@@ -59,8 +59,14 @@ def build_pipeline(cfg: CfgNode) -> A.Compose:
                 val_shift_limit=aug.VALUE_LIMIT,
                 p=aug.HUE_SATURATION_PROB,
             ),
-        ]
+        ],
+        save_applied_params=True,  # the scale of a warp is needed afterwards
     )
+
+
+def area_scale(transforms: T.TransformList) -> float:
+    """The factor by which the transforms of one run have made areas grow; crops and flips leave them as they are."""
+    return float(np.prod([getattr(transform, "area_scale", 1.0) for transform in transforms.transforms]))
 
 
 class AlbumentationsTransform(T.Transform):
@@ -70,16 +76,21 @@ class AlbumentationsTransform(T.Transform):
         super().__init__()
         self.pipeline = pipeline
         self.seed = seed
+        self.area_scale = 1.0
 
     def apply_both(
         self, image: NDArray[np.uint8], label_maps: NDArray[np.int32] | None
     ) -> tuple[NDArray[np.uint8], NDArray[np.int32] | None]:
-        """Transforms image (H, W, 3) and label maps (H, W[, L]) in one pass; labels take their nearest neighbour's."""
+        """Transforms image (H, W, 3) and label maps (H, W[, L]) in one pass; labels take their nearest neighbour's.
+
+        Afterwards ``area_scale`` is the factor by which areas have grown.
+        """
         self.pipeline.set_random_seed(self.seed)
-        if label_maps is None:
-            return self.pipeline(image=image)["image"], None
-        result = self.pipeline(image=image, mask=label_maps)
-        return result["image"], result["mask"]
+        inputs = {"image": image} if label_maps is None else {"image": image, "mask": label_maps}
+        result = self.pipeline(**inputs)
+        matrices = [params["matrix"] for _, params in result["applied_transforms"] if "matrix" in params]
+        self.area_scale = float(np.prod([abs(np.linalg.det(matrix[:2, :2])) for matrix in matrices]))
+        return result["image"], result.get("mask")
 
     def apply_image(self, img: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The image as this run transforms it."""

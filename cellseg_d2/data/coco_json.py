@@ -3,73 +3,55 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from cellseg_d2.data.labels import CellMeasures, LabelLayer
 from cellseg_d2.data.rle import encode_label_map
 from cellseg_d2.data.tiling import Window
+from cellseg_d2.errors import CellSegError
 
 Record = dict[str, Any]
 
-LabelAreas = tuple[NDArray[np.integer[Any]], NDArray[np.int64]]
-"""Ids (N,), ascending, and pixels (N,) of a label map's cells."""
-
 
 def annotate(
-    label_maps: Mapping[int, NDArray[np.int32]],
+    layers: Sequence[LabelLayer],
     window: Window,
-    areas: Mapping[int, LabelAreas] | None = None,
+    measures: Sequence[CellMeasures] | None = None,
     min_area: int = 0,
     min_visible: float = 0.0,
 ) -> list[Record]:
     """COCO annotations, without ids, of the cells in a window of an image's label maps.
 
     Args:
-        label_maps: class number -> (H, W) int32 labels of the full image.
+        layers: of the full image.
         window: what to annotate, (x0, y0, x1, y1), half open; boxes and masks are in its frame.
-        areas: class number -> :func:`label_areas` of the full image, where ``min_visible`` is used.
+        measures: of each layer's cells in the full image: with them ``min_visible`` is used, and all windows together
+            need one pass over the pixels.
         min_area: cells with fewer pixels in the window are left out.
         min_visible: a cell that keeps less than this share of its area becomes ``iscrowd: 1``, which COCO's evaluation
             neither rewards nor punishes.
     """
+    annotations: list[Record] = []
     x0, y0, x1, y1 = window
-    annotations = []
-    for number, label_map in sorted(label_maps.items()):
-        cells = encode_label_map(label_map[y0:y1, x0:x1])
-        whole = cells.areas
-        if areas is not None:
-            ids, pixels = areas[number]
-            whole = pixels[np.searchsorted(ids, cells.ids)]
-        crowd = cells.areas < min_visible * whole
-        for cell in np.flatnonzero(cells.areas >= min_area):
-            left, top, right, bottom = cells.boxes[cell].tolist()
-            annotations.append(
-                {
-                    "category_id": number,
-                    "bbox": [left, top, right - left, bottom - top],
-                    "area": int(cells.areas[cell]),
-                    "iscrowd": int(crowd[cell]),
-                    "segmentation": cells.rles[cell],
-                    "label": int(cells.ids[cell]),
-                }
-            )
+    for place, layer in enumerate(layers):
+        if measures is None:
+            cells = encode_label_map(layer.labels[y0:y1, x0:x1])
+            whole = cells.areas
+        else:
+            cells, places = measures[place].encode(window)
+            whole = measures[place].areas[places]
+        crowd = layer.crowd | (cells.areas < min_visible * whole)
+        boxes = np.concatenate([cells.boxes[:, :2], cells.boxes[:, 2:] - cells.boxes[:, :2]], axis=1)
+        columns = (boxes, cells.areas, crowd.astype(np.int64), cells.ids)
+        for bbox, area, ignored, label, rle in zip(*(column.tolist() for column in columns), cells.rles):
+            if area >= min_area:
+                cell = {"bbox": bbox, "area": area, "iscrowd": ignored, "segmentation": rle, "label": label}
+                annotations += [{"category_id": number, **cell} for number in layer.categories]
     return annotations
-
-
-def label_areas(label_map: NDArray[np.int32]) -> LabelAreas:
-    """The labels of a label map, ascending and without the background, and the pixels of each."""
-    if (
-        label_map.max(initial=0) > label_map.size
-    ):  # counting is faster than sorting, but its memory follows the largest id
-        ids, pixels = np.unique(label_map, return_counts=True)
-        return ids[ids > 0], pixels[ids > 0]
-    pixels = np.bincount(label_map.reshape(-1), minlength=1)
-    ids = np.flatnonzero(pixels[1:]) + 1
-    return ids, pixels[ids]
 
 
 def dataset(
@@ -85,14 +67,26 @@ def dataset(
     numbered = [{"id": number, **image} for number, image in enumerate(images, start=1)]
     content: Record = {"images": numbered}
     if annotations is not None:
-        flat = [
-            {"image_id": image["id"], **annotation}
-            for image, own in zip(numbered, annotations, strict=True)
-            for annotation in own
+        pairs = ((image["id"], own) for image, given in zip(numbered, annotations, strict=True) for own in given)
+        content["annotations"] = [
+            {"id": number, "image_id": image, **own} for number, (image, own) in enumerate(pairs, start=1)
         ]
-        content["annotations"] = [{"id": number, **annotation} for number, annotation in enumerate(flat, start=1)]
     content["categories"] = [{"id": number, "name": name} for number, name in enumerate(class_names, start=1)]
     return content
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        CellSegError: it cannot be read, or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CellSegError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:  # of JSON, or of UTF-8
+        raise CellSegError(f"{path}: is not JSON ({' '.join(str(error).split())[:100]})") from error
 
 
 def write_json(path: Path, content: Any, indent: int | None = None) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -10,12 +12,14 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
-from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.structures import Boxes, Instances
 from numpy.typing import NDArray
 from scipy.ndimage import find_objects
 
-from cellseg_d2.data.augmentation import build_augmentation
+from cellseg_d2.data.augmentation import area_scale, build_augmentation
 from cellseg_d2.data.rle import paint
+from cellseg_d2.data.stream import SEED_KEY
+from cellseg_d2.structures import CROWD_CLASS, LabelMasks
 
 
 class CellDatasetMapper:
@@ -25,17 +29,29 @@ class CellDatasetMapper:
         is_train: whether to augment and to add the ground truth.
         augmentation: over RGB image and label maps; None leaves them as they are.
         image_format: channel order of the model's input, ``RGB`` or ``BGR``.
-        min_area: cells with fewer pixels after augmentation are left out.
+        min_area: pixels that a cell must have left after augmentation to be a target.
+        min_visible: share of its area that it must have left, the change of scale taken out.
+        ignore_crowd: whether what is no target is kept as ground truth of class -1, which CellRPN and CellROIHeads
+            leave out of the losses; else it is left out, and learnt as background.
     """
 
     @configurable
     def __init__(
-        self, *, is_train: bool, augmentation: T.AugmentationList | None, image_format: str, min_area: int
+        self,
+        *,
+        is_train: bool,
+        augmentation: T.AugmentationList | None,
+        image_format: str,
+        min_area: int,
+        min_visible: float,
+        ignore_crowd: bool,
     ) -> None:
         self.is_train = is_train
         self.augmentation = augmentation
         self.image_format = image_format
         self.min_area = min_area
+        self.min_visible = min_visible
+        self.ignore_crowd = ignore_crowd
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
@@ -45,6 +61,8 @@ class CellDatasetMapper:
             "augmentation": build_augmentation(cfg) if is_train else None,
             "image_format": cfg.INPUT.FORMAT,
             "min_area": cfg.CELLSEG.MIN_AREA,
+            "min_visible": cfg.CELLSEG.MIN_VISIBLE,
+            "ignore_crowd": cfg.CELLSEG.IGNORE_CROWD,
         }
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
@@ -59,17 +77,43 @@ class CellDatasetMapper:
         image = utils.read_image(output["file_name"], format="RGB")
         utils.check_image_size(output, image)
         if self.is_train:
-            cells = [cell for cell in annotations if not cell.get("iscrowd", 0)]
-            layers, layer_of = paint([cell["segmentation"] for cell in cells], image.shape[:2])
-            sample = T.AugInput(image, sem_seg=np.moveaxis(layers, 0, -1))
-            if self.augmentation is not None:
-                self.augmentation(sample)
-            image = sample.image
-            classes = np.array([cell["category_id"] for cell in cells], np.int64)
-            label_maps = sample.sem_seg.reshape(*image.shape[:2], -1)
-            output["instances"] = instances_from_label_maps(label_maps, layer_of, classes, self.min_area)
+            with _drawn_from(output.pop(SEED_KEY, None)):
+                image, output["instances"] = self._augmented(image, annotations)
         output["image"] = to_model_input(image, self.image_format)
         return output
+
+    def _augmented(
+        self, image: NDArray[np.uint8], annotations: list[dict[str, Any]]
+    ) -> tuple[NDArray[np.uint8], Instances]:
+        crowds = {cell["segmentation"]["counts"]: cell for cell in annotations if cell.get("iscrowd", 0)}
+        cells = [cell for cell in annotations if not cell.get("iscrowd", 0)]
+        shown = [*cells, *crowds.values()] if self.ignore_crowd else cells  # a crowd of every class is painted once
+        classes = np.full(len(shown), CROWD_CLASS, np.int64)
+        classes[: len(cells)] = [cell["category_id"] for cell in cells]
+        layers, layer_of = paint([cell["segmentation"] for cell in shown], image.shape[:2])
+        required = np.maximum(self.min_visible * np.bincount(layers.reshape(-1), minlength=len(shown) + 1)[1:], 1)
+
+        sample = T.AugInput(image, sem_seg=np.moveaxis(layers, 0, -1))
+        if self.augmentation is not None:
+            required *= area_scale(self.augmentation(sample))
+        required[: len(cells)] = np.maximum(required[: len(cells)], self.min_area)
+        label_maps = sample.sem_seg.reshape(*sample.image.shape[:2], -1)
+        instances = instances_from_label_maps(label_maps, layer_of, classes, required)
+        return sample.image, instances if self.ignore_crowd else instances[instances.gt_classes != CROWD_CLASS]
+
+
+@contextmanager
+def _drawn_from(seed: int | None) -> Iterator[None]:
+    """Numpy's global state, which augmentations draw from, seeded for one sample; None leaves it as it is."""
+    if seed is None:
+        yield
+        return
+    before = np.random.get_state()
+    np.random.seed(seed)
+    try:
+        yield
+    finally:
+        np.random.set_state(before)
 
 
 def to_model_input(image: NDArray[np.uint8], image_format: str) -> torch.Tensor:
@@ -91,32 +135,36 @@ def from_model_input(image: torch.Tensor, image_format: str) -> NDArray[np.uint8
 
 
 def instances_from_label_maps(
-    label_maps: NDArray[np.int32], layer_of: NDArray[np.int64], classes: NDArray[np.int64], min_area: int
+    label_maps: NDArray[np.int32],
+    layer_of: NDArray[np.int64],
+    classes: NDArray[np.int64],
+    required: NDArray[np.floating[Any]] | float = 1,
 ) -> Instances:
     """Ground truth from label maps in which cell i has the value i + 1.
 
     Args:
         label_maps: (H, W, L).
         layer_of: (N,), the label map that cell i lies in.
-        classes: (N,), contiguous.
-        min_area: cells with fewer pixels are left out.
+        classes: (N,), contiguous, or -1 for a crowd.
+        required: (N,) or one number, the pixels that a cell must have; what has fewer, but any, becomes a crowd.
+
+    Returns:
+        The cells that have pixels, in order, with ``gt_boxes``, ``gt_classes`` and ``gt_masks``.
     """
     height, width, layer_count = label_maps.shape
-    numbers, boxes = [], []
+    count = len(classes)
+    areas = np.bincount(label_maps.reshape(-1), minlength=count + 1)[1:]
+    classes = np.where(areas >= required, classes, CROWD_CLASS)
+    boxes = np.zeros((count, 4), np.float32)
     for layer in range(layer_count):
-        label_map = label_maps[..., layer]
-        areas = np.bincount(label_map.reshape(-1), minlength=len(classes) + 1)
-        for number, place in enumerate(find_objects(label_map, max_label=len(classes))):
-            if place is not None and areas[number + 1] >= max(min_area, 1):
+        for number, place in enumerate(find_objects(label_maps[..., layer], max_label=count)):
+            if place is not None:
                 rows, columns = place
-                numbers.append(number)
-                boxes.append((columns.start, rows.start, columns.stop, rows.stop))
-    kept = np.array(numbers, np.int64)
-    masks = np.zeros((len(kept), height, width), bool)
-    for mask, number, (x0, y0, x1, y1) in zip(masks, numbers, boxes):
-        mask[y0:y1, x0:x1] = label_maps[y0:y1, x0:x1, layer_of[number]] == number + 1
+                boxes[number] = (columns.start, rows.start, columns.stop, rows.stop)
+    kept = np.flatnonzero(areas)
+    layers = torch.from_numpy(np.ascontiguousarray(np.moveaxis(label_maps, -1, 0)))
     instances = Instances((height, width))
-    instances.gt_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
+    instances.gt_boxes = Boxes(torch.from_numpy(boxes[kept]))
     instances.gt_classes = torch.from_numpy(classes[kept])
-    instances.gt_masks = BitMasks(torch.from_numpy(masks))
+    instances.gt_masks = LabelMasks(layers, torch.from_numpy(layer_of[kept]), torch.from_numpy(kept + 1))
     return instances

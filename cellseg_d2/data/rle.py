@@ -1,8 +1,8 @@
 """Label map <-> COCO run-length encoding in one pass over the pixels.
 
 The usual way, one comparison and one ``pycocotools.mask.encode`` of the full frame a cell, costs cells x pixels. Here
-the runs of all cells are found at once in column-major order (COCO's), sorted by cell, and only the short lists of
-counts go through pycocotools, which owns the text form of an RLE.
+the runs of all cells are found at once in column-major order (COCO's) and sorted by cell, and the text form of all RLEs
+is written, and read, as one array.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as mask_util
+
+from cellseg_d2.data.tiling import Window
 
 Rle = dict[str, Any]
 """COCO's compressed RLE: ``{"size": [height, width], "counts": str}``."""
@@ -47,26 +48,76 @@ class Runs:
         spans_columns = x0 != x1
         y0 = np.where(spans_columns, 0, y0)
         y1 = np.where(spans_columns, height - 1, y1)
-        low = np.full((count, 2), np.iinfo(np.int64).max)
-        high = np.full((count, 2), -1)
-        np.minimum.at(low, self.index, np.stack([x0, y0], axis=1))
-        np.maximum.at(high, self.index, np.stack([x1, y1], axis=1))
-        return np.where(high.max(axis=1, keepdims=True) < 0, 0, np.concatenate([low, high + 1], axis=1))
+        boxes = np.zeros((count, 4), np.int64)
+        if self.index.size:
+            first = np.flatnonzero(np.diff(self.index, prepend=-1))
+            for place, values in enumerate((x0, y0)):
+                boxes[self.index[first], place] = np.minimum.reduceat(values, first)
+            for place, values in enumerate((x1, y1), start=2):
+                boxes[self.index[first], place] = np.maximum.reduceat(values, first) + 1
+        return boxes
+
+    def joined(self) -> Runs:
+        """The same pixels in the fewest runs: those of one cell that follow on each other become one."""
+        goes_on = (self.starts[1:] == self.stops[:-1]) & (self.index[1:] == self.index[:-1])
+        edge = np.ones(min(self.index.size, 1), bool)
+        first, last = np.concatenate([edge, ~goes_on]), np.concatenate([~goes_on, edge])
+        return Runs(self.index[first], self.starts[first], self.stops[last], self.size)
+
+    def crop(self, cells: NDArray[np.int64], window: Window) -> Runs:
+        """What a window shows of some cells, in its frame; ``index`` is the place in ``cells``.
+
+        Args:
+            cells: (M,) int64, ascending; runs of other cells are not looked at.
+            window: (x0, y0, x1, y1), half open. No run may reach from one column to the next, see :func:`column_runs`.
+        """
+        x0, y0, x1, y1 = window
+        first, last = np.searchsorted(self.index, cells, "left"), np.searchsorted(self.index, cells, "right")
+        counts = last - first
+        own = np.repeat(last - np.cumsum(counts), counts) + np.arange(counts.sum())
+        column, row = np.divmod(self.starts[own], self.size[0])
+        top = np.maximum(row, y0)
+        foot = np.minimum(row + (self.stops - self.starts)[own], y1)
+        shown = (column >= x0) & (column < x1) & (top < foot)
+        index = np.repeat(np.arange(len(cells)), counts)[shown]
+        place = ((column - x0) * (y1 - y0) - y0)[shown]
+        return Runs(index, place + top[shown], place + foot[shown], (y1 - y0, x1 - x0))
 
     def rles(self, count: int) -> list[Rle]:
         """The ``count`` cells as COCO RLEs in the frame of ``size``, as ``pycocotools.mask.encode`` writes them."""
         if count == 0:
             return []
-        height, width = self.size
         bounds = np.searchsorted(self.index, np.arange(count + 1))
-        edges = np.stack([self.starts, self.stops], axis=1).ravel()
-        uncompressed = []
-        for first, last in pairwise(bounds.tolist()):
-            own = edges[2 * first : 2 * last]
-            counts = np.diff(own, prepend=0, append=height * width)
-            uncompressed.append({"size": [height, width], "counts": counts if counts[-1] else counts[:-1]})
-        compressed = mask_util.frPyObjects(uncompressed, height, width)
-        return [{"size": [height, width], "counts": rle["counts"].decode("ascii")} for rle in compressed]
+        # Each cell's edges lie between the frame's first place and its last; the differences are its counts.
+        last = 2 * (np.arange(1, count + 1) + bounds[1:]) - 1
+        edges = np.zeros(2 * (len(self.index) + count), np.int64)
+        place = 2 * (np.arange(len(self.index)) + self.index) + 1
+        edges[place], edges[place + 1], edges[last] = self.starts, self.stops, self.size[0] * self.size[1]
+        counts = np.diff(edges, append=0)
+        kept = np.ones(len(counts), bool)
+        kept[last] = False  # from one cell's end to the next one's beginning
+        kept[last[counts[last - 1] == 0] - 1] = False  # no run of background of length 0 at the end
+        owner = np.repeat(np.arange(count), np.diff(last, prepend=-1))[kept]
+        return [{"size": list(self.size), "counts": text} for text in _format_counts(counts[kept], owner, count)]
+
+
+def _format_counts(counts: NDArray[np.int64], owner: NDArray[np.int64], count: int) -> list[str]:
+    """The text form of ``count`` RLEs, see :func:`decode_runs`, from their counts, which are sorted by ``owner``."""
+    position = np.arange(len(counts)) - np.searchsorted(owner, owner)
+    values = counts.copy()
+    later = np.flatnonzero(position > 2)
+    values[later] -= counts[later - 2]
+    largest = int(np.abs(values).max(initial=0))
+    lengths = np.ones(len(values), np.int64)
+    for bits in range(4, largest.bit_length() + 1, 5):  # n characters hold 5 n bits, the highest of which is the sign
+        lengths += (values >= 1 << bits) | (values < -1 << bits)
+    ends = np.cumsum(lengths)
+    place = np.arange(lengths.sum()) - np.repeat(ends - lengths, lengths)
+    codes = (np.repeat(values, lengths) >> 5 * place) & 0x1F
+    codes[place < np.repeat(lengths, lengths) - 1] |= 0x20
+    text = (codes + 48).astype(np.uint8).tobytes().decode("ascii")
+    bounds = np.append(0, ends)[np.searchsorted(owner, np.arange(count + 1))]
+    return [text[first:last] for first, last in pairwise(bounds.tolist())]
 
 
 def _runs_of_values(
@@ -105,6 +156,12 @@ class EncodedLabels:
     areas: NDArray[np.int64]
     rles: list[Rle]
 
+    @classmethod
+    def of(cls, ids: NDArray[np.int64], runs: Runs) -> EncodedLabels:
+        """The cells ``ids`` from their runs; ``runs.index`` is the place in ``ids``."""
+        count, runs = len(ids), runs.joined()
+        return cls(ids, runs.bboxes(count), runs.areas(count), runs.rles(count))
+
     def __len__(self) -> int:
         return len(self.ids)
 
@@ -119,12 +176,47 @@ def encode_label_map(label_map: NDArray[np.integer[Any]]) -> EncodedLabels:
     >>> encoded.ids.tolist(), encoded.areas.tolist(), encoded.boxes.tolist()
     ([7], [3], [[0, 0, 2, 2]])
     """
+    return EncodedLabels.of(*column_runs(label_map))
+
+
+def column_runs(label_map: NDArray[np.integer[Any]]) -> tuple[NDArray[np.int64], Runs]:
+    """The (N,) values of a (H, W) label map, ascending and without 0, and these cells' runs, each within one column.
+
+    The one pass over the pixels compares each row with the next, in the order in which they lie in memory (in
+    column-major order it would take three times as long); all else is work on the few places where they differ.
+    """
     height, width = label_map.shape
-    runs = _runs_of_values(label_map.T.reshape(-1), (height, width))
-    ids, index = np.unique(runs.index, return_inverse=True)
-    runs = Runs(index.astype(np.int64), runs.starts, runs.stops, runs.size)
-    count = len(ids)
-    return EncodedLabels(ids, runs.bboxes(count), runs.areas(count), runs.rles(count))
+    changes = np.flatnonzero(label_map[1:] != label_map[:-1])
+    row = changes // max(width, 1)
+    column = changes - row * width
+    above, below = label_map[row, column], label_map[row + 1, column]
+    head, foot = np.flatnonzero(label_map[:1]), np.flatnonzero(label_map[-1:])
+    place = column * height + row + 1
+    starts = np.concatenate([head * height, place[below != 0]])
+    stops = np.concatenate([place[above != 0], (foot + 1) * height])
+    # Both are sorted by row. In column-major order each run's end comes before the next one's start: that pairs them.
+    order = _argsort(np.concatenate([head, column[below != 0]]))
+    stop_order = _argsort(np.concatenate([column[above != 0], foot]))
+    ids, index = _compact(np.concatenate([label_map[0, head], below[below != 0]])[order])
+    by_cell = _argsort(index)
+    return ids, Runs(index[by_cell], starts[order][by_cell], stops[stop_order][by_cell], (height, width))
+
+
+def _argsort(values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The stable order of values >= 0; of values below 2 ** 16 NumPy sorts the digits, some ten times as fast."""
+    fits = values.max(initial=0) < 2**16
+    return np.argsort(values.astype(np.uint16) if fits else values, kind="stable")
+
+
+def _compact(values: NDArray[np.integer[Any]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """``np.unique`` with its inverse; ids that are not much larger than their number need no sorting."""
+    if values.size and 0 <= values.min() and values.max() < 4 * values.size:
+        there = np.zeros(int(values.max()) + 1, bool)
+        places = values.astype(np.int64)
+        there[places] = True
+        return np.flatnonzero(there), (np.cumsum(there) - 1)[places]
+    ids, index = np.unique(values, return_inverse=True)
+    return ids.astype(np.int64), index.astype(np.int64)
 
 
 def encode_crops(masks: Sequence[NDArray[np.bool_]], origins: NDArray[np.int64], size: tuple[int, int]) -> list[Rle]:

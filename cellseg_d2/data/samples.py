@@ -1,22 +1,43 @@
-"""The input layout: ``ROOT/train/<id>/image.tif`` beside ``class<k>.tif``, and test images with their ids."""
+"""The input layout: ``ROOT/train/<id>/image.tif`` beside ``class<k>.tif``, and test images with their ids.
+
+A sample may also have an ``ignore.tif``: a label map of regions, such as a pathologist's "ambiguous", in which no class
+is rewarded or punished.
+"""
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cellseg_d2.data.tiff import read_image, read_label_map
+from cellseg_d2.data.coco_json import read_json
+from cellseg_d2.data.labels import LabelLayer
+from cellseg_d2.data.tiff import MAX_PIXELS, read_image, read_label_map
 from cellseg_d2.errors import CellSegError
 
 TEST_FOLDER = "test_release"
 TEST_IDS = "test_image_name_to_ids.json"
+_OTHER_FILE = re.compile(r"(image|ignore)\.tiff?", re.IGNORECASE)
 _CLASS_FILE = re.compile(r"class([1-9]\d*)\.tiff?", re.IGNORECASE)
+
+
+class Source(Protocol):
+    """One labelled image, wherever it comes from."""
+
+    @property
+    def id(self) -> str:
+        """Names the image among all of a dataset."""
+
+    @property
+    def image(self) -> Path:
+        """The image's file."""
+
+    def read(self, rule: str, max_pixels: int, class_count: int) -> tuple[NDArray[np.uint8], list[LabelLayer]]:
+        """The image, (H, W, 3) uint8 RGB, and its cells."""
 
 
 @dataclass(frozen=True)
@@ -26,23 +47,29 @@ class Sample:
     id: str
     image: Path
     labels: dict[int, Path]
+    ignore: Path | None = None
 
-    def read(self, rule: str) -> tuple[NDArray[np.uint8], dict[int, NDArray[np.int32]]]:
-        """The image, (H, W, 3) uint8 RGB, and one (H, W) int32 label map a class.
+    def read(self, rule: str, max_pixels: int, class_count: int) -> tuple[NDArray[np.uint8], list[LabelLayer]]:
+        """The image, (H, W, 3) uint8 RGB, and one layer a label file.
 
         Raises:
             CellSegError: a file cannot be read, or a label map is not of the image's size.
         """
-        image = read_image(self.image, rule)
-        label_maps = {}
-        for number, path in self.labels.items():
-            label_map = read_label_map(path)
-            if label_map.shape != image.shape[:2]:
-                raise CellSegError(
-                    f"{path}: is {_size(label_map.shape)}, its image.tif {_size(image.shape)}; they must be of one size"
-                )
-            label_maps[number] = label_map
-        return image, label_maps
+        image = read_image(self.image, rule, max_pixels)
+        files = [((number,), path) for number, path in sorted(self.labels.items())]
+        layers = [LabelLayer(numbers, self._read_labels(path, image, max_pixels)) for numbers, path in files]
+        if self.ignore is not None:
+            every_class = tuple(range(1, class_count + 1))
+            layers.append(LabelLayer(every_class, self._read_labels(self.ignore, image, max_pixels), crowd=True))
+        return image, layers
+
+    def _read_labels(self, path: Path, image: NDArray[np.uint8], max_pixels: int) -> NDArray[np.int32]:
+        labels = read_label_map(path, max_pixels)
+        if labels.shape != image.shape[:2]:
+            raise CellSegError(
+                f"{path}: is {_size(labels.shape)}, its image.tif {_size(image.shape)}; they must be of one size"
+            )
+        return labels
 
 
 @dataclass(frozen=True)
@@ -61,13 +88,13 @@ class TestImage:
     path: Path
     size: tuple[int, int] | None = None
 
-    def read(self, rule: str) -> NDArray[np.uint8]:
+    def read(self, rule: str, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
         """The image, (H, W, 3) uint8 RGB.
 
         Raises:
             CellSegError: the file cannot be read, or is not of the size that the id file states.
         """
-        image = read_image(self.path, rule)
+        image = read_image(self.path, rule, max_pixels)
         if self.size is not None and image.shape[:2] != self.size:
             raise CellSegError(f"{self.path}: is {_size(image.shape)}, the id file says {_size(self.size)}; correct it")
         return image
@@ -90,20 +117,19 @@ def find_samples(root: Path) -> tuple[list[Sample], list[Path]]:
             unknown.append(entry)
             continue
         labels: dict[int, Path] = {}
-        images: list[Path] = []
+        others: dict[str, Path] = {}
         for file in sorted(entry.iterdir()):
             if match := _CLASS_FILE.fullmatch(file.name):
                 first = labels.setdefault(int(match[1]), file)
-            elif file.name.lower() in ("image.tif", "image.tiff"):
-                images.append(file)
-                first = images[0]
+            elif match := _OTHER_FILE.fullmatch(file.name):
+                first = others.setdefault(match[1].lower(), file)
             else:
                 unknown.append(file)
                 continue
             if first != file:
                 raise CellSegError(f"{file}: is there beside {first.name}; keep one of the two")
-        image = images[0] if images else entry / "image.tif"  # its absence is reported when the sample is read
-        samples.append(Sample(entry.name, image, labels))
+        image = others.get("image", entry / "image.tif")  # its absence is reported when the sample is read
+        samples.append(Sample(entry.name, image, labels, others.get("ignore")))
     if not samples:
         raise CellSegError(f"{folder}: holds no samples; put each image in {folder}/<id>/image.tif")
     return samples, unknown
@@ -164,11 +190,9 @@ def read_image_ids(path: Path) -> list[tuple[str, int, tuple[int, int] | None]]:
         CellSegError: no such file, not JSON, of another form, a name or id twice, or a name that is a path.
     """
     try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         entries = [(entry["file_name"], entry["id"], entry.get("height"), entry.get("width")) for entry in content]
-    except OSError as error:
-        raise CellSegError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (TypeError, KeyError, AttributeError) as error:
         raise CellSegError(f'{path}: is not a JSON list of {{"file_name": ..., "id": ...}} entries') from error
     for name, number, height, width in entries:
         if not isinstance(name, str) or not isinstance(number, int) or Path(name).name != name:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 import logging
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+
+from cellseg_d2.errors import CellSegError
 
 logger = logging.getLogger(__name__)
 
@@ -73,3 +79,73 @@ def _repair(val: set[str], having: Mapping[int, list[str]]) -> None:
             if complete(moved) > complete(val):
                 val.symmetric_difference_update({image})
                 break
+
+
+@dataclass(frozen=True)
+class SplitFile:
+    """What a user's CSV says of each image.
+
+    Attributes:
+        parts: image id -> ``train`` or ``val``; empty where the file names groups only.
+        groups: image id -> group, such as the patient, that must not be on both sides; empty where it names none.
+    """
+
+    parts: dict[str, str]
+    groups: dict[str, str]
+
+
+def read_split_file(path: Path, ids: Collection[str]) -> SplitFile:
+    """Reads a CSV with the columns ``id``, ``split`` and, optionally, ``group``.
+
+    ``split`` is ``train`` or ``val`` in every row, or left empty in every row: then the groups are dealt out.
+
+    Args:
+        path: the CSV, with a header.
+        ids: of all images; the file must have each of them once.
+
+    Raises:
+        CellSegError: a column is missing, an image is missing, unknown or twice, a value is another, or a group is on
+            both sides.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = [{key: (value or "").strip() for key, value in row.items() if key} for row in csv.DictReader(file)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise CellSegError(f"{path}: cannot be read as CSV ({error})") from error
+    if not rows or not {"id", "split"} <= set(rows[0]):
+        raise CellSegError(f"{path}: needs a header with the columns id,split or id,split,group, and rows")
+    counts = Counter(row["id"] for row in rows)
+    wrong = [f"{name!r} is there twice" for name, count in counts.items() if count > 1]
+    wrong += [f"{name!r} is no image of the input" for name in counts if name not in ids]
+    wrong += [f"{name!r} has no row" for name in sorted(ids) if name not in counts]
+    parts = {row["id"]: row["split"] for row in rows}
+    groups = {row["id"]: row["group"] for row in rows if row.get("group")}
+    values = set(parts.values())
+    if values != {""} and not values <= {"train", "val"}:
+        wrong.append(f"split is {sorted(values)}; write train or val in every row, or nothing in any")
+    if values == {""} and len(groups) != len(parts):
+        wrong.append("split is empty, so every row needs a group")
+    if values != {""}:
+        for group in sorted(set(groups.values())):
+            if len({parts[image] for image, own in groups.items() if own == group}) > 1:
+                wrong.append(f"group {group!r} is in train and in val")
+    if wrong:
+        raise CellSegError(f"{path}: {wrong[0]}{f' ({len(wrong)} mistakes)' if len(wrong) > 1 else ''}")
+    return SplitFile({} if values == {""} else parts, groups)
+
+
+def split_images(
+    cells: Mapping[str, Mapping[int, int]], val_fraction: float, seed: int, file: SplitFile | None = None
+) -> tuple[list[str], list[str]]:
+    """:func:`stratified_split`, or the user's own: its parts as they are, or its groups dealt out as wholes."""
+    if file is None:
+        return stratified_split(cells, val_fraction, seed)
+    parts = file.parts
+    if not parts:
+        members: dict[str, Counter[int]] = {}
+        for image, counts in cells.items():
+            members.setdefault(file.groups[image], Counter()).update(counts)
+        _, val_groups = stratified_split(members, val_fraction, seed)
+        parts = {image: "val" if file.groups[image] in val_groups else "train" for image in cells}
+    train = sorted(image for image in cells if parts[image] == "train")
+    return train, sorted(image for image in cells if parts[image] == "val")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tifffile
@@ -78,6 +78,36 @@ class IntensityRule:
         scaled = (np.asarray(image, kind) - low) * (255 / (high - low))
         result: NDArray[np.uint8] = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
         return result
+
+
+class PixelFormat(NamedTuple):
+    """What a file's pixels are, before any scaling.
+
+    Attributes:
+        dtype: numpy's name.
+        bits: of one value, as the file states them; fewer than the type's where a camera fills 12 of 16, say.
+        channels: values a pixel.
+    """
+
+    dtype: str
+    bits: int
+    channels: int
+
+
+def describe(path: str | Path) -> PixelFormat:
+    """The pixel format of a TIFF that :func:`read_image` reads, from its header alone.
+
+    Raises:
+        CellSegError: the header cannot be read.
+    """
+    try:
+        with _tifffile_silent(), tifffile.TiffFile(path) as file:
+            series = file.series[0]
+            channel_axis = next((axis for axis in "SC" if axis in series.axes), None)
+            channels = 1 if channel_axis is None else series.shape[series.axes.index(channel_axis)]
+            return PixelFormat(str(series.dtype), int(series.keyframe.bitspersample), int(channels))
+    except Exception as error:  # as in _read
+        raise CellSegError(f"{path}: cannot be read as a TIFF ({_one_line(error)}); export it again") from error
 
 
 @dataclass(frozen=True)

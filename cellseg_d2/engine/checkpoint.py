@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 from typing import Any
 
 import torch
@@ -56,6 +57,19 @@ class CellCheckpointer(DetectionCheckpointer):
         if name != BEST_NAME:
             self.tag_last_checkpoint(f"{name}.pth")
 
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        """A file in the form that Detectron2 goes on with; only kinds that cannot run code are opened."""
+        if filename.endswith(".pkl"):
+            content = load_pickle(filename)
+            if "model" in content and "__author__" in content:
+                return content  # Detectron2's model zoo
+            weights = content.get("blobs", content)  # Caffe2's and Detectron's, as the zoo's ImageNet weights
+            weights = {name: value for name, value in weights.items() if not name.endswith("_momentum")}
+            return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
+        if not filename.endswith((".pth", ".pt")):
+            raise CellSegError(f"{filename}: only .pth, .pt and .pkl files are opened as weights")
+        return super()._load_file(filename)
+
     def _torch_load(self, f: str) -> dict[str, Any]:
         return load_file(f)
 
@@ -87,6 +101,40 @@ def load_file(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise CellSegError(
             f"{path}: is no checkpoint of tensors ({type(error).__name__}: {' '.join(str(error).split())[:100]})"
         ) from error
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Admits what the model zoo's files are made of, numpy arrays in built-in containers, and nothing else."""
+
+    ALLOWED = frozenset(
+        (f"{module}.{name}")
+        for module in ("numpy.core.multiarray", "numpy._core.multiarray", "numpy", "_codecs", "collections")
+        for name in ("_reconstruct", "scalar", "ndarray", "dtype", "encode", "OrderedDict")
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        """The class or function that a pickle asks for."""
+        if f"{module}.{name}" not in self.ALLOWED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        return super().find_class(module, name)
+
+
+def load_pickle(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The content of a ``.pkl`` file of Detectron2's model zoo.
+
+    Raises:
+        CellSegError: no such file, or it holds more than numpy arrays and built-in containers.
+    """
+    try:
+        with open(path, "rb") as file:
+            content = _ArraysOnly(file, encoding="latin1").load()
+    except FileNotFoundError as error:
+        raise CellSegError(f"{path}: there is no such file") from error
+    except Exception as error:  # a damaged pickle raises anything
+        raise CellSegError(f"{path}: is no file of weights ({type(error).__name__}: {error})") from error
+    if not isinstance(content, dict):
+        raise CellSegError(f"{path}: is no file of weights, but a {type(content).__name__}")
+    return content
 
 
 def checkpoint_cfg(path: str | os.PathLike[str]) -> CfgNode:

@@ -89,7 +89,11 @@ def resolve(cfg: CfgNode) -> None:
             f"MODEL.ROI_HEADS.NUM_CLASSES is {cfg.MODEL.ROI_HEADS.NUM_CLASSES}, but {cfg.DATASETS.TRAIN[0]} has "
             f"{len(class_names)} classes; leave it 0 to take the dataset's"
         )
-    cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(class_names)
+    if cfg.CELLSEG.IGNORE_CROWD and cfg.MODEL.PROPOSAL_GENERATOR.NAME == "RPN":
+        raise CellSegError(
+            "CELLSEG.IGNORE_CROWD needs MODEL.PROPOSAL_GENERATOR.NAME CellRPN; Detectron2's RPN would look for crowds"
+        )
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.POINT_HEAD.NUM_CLASSES = len(class_names)
     cfg.CELLSEG.CLASS_NAMES = class_names
     cfg.CELLSEG.INTENSITY_RULE = metadata.get("intensity_rule", cfg.CELLSEG.INTENSITY_RULE)
     if cfg.SOLVER.MAX_ITER <= 0:

@@ -16,8 +16,10 @@ from detectron2.utils import comm
 from torch.nn.parallel import DistributedDataParallel
 
 from cellseg_d2.data.mapper import CellDatasetMapper, from_model_input
+from cellseg_d2.data.stream import build_stream
 from cellseg_d2.engine.checkpoint import CellCheckpointer
 from cellseg_d2.engine.hooks import BestCheckpoint
+from cellseg_d2.errors import CellSegError
 from cellseg_d2.evaluation.coco import CellCOCOEvaluator
 from cellseg_d2.inference.predictor import WholeImagePredictor
 
@@ -35,9 +37,10 @@ class CellTrainer(DefaultTrainer):
         """
         TrainerBase.__init__(self)
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+        self.stream_seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
-        data_loader = self.build_train_loader(cfg)
+        data_loader = self.build_train_loader(cfg, self.stream_seed)
         device_ids = [comm.get_local_rank()] if cfg.MODEL.DEVICE.startswith("cuda") else None
         model = create_ddp_model(model, broadcast_buffers=False, device_ids=device_ids)
         self._trainer = (AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer)(model, data_loader, optimizer)
@@ -50,16 +53,59 @@ class CellTrainer(DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
-        """Detectron2's ``build_model``, and a line that says how large the model is."""
+        """Detectron2's ``build_model``, and a line that says how large the model is.
+
+        Raises:
+            CellSegError: it has more than CELLSEG.MAX_PARAMETERS.
+        """
         model = super().build_model(cfg)
-        logger.info("the model has %.1f M parameters", count_parameters(model) / 1e6)
+        count = count_parameters(model)
+        logger.info("the model has %.1f M parameters", count / 1e6)
+        if count > cfg.CELLSEG.MAX_PARAMETERS:
+            parts = ", ".join(f"{name} {count_parameters(part) / 1e6:.1f} M" for name, part in model.named_children())
+            limit = cfg.CELLSEG.MAX_PARAMETERS / 1e6
+            raise CellSegError(
+                f"the model has {count / 1e6:.1f} M parameters ({parts}), over the limit of {limit:.1f} M"
+            )
         return model
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode):
-        """Training tiles through :class:`CellDatasetMapper`."""
+    def build_train_loader(cls, cfg: CfgNode, seed: int = 0, start: int = 0):
+        """Training tiles through :class:`CellDatasetMapper`.
+
+        Args:
+            cfg: DATASETS.TRAIN, DATALOADER, INPUT and CELLSEG are used.
+            seed: of the order of the tiles and of their augmentations.
+            start: tiles that were trained on before, over all processes.
+        """
         cv2.setNumThreads(0)  # the loader's workers are forked: one thread each, and no lock of OpenCV's pool
-        return build_detection_train_loader(cfg, mapper=CellDatasetMapper(cfg, is_train=True))
+        dataset, sampler = build_stream(cfg, seed, start)
+        mapper = CellDatasetMapper(cfg, is_train=True)
+        # a seed of its own: else the loader would draw one from the state that the model's sampling draws from
+        return build_detection_train_loader(cfg, mapper=mapper, dataset=dataset, sampler=sampler, seed=seed)
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Loads weights, and on a resume all that makes the run go on as if it had not been stopped.
+
+        On one process, on a CPU and with the same number of processes that is exact: the order of the tiles, their
+        augmentations and torch's random state are those of the unbroken run.
+        """
+        super().resume_or_load(resume)
+        if self.start_iter:
+            used = self.start_iter * self.cfg.SOLVER.IMS_PER_BATCH
+            logger.info("going on at iteration %d, after %d tiles", self.start_iter, used)
+            self._trainer.reset_data_loader(lambda: self.build_train_loader(self.cfg, self.stream_seed, used))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Detectron2's state, and what the stream of samples and the random numbers go on from."""
+        return {**super().state_dict(), "stream_seed": self.stream_seed, "torch_rng": torch.get_rng_state()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes up from a checkpoint; one of Detectron2's own has no stream to go on from."""
+        super().load_state_dict(state_dict)
+        self.stream_seed = state_dict.get("stream_seed", self.stream_seed)
+        if "torch_rng" in state_dict and comm.is_main_process():  # the others were seeded apart, and stay so
+            torch.set_rng_state(state_dict["torch_rng"])
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):

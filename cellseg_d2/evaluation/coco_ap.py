@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
+from cellseg_d2.data.coco_json import read_json
 from cellseg_d2.errors import CellSegError
 
 AREAS = {"APs": "small", "APm": "medium", "APl": "large"}
@@ -76,22 +76,13 @@ def score_files(
     Raises:
         CellSegError: a file cannot be read or is of another form.
     """
-    truth, detections = _read(ground_truth), _read(results)
+    truth, detections = read_json(ground_truth), read_json(results)
     if not isinstance(truth, dict) or not {"images", "annotations", "categories"} <= set(truth):
         raise CellSegError(f"{ground_truth}: is no COCO dataset with images, annotations and categories")
     needed = {"image_id", "category_id", "score"}
     if not isinstance(detections, list) or not all(isinstance(r, dict) and needed <= set(r) for r in detections):
         raise CellSegError(f"{results}: is no list of COCO results")
     return {task: average_precision(truth, detections, task, max_detections) for task in tasks}
-
-
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CellSegError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise CellSegError(f"{path}: is not JSON ({error})") from error
 
 
 def _mean(precision: np.ndarray[Any, Any]) -> float:

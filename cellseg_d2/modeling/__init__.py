@@ -1,5 +1,14 @@
 """Backbones and heads that Detectron2 lacks; importing this package registers them."""
 
 from cellseg_d2.modeling.efficientnet_lite import build_efficientnet_lite0_fpn_backbone
+from cellseg_d2.modeling.point_rend import CellPointRendMaskHead
+from cellseg_d2.modeling.roi_heads import CellCascadeROIHeads, CellROIHeads
+from cellseg_d2.modeling.rpn import CellRPN
 
-__all__ = ["build_efficientnet_lite0_fpn_backbone"]
+__all__ = [
+    "CellCascadeROIHeads",
+    "CellPointRendMaskHead",
+    "CellROIHeads",
+    "CellRPN",
+    "build_efficientnet_lite0_fpn_backbone",
+]

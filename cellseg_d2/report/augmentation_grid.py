@@ -52,6 +52,6 @@ def _ground_truth(instances: Instances) -> CellInstances:
     """A training sample's cells; its masks are cropped to their boxes."""
     boxes = instances.gt_boxes.tensor.numpy()
     places = boxes.astype(np.int64)
-    masks = [mask[y0:y1, x0:x1] for mask, (x0, y0, x1, y1) in zip(instances.gt_masks.tensor.numpy(), places)]
+    masks = [mask[y0:y1, x0:x1].numpy() for mask, (x0, y0, x1, y1) in zip(instances.gt_masks, places)]
     scores = np.ones(len(boxes), np.float32)
     return CellInstances(instances.image_size, boxes, scores, instances.gt_classes.numpy(), masks, places[:, :2])

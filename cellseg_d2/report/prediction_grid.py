@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,9 +9,9 @@ from typing import Any
 
 import cv2
 
+from cellseg_d2.data.coco_json import read_json
 from cellseg_d2.data.samples import TestImage
 from cellseg_d2.data.tiff import INTENSITY_RULE
-from cellseg_d2.errors import CellSegError
 from cellseg_d2.export.overlay import draw_grid, draw_overlay
 from cellseg_d2.instances import CellInstances
 
@@ -39,9 +38,11 @@ def write_prediction_grid(
     Raises:
         CellSegError: a file cannot be read or is of another form.
     """
-    layers = [_by_image([result for result in _read(results) if result["score"] >= score_threshold])]
+    layers = [_by_image([result for result in read_json(results) if result["score"] >= score_threshold])]
     if ground_truth is not None:
-        layers.insert(0, _by_image([cell for cell in _read(ground_truth)["annotations"] if not cell.get("iscrowd")]))
+        layers.insert(
+            0, _by_image([cell for cell in read_json(ground_truth)["annotations"] if not cell.get("iscrowd")])
+        )
     pictures = []
     for image_file in images:
         image = image_file.read(rule)
@@ -66,10 +67,3 @@ def _by_image(cells: Sequence[dict[str, Any]]) -> defaultdict[int, list[dict[str
     for cell in cells:
         found[cell["image_id"]].append(cell)
     return found
-
-
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CellSegError(f"{path}: cannot be read as JSON ({' '.join(str(error).split())[:100]})") from error

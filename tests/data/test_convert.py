@@ -25,7 +25,8 @@ from hypothesis import strategies as st
 from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
 
-from cellseg_d2.data.convert import ConvertOptions, convert
+from cellseg_d2.data.convert import convert
+from cellseg_d2.data.options import ConvertOptions
 from cellseg_d2.data.tiff import read_image, read_label_map
 from cellseg_d2.errors import CellSegError
 
@@ -517,5 +518,5 @@ def test_no_worker_is_refused(small_root, tmp_path, workers):
 
 def test_too_few_class_names_are_refused(small_root, tmp_path):
     write_sample(small_root, "c", np.zeros((9, 9), np.uint8), {2: np.eye(9, dtype=np.uint8)})
-    with pytest.raises(CellSegError, match=r"1 class names are given, but there is a class2\.tif; name all classes"):
+    with pytest.raises(CellSegError, match=r"1 class names are given, but there are 2 classes; name all of them"):
         convert(small_root, tmp_path / "out", ConvertOptions(class_names=("A",)))

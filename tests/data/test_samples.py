@@ -8,7 +8,7 @@ import tifffile
 from drawing import write_sample, write_test_images
 
 from cellseg_d2.data.samples import find_samples, find_test_images, list_images, read_image_ids
-from cellseg_d2.data.tiff import INTENSITY_RULE
+from cellseg_d2.data.tiff import INTENSITY_RULE, MAX_PIXELS
 from cellseg_d2.errors import CellSegError
 
 IMAGE = np.zeros((6, 8, 3), np.uint8)
@@ -37,9 +37,20 @@ def test_samples_come_by_id_with_their_label_files(tmp_path):
     samples, unknown = find_samples(tmp_path)
     assert [(sample.id, sorted(sample.labels)) for sample in samples] == [("a", [12]), ("b", [1, 2]), ("c", [])]
     assert unknown == []
-    image, label_maps = samples[1].read(INTENSITY_RULE)
+    image, layers = samples[1].read(INTENSITY_RULE, MAX_PIXELS, 12)
     assert image.shape == (6, 8, 3)
-    assert all(np.array_equal(label_map, CELLS) for label_map in label_maps.values())
+    assert [(layer.categories, layer.crowd) for layer in layers] == [((1,), False), ((2,), False)]
+    assert all(np.array_equal(layer.labels, CELLS) for layer in layers)
+
+
+def test_regions_to_ignore_are_of_every_class(tmp_path):
+    folder = write_sample(tmp_path, "a", IMAGE, {2: CELLS})
+    (folder / "class2.tif").rename(folder / "Ignore.tif")
+    (sample,), unknown = find_samples(tmp_path)
+    assert (sample.labels, unknown) == ({}, [])
+    _, (layer,) = sample.read(INTENSITY_RULE, MAX_PIXELS, 3)
+    assert (layer.categories, layer.crowd) == ((1, 2, 3), True)
+    assert np.array_equal(layer.labels, CELLS)
 
 
 @pytest.mark.parametrize("name", ["image.tiff", "IMAGE.TIF", "Image.Tiff"])
@@ -89,14 +100,14 @@ def test_a_sample_without_its_image_is_refused_when_it_is_read(tmp_path):
     (folder / "image.tif").unlink()
     (sample,), _ = find_samples(tmp_path)
     with pytest.raises(CellSegError, match=r"train/a/image\.tif: there is no such file"):
-        sample.read(INTENSITY_RULE)
+        sample.read(INTENSITY_RULE, MAX_PIXELS, 2)
 
 
 def test_labels_of_another_size_than_the_image_are_refused(tmp_path):
     write_sample(tmp_path, "a", IMAGE, {1: CELLS, 2: CELLS.T})
     (sample,), _ = find_samples(tmp_path)
     with pytest.raises(CellSegError, match=r"class2\.tif: is 8 x 6, its image\.tif 6 x 8; they must be of one size"):
-        sample.read(INTENSITY_RULE)
+        sample.read(INTENSITY_RULE, MAX_PIXELS, 2)
 
 
 # Test images and their ids
@@ -177,7 +188,7 @@ def test_a_source_without_images_is_refused(tmp_path, make):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        pytest.param("{", "is not a JSON list", id="not JSON"),
+        pytest.param("{", "is not JSON", id="not JSON"),
         pytest.param({"images": []}, "is not a JSON list", id="an object"),
         pytest.param(["a.tif"], "is not a JSON list", id="names alone"),
         pytest.param([{"file_name": "a.tif"}], "is not a JSON list", id="no id"),

@@ -8,7 +8,8 @@ from drawing import drawn
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cellseg_d2.data.split import stratified_split
+from cellseg_d2.data.split import SplitFile, read_split_file, split_images, stratified_split
+from cellseg_d2.errors import CellSegError
 
 ids = st.text("abcdef012", min_size=1, max_size=4)
 images = st.dictionaries(ids, st.dictionaries(st.integers(1, 4), st.integers(0, 50)), min_size=1, max_size=14)
@@ -121,3 +122,63 @@ def test_images_without_a_cell_are_split_too():
 def test_another_seed_gives_another_split():
     cells = {str(number): {1: 1} for number in range(40)}
     assert len({tuple(stratified_split(cells, 0.25, seed)[1]) for seed in range(10)}) == 10
+
+
+def write_csv(folder, text):
+    (folder / "split.csv").write_text(text)
+    return folder / "split.csv"
+
+
+CELLS_BY_IMAGE = {name: {1: 5} for name in "abcdef"}
+
+
+def test_a_users_split_is_taken_as_it_is(tmp_path):
+    path = write_csv(
+        tmp_path, "id,split\n" + "".join(f"{name},{'val' if name in 'be' else 'train'}\n" for name in "fedcba")
+    )
+    own = read_split_file(path, CELLS_BY_IMAGE)
+    assert split_images(CELLS_BY_IMAGE, 0.2, 42, own) == (["a", "c", "d", "f"], ["b", "e"])
+
+
+@drawn
+@given(st.lists(st.sampled_from("xyz"), min_size=6, max_size=6), st.integers(0, 9))
+def test_a_patient_is_never_on_both_sides(groups, seed):
+    own = SplitFile({}, dict(zip("abcdef", groups)))
+    train, val = split_images(CELLS_BY_IMAGE, 0.4, seed, own)
+    assert sorted(train + val) == list("abcdef")
+    assert not {own.groups[name] for name in train} & {own.groups[name] for name in val}
+    assert bool(val) == (len(set(groups)) > 1)
+
+
+def test_a_file_from_a_spreadsheet_is_read(tmp_path):
+    (tmp_path / "split.csv").write_bytes("\ufeffid,split,group\r\na, train ,p1\r\nb,val,p2\r\n".encode())
+    own = read_split_file(tmp_path / "split.csv", ["a", "b"])
+    assert own == SplitFile({"a": "train", "b": "val"}, {"a": "p1", "b": "p2"})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name,part\na,train\n", "needs a header with the columns id,split"),
+        ("id,split\n", "needs a header with the columns id,split"),
+        ("id,split\na,train\nb,test\n", "write train or val in every row"),
+        ("id,split\na,train\nb,\n", "write train or val in every row"),
+        ("id,split\na,\nb,\n", "every row needs a group"),
+        ("id,split\na,train\n", "'b' has no row"),
+        ("id,split\na,train\nb,val\nc,val\n", "'c' is no image of the input"),
+        ("id,split\na,train\nb,val\na,val\n", "'a' is there twice"),
+        ("id,split,group\na,train,p1\nb,val,p1\n", "group 'p1' is in train and in val"),
+    ],
+    ids=["header", "no rows", "value", "half empty", "no group", "missing", "unknown", "twice", "group"],
+)
+def test_a_split_that_does_not_fit_is_named(text, message, tmp_path):
+    path = write_csv(tmp_path, text)
+    with pytest.raises(CellSegError) as caught:
+        read_split_file(path, ["a", "b"])
+    assert str(caught.value).startswith(f"{path}: ")
+    assert message in str(caught.value)
+
+
+def test_a_split_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(CellSegError, match=r"nowhere.csv: cannot be read"):
+        read_split_file(tmp_path / "nowhere.csv", ["a"])

@@ -1,7 +1,9 @@
+import collections
 import logging
 import os
 import pickle
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -82,3 +84,42 @@ def test_a_checkpoint_without_a_config_says_what_to_do(tmp_path):
         checkpoint_cfg(tmp_path / "foreign.pth")
     with pytest.raises(CellSegError, match="no such checkpoint"):
         checkpoint_cfg(tmp_path / "nowhere.pth")
+
+
+def write_pickle(path, content):
+    with open(path, "wb") as file:
+        pickle.dump(content, file)
+    return str(path)
+
+
+@pytest.mark.parametrize("form", ["zoo", "caffe2", "imagenet"])
+def test_the_model_zoos_files_are_read(form, tmp_path):
+    weights = {"body.weight": np.ones((5, 3), np.float32), "body.bias": np.zeros(5, np.float32)}
+    content = {
+        "zoo": {"model": weights, "__author__": "Detectron2 Model Zoo"},
+        "caffe2": {"blobs": {**weights, "body.weight_momentum": np.zeros(1)}},
+        "imagenet": collections.OrderedDict(weights),
+    }[form]
+    model = _model(2)
+    CellCheckpointer(model, _cfg(tmp_path), strict=False).load(write_pickle(tmp_path / "model.pkl", content))
+    assert (model["body"].weight == 1).all()
+
+
+def test_a_pickle_that_would_run_code_is_refused_unrun(tmp_path):
+    class Hostile:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    path = write_pickle(tmp_path / "model.pkl", {"model": {}, "__author__": Hostile()})
+    with pytest.raises(
+        CellSegError, match=r"model.pkl: is no file of weights \(UnpicklingError: it asks for .*mkdir\)"
+    ):
+        CellCheckpointer(_model(2), _cfg(tmp_path), strict=False).load(path)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(("name", "message"), [("a.pyth", "only .pth"), ("a.pkl", "is no file of weights")])
+def test_other_kinds_of_files_are_refused(name, message, tmp_path):
+    (tmp_path / name).write_bytes(b"not weights")
+    with pytest.raises(CellSegError, match=message):
+        CellCheckpointer(_model(2), _cfg(tmp_path), strict=False).load(str(tmp_path / name))

@@ -13,6 +13,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from cellseg_d2.data.coco_json import annotate, dataset
+from cellseg_d2.data.labels import LabelLayer
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.evaluation.coco_ap import average_precision, score_files
 
@@ -26,7 +27,7 @@ def draw_case(seed, cells=20, side=64, detections=1.5, ties=False, crowds=True):
     for image_id in (4, 9, 12):
         maps = {number: discs(rng, side, side, cells if image_id != 12 else 0) for number in (1, 2)}
         images.append({"id": image_id, "file_name": f"{image_id}.png", "height": side, "width": side})
-        own = annotate(maps, (0, 0, side, side))
+        own = annotate([LabelLayer((number,), cells) for number, cells in maps.items()], (0, 0, side, side))
         for annotation in own:
             annotation["iscrowd"] = int(crowds and rng.random() < 0.15)
         annotations.append(own)

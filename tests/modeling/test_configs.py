@@ -1,18 +1,22 @@
 import pytest
 import torch
 from detectron2.modeling import build_model
-from detectron2.structures import BitMasks, Instances
+from detectron2.structures import Instances
 from detectron2.utils.events import EventStorage
 
 import cellseg_d2.modeling  # noqa: F401  (registers the laptop model's backbone)
 from cellseg_d2.config import config_names, get_cfg
 from cellseg_d2.engine.trainer import count_parameters
+from cellseg_d2.inference.predictor import to_cell_instances
+from cellseg_d2.structures import LabelMasks
 
 MODELS = [name for name in config_names() if not name.startswith("Base")]
 
 
 def _small_cfg(name):
     cfg = get_cfg(name, ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "MODEL.ROI_HEADS.NUM_CLASSES", "4"])
+    cfg.TEST.DETECTIONS_PER_IMAGE = 3
+    cfg.MODEL.POINT_HEAD.NUM_CLASSES = 4
     # From random weights frozen statistics make activations explode: this is about the config, not about the weights.
     if "RESNETS" in cfg.MODEL and cfg.MODEL.BACKBONE.NAME == "build_resnet_fpn_backbone":
         cfg.MODEL.RESNETS.NORM, cfg.MODEL.BACKBONE.FREEZE_AT = "BN", 0
@@ -26,17 +30,22 @@ def test_every_config_builds_within_the_parameter_limit_and_trains_a_step(name):
     model = build_model(_small_cfg(name))
     assert 4e6 < count_parameters(model) < 200e6
     instances = Instances((64, 96))
-    masks = torch.zeros(2, 64, 96, dtype=torch.bool)
-    masks[0, 8:24, 8:24] = masks[1, 30:60, 40:90] = True
-    instances.gt_masks = BitMasks(masks)
+    labels = torch.zeros(1, 64, 96, dtype=torch.int32)
+    labels[0, 8:24, 8:24], labels[0, 30:60, 40:90] = 1, 2
+    instances.gt_masks = LabelMasks(labels, torch.tensor([0, 0]), torch.tensor([1, 2]))
     instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
     instances.gt_classes = torch.tensor([0, 3])
     image = torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8)
     with EventStorage():
         losses = model.train()([{"image": image, "instances": instances, "height": 64, "width": 96}] * 2)
-    assert set(losses) == {"loss_cls", "loss_box_reg", "loss_mask", "loss_rpn_cls", "loss_rpn_loc"}
+    assert {"loss_mask", "loss_rpn_cls", "loss_rpn_loc"} < set(losses)
+    assert ("loss_mask_point" in losses) == ("pointrend" in name)
+    assert ("loss_cls_stage2" in losses) == ("cascade" in name)
     assert all(torch.isfinite(loss) for loss in losses.values())
     sum(losses.values()).backward()
+    with torch.no_grad():
+        predictions = model.eval().inference([{"image": image}], do_postprocess=False)
+    assert to_cell_instances(predictions[0], 0.5).image_size == (64, 96)
 
 
 def test_the_recipes_model_is_the_recipes():

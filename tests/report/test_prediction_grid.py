@@ -38,5 +38,5 @@ def test_a_row_shows_image_truth_and_the_cells_of_enough_score(images, sample_ro
 
 def test_results_that_are_no_json_are_named(images, tmp_path):
     (tmp_path / "results.json").write_text("[")
-    with pytest.raises(CellSegError, match=r"results.json: cannot be read as JSON"):
+    with pytest.raises(CellSegError, match=r"results.json: is not JSON"):
         write_prediction_grid(images, tmp_path / "results.json", tmp_path / "grid.png")

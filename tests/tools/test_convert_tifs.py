@@ -1,18 +1,26 @@
 """tools/convert_tifs.py as a user runs it: a process, its exit code and what it prints."""
 
+import contextlib
 import json
 import os
+import resource
+import signal
 import subprocess
 import sys
 
+import faster_coco_eval
 import numpy as np
 import pytest
+import tifffile
 from drawing import discs, noise, read_folder, write_sample, write_test_images
 from pycocotools.coco import COCO
+
+import cellseg_d2
 
 CONTRACT = [
     *("--input", "--output", "--tile-size", "--overlap", "--val-fraction", "--seed", "--class-names", "--min-area"),
     *("--min-visible", "--keep-empty", "--workers", "--scheduler", "--overwrite", "--on-error"),
+    *("--intensity-rule", "--split-blobs", "--split", "--from-coco", "--max-pixels"),
 ]
 
 
@@ -79,7 +87,7 @@ def test_the_sample_is_converted(run_tool, sample_root, tmp_path):
 
 def test_options_arrive(convert_tifs, tmp_path):
     options = "--tile-size 16 --overlap 0.25 --val-fraction 0.4 --seed 7 --class-names round flat --min-area 3"
-    options += " --min-visible 0.5 --keep-empty 0.75 --intensity-rule range:0,255"
+    options += " --min-visible 0.5 --keep-empty 0.75 --intensity-rule range:0,255 --split-blobs --max-pixels 4000"
     process = convert_tifs(*options.split())
     assert process.returncode == 0, process.stderr
     parameters = json.loads((tmp_path / "out" / "dataset.json").read_text())["parameters"]
@@ -93,6 +101,8 @@ def test_options_arrive(convert_tifs, tmp_path):
         "min_visible": 0.5,
         "keep_empty": 0.75,
         "intensity_rule": "range:0,255",
+        "split_blobs": True,
+        "max_pixels": 4000,
     }
 
 
@@ -142,7 +152,7 @@ def test_an_existing_output_is_one_line_unless_it_is_to_be_overwritten(convert_t
         pytest.param(["--overlap", 1], "overlap must be in [0, 1), not 1.0", id="overlap"),
         pytest.param(["--val-fraction", "nan"], "val_fraction must be in [0, 1), not nan", id="validation"),
         pytest.param(["--workers", 0], "workers must be at least 1, not 0", id="workers"),
-        pytest.param(["--class-names", "A"], "1 class names are given, but there is a class2.tif", id="class names"),
+        pytest.param(["--class-names", "A"], "1 class names are given, but there are 2 classes", id="class names"),
         pytest.param(["--intensity-rule", "auto"], "intensity rule 'auto' is not understood; write", id="rule"),
         pytest.param(["--scheduler", "tcp://"], "write the address as tcp://HOST:PORT", id="scheduler"),
     ],
@@ -188,3 +198,168 @@ def test_a_disk_that_takes_no_more_leaves_what_was_there(convert_tifs, small_roo
     assert_one_line(process, tmp_path / "out", "cannot be written (File too large)")
     assert read_folder(tmp_path / "out") == before
     assert sorted(os.listdir(tmp_path)) == ["input", "out"]
+
+
+# What no other process sees half done: a run that is killed, and one whose disk is full
+
+
+@pytest.fixture(scope="module")
+def reference(run_tool, sample_root, tmp_path_factory):
+    """The sample as an undisturbed run converts it."""
+    output = tmp_path_factory.mktemp("reference") / "cells"
+    assert run_tool("convert_tifs", "--input", sample_root, "--output", output, "--workers", 1).returncode == 0
+    return read_folder(output)
+
+
+@pytest.mark.parametrize("seconds", np.random.default_rng(0).uniform(0.3, 2.0, 5).round(2))
+def test_killed_at_any_moment_a_second_run_finishes_the_job(
+    reference, run_tool, repo_root, sample_root, tmp_path, seconds
+):
+    command = [sys.executable, repo_root / "tools" / "convert_tifs.py", "--input", sample_root, "--output"]
+    command += [tmp_path / "cells", "--workers", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(repo_root), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
+    os.killpg(process.pid, signal.SIGKILL)  # its workers too, as a scheduler or the kernel would
+    process.wait()
+    if (tmp_path / "cells").exists():  # it appears whole or not at all
+        assert read_folder(tmp_path / "cells") == reference
+    again = run_tool("convert_tifs", "--input", sample_root, "--output", tmp_path / "cells", "--overwrite")
+    assert again.returncode == 0, again.stderr
+    assert os.listdir(tmp_path) == ["cells"]
+    assert read_folder(tmp_path / "cells") == reference
+
+
+def test_a_disk_without_room_leaves_what_was_there(convert_tifs, repo_root, sample_root, tmp_path):
+    assert convert_tifs().returncode == 0
+    before = read_folder(tmp_path / "out")
+    command = [sys.executable, repo_root / "tools" / "convert_tifs.py", "--input", sample_root, "--workers", "1"]
+    done = subprocess.run(
+        [*command, "--output", tmp_path / "out", "--overwrite"],
+        env={**os.environ, "PYTHONPATH": str(repo_root)},
+        # the kernel refuses to let any file grow beyond 20 kB
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "cannot be written" in line
+    assert "Traceback" not in done.stderr
+    assert read_folder(tmp_path / "out") == before
+    assert sorted(os.listdir(tmp_path)) == ["input", "out"]
+
+
+# The user's own split, and what else decides what becomes of a cell
+
+
+def test_a_split_file_is_obeyed(convert_tifs, tmp_path):
+    names = sorted(os.listdir(tmp_path / "input" / "train"))
+    rows = [f"{name},{'val' if name == names[0] else 'train'}" for name in names]
+    (tmp_path / "split.csv").write_text("id,split\n" + "\n".join(rows) + "\n")
+    process = convert_tifs("--split", tmp_path / "split.csv")
+    assert process.returncode == 0, process.stderr
+    images = json.loads((tmp_path / "out" / "dataset.json").read_text())["images"]
+    assert images == {"train": names[1:], "val": names[:1]}
+
+
+def test_a_cell_of_two_blobs_is_one_cell_or_two(convert_tifs, tmp_path):
+    labels = np.zeros((32, 32), np.uint16)
+    labels[2:8, 2:8] = labels[20:28, 20:28] = 4
+    write_sample(tmp_path / "input", "blobs", np.full((32, 32, 3), 90, np.uint8), {1: labels})
+    for options, expected in (([], [4]), (["--split-blobs"], [1, 2])):
+        process = convert_tifs("--val-fraction", 0, "--overwrite", *options)
+        assert process.returncode == 0, process.stderr
+        tiles = COCO(str(tmp_path / "out" / "annotations" / "instances_train.json"))
+        image = next(image["id"] for image in tiles.dataset["images"] if image["source"] == "blobs")
+        assert sorted(cell["label"] for cell in tiles.imgToAnns[image]) == expected
+
+
+def test_regions_to_ignore_become_crowds_of_every_class(convert_tifs, tmp_path):
+    labels = np.zeros((32, 32), np.uint8)
+    labels[2:12, 2:12] = 1
+    folder = write_sample(tmp_path / "input", "unsure", np.full((32, 32, 3), 90, np.uint8), {1: labels})
+    tifffile.imwrite(folder / "ignore.tif", np.flip(labels))
+    assert convert_tifs("--val-fraction", 0, "--class-names", "a", "b", "c").returncode == 0
+    tiles = COCO(str(tmp_path / "out" / "annotations" / "instances_train.json"))
+    image = next(image["id"] for image in tiles.dataset["images"] if image["source"] == "unsure")
+    found = sorted((cell["category_id"], cell["iscrowd"], cell["bbox"]) for cell in tiles.imgToAnns[image])
+    ignored = [(number, 1, [20, 20, 10, 10]) for number in (1, 2, 3)]
+    assert found == sorted([(1, 0, [2, 2, 10, 10]), *ignored])
+
+
+def test_an_image_over_the_limit_is_refused_from_its_header(convert_tifs):
+    assert_one_line(convert_tifs("--max-pixels", 100), "over the limit of 100 pixels")
+
+
+def test_a_coco_file_is_tiled(convert_tifs, run_tool, tmp_path):
+    assert convert_tifs("--val-fraction", 0.5, "--min-area", 0, "--tile-size", 16).returncode == 0
+    whole = tmp_path / "out" / "annotations" / "instances_val_whole.json"
+    options = ["--val-fraction", 0, "--min-area", 0, "--tile-size", 16]
+    done = run_tool(
+        *("convert_tifs", "--input", tmp_path / "out", "--from-coco", whole, "--output", tmp_path / "again", *options)
+    )
+    assert done.returncode == 0, done.stderr
+    first, second = (
+        COCO(str(tmp_path / name))
+        for name in ("out/annotations/instances_val.json", "again/annotations/instances_train.json")
+    )
+    assert [cell["segmentation"] for cell in first.dataset["annotations"]] == [
+        cell["segmentation"] for cell in second.dataset["annotations"]
+    ]
+
+
+def test_another_reader_sees_the_same_cells(reference, tmp_path):
+    (tmp_path / "train.json").write_bytes(reference["annotations/instances_train.json"])
+    ours, other = COCO(str(tmp_path / "train.json")), faster_coco_eval.COCO(str(tmp_path / "train.json"))
+    assert other.getAnnIds() == ours.getAnnIds()
+    for cell in ours.loadAnns(ours.getAnnIds())[::7]:
+        assert np.array_equal(other.annToMask(other.anns[cell["id"]]), ours.annToMask(cell))
+
+
+def test_check_prints_a_report_and_writes_nothing(run_tool, sample_root, tmp_path):
+    before = read_folder(tmp_path)
+    options = ("--output", tmp_path / "out", "--workers", 1)
+    process = run_tool("convert_tifs", "--check", "--input", sample_root, *options, cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
+    assert "60 labelled images with 2,000 cells of 4 classes, 25 test images. Nothing was converted." in process.stdout
+    assert "  VERSION: 2\n  _BASE_: " in process.stdout
+    assert read_folder(tmp_path) == before
+    assert os.listdir(tmp_path) == []
+
+
+def test_check_writes_the_settings_to_a_file_that_is_a_config(run_tool, small_root, tmp_path):
+    options = ("--suggest", tmp_path / "mine.yaml", "--base", "mask_rcnn_R_50_FPN")
+    process = run_tool("convert_tifs", "--check", "--input", small_root, "--workers", 1, *options)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.splitlines()[-1] == f"settings: {tmp_path / 'mine.yaml'}"
+    assert sorted(os.listdir(tmp_path)) == ["input", "mine.yaml"]
+    cfg = cellseg_d2.get_cfg(tmp_path / "mine.yaml")
+    assert cfg.TEST.DETECTIONS_PER_IMAGE == 100
+    assert cfg.MODEL.RESNETS == cellseg_d2.get_cfg("mask_rcnn_R_50_FPN").MODEL.RESNETS
+
+
+def test_check_with_damaged_files_lists_them_all_and_exits_with_2(run_tool, small_root):
+    for name in ("a", "b"):
+        (small_root / "train" / name / "image.tif").write_bytes(b"")
+    process = run_tool("convert_tifs", "--check", "--input", small_root, "--workers", 1)
+    assert process.returncode == 2
+    assert process.stderr.splitlines()[-1].startswith(f"error: {small_root}: 2 of its files cannot be used")
+    for name in ("a", "b"):
+        assert f"    train/{name}/image.tif: is empty (0 bytes); export it again\n" in process.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--check", "--input", "nowhere"], "there is no such folder; put each image in"),
+        (["--check", "--input", "input", "--base", "yolo"], "yolo: there is no such config"),
+        (["--input", "input"], "the following arguments are required: --output"),
+        (["--input", "input", "--output", "out", "--suggest", "x.yaml"], "--suggest comes with --check"),
+    ],
+)
+def test_wrong_usage_of_the_check_is_one_line(run_tool, small_root, options, message):
+    assert_one_line(run_tool("convert_tifs", *options, cwd=small_root.parent), message)
+    assert os.listdir(small_root.parent) == ["input"]

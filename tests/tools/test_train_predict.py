@@ -1,6 +1,11 @@
 """Training, evaluation and prediction as a user runs them: real processes on real data, for a few iterations."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import cv2
 import pytest
@@ -71,6 +76,34 @@ def test_resume_goes_on_where_it_stopped(trained, train, tmp_path):
     after = torch.load(tmp_path / "model_final.pth", weights_only=True)
     assert (before["iteration"], after["iteration"]) == (1, 4)
     assert before["trainer"]["hooks"]["BestCheckpoint"]["best_iteration"] == 1
+
+
+def test_killed_and_resumed_the_weights_are_those_of_an_unbroken_run(trained, nuclei, repo_root, tmp_path):
+    command = [sys.executable, "tools/train_net.py", "--config-file", LITE, *QUICK, "SOLVER.MAX_ITER", "4"]
+    command += ["OUTPUT_DIR", str(tmp_path), "DATALOADER.NUM_WORKERS", "2"]  # the trained folder's run had none
+    environment = {
+        **os.environ,
+        **{"PYTHONPATH": str(repo_root), "OMP_NUM_THREADS": "1", "DETECTRON2_DATASETS": str(nuclei.parent)},
+    }
+    process = subprocess.Popen(
+        command,
+        cwd=repo_root,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    while process.poll() is None and not (tmp_path / "last_checkpoint").exists():
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "model_final.pth").exists()
+    subprocess.run([*command[:2], "--resume", *command[2:]], cwd=repo_root, env=environment, check=True, timeout=600)
+    ours, unbroken = (torch.load(folder / "model_final.pth", weights_only=True) for folder in (tmp_path, trained[0]))
+    assert ours["iteration"] == unbroken["iteration"] == 3
+    assert all(torch.equal(ours["model"][name], value) for name, value in unbroken["model"].items())
+    best, expected = (state["trainer"]["hooks"]["BestCheckpoint"] for state in (ours, unbroken))
+    assert best == expected
 
 
 def test_two_processes_without_a_gpu_train_one_model(train, tmp_path):

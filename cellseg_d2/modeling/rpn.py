@@ -1,0 +1,94 @@
+"""A region proposal network that holds at cell density, and that leaves crowds out of its loss."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from detectron2.modeling.matcher import Matcher
+from detectron2.modeling.proposal_generator import PROPOSAL_GENERATOR_REGISTRY, RPN
+from detectron2.structures import Boxes, Instances, pairwise_ioa, pairwise_iou
+
+from cellseg_d2.structures import CROWD_CLASS
+
+MATCH_BLOCK = 2**24
+"""Entries of the ground truth x anchors matrix that are held at once: 64 MB as float32."""
+
+ON_CROWD = 0.5
+"""A box lies on a crowd if this share of its area does."""
+
+
+def lies_on_crowd(crowds: Boxes, boxes: Boxes) -> torch.Tensor:
+    """(N,) bool, whether at least half of each box lies in one of the crowds' boxes."""
+    if not len(crowds):
+        return torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
+    return (pairwise_ioa(crowds, boxes) >= ON_CROWD).any(dim=0)
+
+
+def match_in_blocks(matcher: Matcher, targets: Boxes, anchors: Boxes) -> tuple[torch.Tensor, torch.Tensor]:
+    """``matcher(pairwise_iou(targets, anchors))`` without ever holding the whole matrix.
+
+    With 700 cells and the 65,472 anchors of a 512 px tile the matrix and its copies take most of a training step's
+    memory. Anchors are matched block by block; what needs all of them, each target's best anchor, is a second pass.
+
+    Args:
+        matcher: Detectron2's.
+        targets: M boxes.
+        anchors: N boxes.
+
+    Returns:
+        (N,) int64, each anchor's target, and (N,) int8, its label, as the matcher gives them.
+    """
+    step = max(MATCH_BLOCK // max(len(targets), 1), 1)
+    if len(anchors) <= step:
+        return matcher(pairwise_iou(targets, anchors))
+    by_threshold = copy.copy(matcher)
+    by_threshold.allow_low_quality_matches = False
+    blocks = [anchors[first : first + step] for first in range(0, len(anchors), step)]
+    matches, labels, best = [], [], torch.zeros(len(targets), device=anchors.device)
+    for block in blocks:
+        quality = pairwise_iou(targets, block)
+        block_matches, block_labels = by_threshold(quality)
+        matches.append(block_matches)
+        labels.append(block_labels)
+        best = torch.maximum(best, quality.max(dim=1).values)
+    if matcher.allow_low_quality_matches:
+        for block, block_labels in zip(blocks, labels):
+            block_labels[(pairwise_iou(targets, block) == best[:, None]).any(dim=0)] = 1
+    return torch.cat(matches), torch.cat(labels)
+
+
+@PROPOSAL_GENERATOR_REGISTRY.register()
+class CellRPN(RPN):
+    """Detectron2's RPN, whose matching is done in blocks and ignores anchors on crowds.
+
+    Crowds are ground truth with ``gt_classes`` of -1. Without this the sliver of a cell that a tile's edge cut off,
+    which conversion marked as crowd, would be trained as background.
+    """
+
+    @torch.no_grad()
+    def label_and_sample_anchors(
+        self, anchors: list[Boxes], gt_instances: list[Instances]
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Labels and targets of all anchors of each image.
+
+        Args:
+            anchors: of each feature map.
+            gt_instances: of each image, with ``gt_boxes`` and ``gt_classes``.
+
+        Returns:
+            For each image (R,) labels, 1 foreground, 0 background, -1 neither, and (R, 4) boxes matched, which mean
+            something where the label is 1.
+        """
+        every = Boxes.cat(anchors)
+        labels, matched_boxes = [], []
+        for instances in gt_instances:
+            crowd = instances.gt_classes == CROWD_CLASS
+            targets = instances.gt_boxes[~crowd]
+            matches, own = match_in_blocks(self.anchor_matcher, targets, every)
+            own[lies_on_crowd(instances.gt_boxes[crowd], every) & (own == 0)] = -1
+            if self.anchor_boundary_thresh >= 0:
+                own[~every.inside_box(instances.image_size, self.anchor_boundary_thresh)] = -1
+            labels.append(self._subsample_labels(own))
+            matched_boxes.append(targets[matches].tensor if len(targets) else torch.zeros_like(every.tensor))
+        return labels, matched_boxes

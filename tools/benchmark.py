@@ -1,0 +1,67 @@
+#!/usr/bin/env python
+"""Measures the parts of the plugin and prints Markdown tables: ratios first, all of one run on one machine."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from cellseg_d2.benchmark import convert
+from cellseg_d2.cli import ToolParser, run_tool
+
+SAMPLE = Path(__file__).resolve().parents[1] / "datasets" / "sample"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = ToolParser(__doc__)
+    parts = parser.add_subparsers(dest="part", required=True, metavar="PART", parser_class=ToolParser)
+    part = parts.add_parser("convert", help="conversion against the loop over cells, its floor and the number of cells")
+    part.add_argument("--data", type=Path, default=SAMPLE, metavar="PATH", help="input layout; default: the sample")
+    add_common(part, run_convert)
+    part = parts.add_parser(
+        "mapper", help="a training sample as label maps against a list of masks, by number of cells"
+    )
+    add_common(part, run_mapper)
+    part = parts.add_parser("evaluate", help="mask AP at cell density against pycocotools")
+    add_common(part, run_evaluate)
+    return parser
+
+
+def add_common(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], str]) -> None:
+    """What every part takes."""
+    parser.set_defaults(run=run)
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the tables to this file as well")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, once: tries the benchmark, measures nothing")
+
+
+def run_convert(args: argparse.Namespace) -> str:
+    return convert.report(args.data, convert.QUICK if args.quick else convert.Sizes())
+
+
+def run_mapper(args: argparse.Namespace) -> str:
+    from cellseg_d2.benchmark import mapper
+
+    return mapper.report(repeats=1, counts=(5, 9)) if args.quick else mapper.report()
+
+
+def run_evaluate(args: argparse.Namespace) -> str:
+    from cellseg_d2.benchmark import evaluate
+
+    return evaluate.report(repeats=1, images=1, cells=20, detections=30) if args.quick else evaluate.report()
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = build_parser().parse_args(argv)
+    logging.getLogger("cellseg_d2").setLevel(logging.ERROR)  # conversions that are repeated repeat their notices
+    text = args.run(args)
+    print(text)
+    if args.output:
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        args.output.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(run_tool(main))
