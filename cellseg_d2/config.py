@@ -11,7 +11,7 @@ from detectron2.config import get_cfg as get_detectron2_cfg
 from detectron2.projects.point_rend import add_pointrend_config
 
 from cellseg_d2.data.tiff import INTENSITY_RULE
-from cellseg_d2.errors import CellSegError
+from cellseg_d2.errors import CellSegError, one_line
 
 
 def add_cellseg_config(cfg: CfgNode) -> None:
@@ -131,6 +131,8 @@ def cfg_with_overrides(cfg: CfgNode, overrides: Sequence[str]) -> CfgNode:
     Raises:
         CellSegError: a key without a value, that does not exist, or whose value is of the wrong type.
     """
+    if options := [text for text in overrides if text.startswith("--")]:
+        raise CellSegError(f"options stand before config keys; move {options[0]} there")
     if len(overrides) % 2:
         raise CellSegError(f"config overrides come as KEY VALUE pairs, {overrides[-1]!r} has no partner")
     _merge(lambda: cfg.merge_from_list(list(overrides)), "command line")
@@ -158,7 +160,7 @@ def _merge(merge: Callable[[], None], where: str) -> None:
             f"{where}: {text[0].lower()}{text[1:]}; check its spelling in the config reference"
         ) from error
     except (ValueError, TypeError, AttributeError, OSError, yaml.YAMLError) as error:
-        raise CellSegError(f"{where}: {' '.join(str(error).split())}") from error
+        raise CellSegError(f"{where}: {one_line(error)}") from error
 
 
 def _config_folder() -> Path:

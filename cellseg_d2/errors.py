@@ -3,3 +3,12 @@
 
 class CellSegError(Exception):
     """Bad input or wrong usage. The message is one line that names the file, key or value and how to mend it."""
+
+
+def one_line(error: BaseException, length: int = 200) -> str:
+    r"""The text of an exception of another library on one line, or its type's name where it has none.
+
+    >>> one_line(ValueError("first\n  second"))
+    'first second'
+    """
+    return (" ".join(str(error).split()) or type(error).__name__)[:length]

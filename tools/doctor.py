@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """Prints what a bug report needs about this installation, and what is wrong with it; exit code 1 if something is."""
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     metrics = score_files(args.ground_truth, args.predictions, args.max_detections)
     print(f"{'':24}" + "".join(f"{task:>8}" for task in metrics))
-    for name in metrics["segm"]:
+    for name in next(iter(metrics.values())):
         print(f"{name:24}" + "".join(f"{values[name]:8.2f}" for values in metrics.values()))
     if args.output:
         write_json(args.output / "metrics.json", metrics, indent=1)

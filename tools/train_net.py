@@ -7,23 +7,27 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import cellseg_d2
 from cellseg_d2.cli import run_tool
 
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
 
-def train(args: argparse.Namespace) -> None:
+
+def train(args: argparse.Namespace, cfg: CfgNode) -> None:
     """Runs in each process."""
     from detectron2.engine import default_setup
     from detectron2.utils import comm
 
     from cellseg_d2.engine.checkpoint import CellCheckpointer
-    from cellseg_d2.engine.setup import build_cfg
+    from cellseg_d2.engine.setup import log_to
     from cellseg_d2.engine.trainer import CellTrainer
 
     cellseg_d2.setup()
-    cfg = build_cfg(args.config_file, args.opts, whole_images=args.eval_only)
     default_setup(cfg, args)
+    log_to(cfg.OUTPUT_DIR)
     if args.eval_only:
         model = CellTrainer.build_model(cfg)
         CellCheckpointer(model, cfg, strict=True).load(cfg.MODEL.WEIGHTS)
@@ -39,20 +43,23 @@ def train(args: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     from detectron2.engine import default_argument_parser, launch
 
+    from cellseg_d2.config import config_path
     from cellseg_d2.engine.setup import build_cfg, check_run
 
     parser = default_argument_parser()
     parser.set_defaults(dist_url="auto")
     args = parser.parse_args(argv)
     cellseg_d2.setup()
-    check_run(build_cfg(args.config_file, args.opts), args)
+    cfg = build_cfg(args.config_file, args.opts, whole_images=args.eval_only)
+    check_run(cfg, args)
+    args.config_file = str(config_path(args.config_file))  # Detectron2 opens it as a file
     launch(
         train,
         args.num_gpus,
         num_machines=args.num_machines,
         machine_rank=args.machine_rank,
         dist_url=args.dist_url,
-        args=(args,),
+        args=(args, cfg),
     )
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from cellseg_d2.data.coco_json import Record
-from cellseg_d2.data.cut import cut_sample, find_sources, run_in_order
+from cellseg_d2.data.cut import below, cut_sample, find_sources, find_tests, run_in_order
 from cellseg_d2.data.executors import open_executor
 from cellseg_d2.data.options import ConvertOptions
-from cellseg_d2.data.samples import Sample, Source, TestImage, find_test_images
+from cellseg_d2.data.samples import Sample, Source, TestImage
 from cellseg_d2.data.statistics import ImageStatistics, summarise
 from cellseg_d2.data.suggestions import Suggestion, largest_whole, suggest, to_yaml
 from cellseg_d2.data.tiff import read_image, read_label_map
@@ -69,11 +69,14 @@ def check(
     options.check()
     if workers < 1:
         raise CellSegError(f"workers must be at least 1, not {workers}")
+    given = root
+    if scheduler is not None:  # its workers may have been started in another folder
+        root, from_coco = root.absolute(), from_coco and from_coco.absolute()
     samples, names = find_sources(root, options, from_coco)
     problems: list[str] = []
     tests: Sequence[TestImage] = []
     try:
-        tests = find_test_images(root) if from_coco is None else []
+        tests = find_tests(root, from_coco)
     except CellSegError as error:
         problems.append(str(error))
     in_flight = 2 * workers if scheduler is None else 2 * len(samples)
@@ -86,8 +89,8 @@ def check(
             for lines in run(partial(_examine_test, options=options), tests, "test images"):
                 problems += lines
     measured = [statistics for statistics, _ in results if statistics is not None]
-    summary = summarise(measured, names, options, [line.replace(f"{root}/", "") for line in problems])
-    return CheckReport(root, summary, len(tests), suggest(summary))
+    summary = summarise(measured, names, options, below(root, problems))
+    return CheckReport(given, summary, len(tests), suggest(summary))
 
 
 def _examine(sample: Source, options: ConvertOptions, class_count: int) -> tuple[ImageStatistics | None, list[str]]:

@@ -12,7 +12,7 @@ import numpy as np
 from cellseg_d2.data.labels import CellMeasures, LabelLayer
 from cellseg_d2.data.rle import encode_label_map
 from cellseg_d2.data.tiling import Window
-from cellseg_d2.errors import CellSegError
+from cellseg_d2.errors import CellSegError, one_line
 
 Record = dict[str, Any]
 
@@ -86,7 +86,7 @@ def read_json(path: Path) -> Any:
     except OSError as error:
         raise CellSegError(f"{path}: cannot be read ({error.strerror})") from error
     except ValueError as error:  # of JSON, or of UTF-8
-        raise CellSegError(f"{path}: is not JSON ({' '.join(str(error).split())[:100]})") from error
+        raise CellSegError(f"{path}: is not JSON ({one_line(error, 100)})") from error
 
 
 def write_json(path: Path, content: Any, indent: int | None = None) -> None:

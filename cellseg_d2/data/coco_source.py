@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,12 @@ from cellseg_d2.data.coco_json import read_json
 from cellseg_d2.data.labels import LabelLayer
 from cellseg_d2.data.rle import Rle, paint
 from cellseg_d2.data.tiff import IntensityRule, read_image
-from cellseg_d2.errors import CellSegError
+from cellseg_d2.errors import CellSegError, one_line
 
 MAX_LABEL = int(np.iinfo(np.int32).max)
+
+MAX_COORDINATE = 10**6
+"""Of a polygon: pycocotools takes memory for every pixel along its edges, unchecked."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class CocoSample:
         Raises:
             CellSegError: the image cannot be read or is of another size, or a segmentation is damaged.
         """
-        image = _read_any(self.image, rule, max_pixels)
+        image = _read_any(self.image, rule, max_pixels, self.size)
         if image.shape[:2] != self.size:
             raise CellSegError(f"{self.image}: is {image.shape[0]} x {image.shape[1]}, the COCO file says {self.size}")
         groups: defaultdict[tuple[int, bool], list[dict[str, Any]]] = defaultdict(list)
@@ -57,7 +61,8 @@ class CocoSample:
             try:
                 painted, _ = paint([to_rle(annotation["segmentation"], self.size) for annotation in own], self.size)
             except (ValueError, TypeError, KeyError, IndexError) as error:
-                raise CellSegError(f"{self.image}: has a segmentation that COCO does not know ({error})") from error
+                reason = one_line(error)
+                raise CellSegError(f"{self.image}: has a segmentation that COCO does not know ({reason})") from error
             labels = np.array([0, *_labels(own)], np.int32)
             layers += [LabelLayer((number,), labels[layer], crowd) for layer in painted]
         return image, layers
@@ -71,12 +76,21 @@ def find_coco_samples(ground_truth: Path, root: Path) -> tuple[list[CocoSample],
         root: the folder that its file names are relative to.
 
     Raises:
-        CellSegError: the file cannot be read, is of another form, or two of its images have the same name.
+        CellSegError: the file cannot be read, is of another form, or two of its images or of its categories have the
+            same name or id.
     """
     try:
         content = read_json(ground_truth)
         categories = sorted(content["categories"], key=lambda category: category["id"])
         numbers = {category["id"]: number for number, category in enumerate(categories, start=1)}
+        names = [str(category["name"]) for category in categories]
+        for kind, field, values in (
+            ("categories", "id", [category["id"] for category in categories]),
+            ("categories", "name", names),
+            ("images", "id", [image["id"] for image in content["images"]]),
+        ):
+            for value in _repeated(values)[:1]:
+                raise CellSegError(f"{ground_truth}: has two {kind} of the {field} {value}; each needs its own")
         own: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
         for annotation in content["annotations"]:
             if annotation["category_id"] not in numbers:
@@ -86,22 +100,22 @@ def find_coco_samples(ground_truth: Path, root: Path) -> tuple[list[CocoSample],
             CocoSample(
                 _sample_id(image["file_name"]),
                 root / image["file_name"],
-                (image["height"], image["width"]),
+                (_side(image["height"]), _side(image["width"])),
                 own.pop(image["id"], []),
                 numbers,
             )
             for image in content["images"]
         ]
     except (ValueError, KeyError, TypeError) as error:
-        raise CellSegError(f"{ground_truth}: is no COCO dataset ({type(error).__name__}: {error})") from error
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise CellSegError(f"{ground_truth}: is no COCO dataset ({reason})") from error
     if own:
         raise CellSegError(f"{ground_truth}: has annotations of image {next(iter(own))}, which it does not list")
     if not samples:
         raise CellSegError(f"{ground_truth}: lists no images")
-    ids = [sample.id for sample in samples]
-    if twice := next((sample_id for sample_id in ids if ids.count(sample_id) > 1), None):
+    for twice in _repeated(sample.id for sample in samples)[:1]:
         raise CellSegError(f"{ground_truth}: has two images of the name {twice}; rename one of them")
-    return sorted(samples, key=lambda sample: sample.id), [str(category["name"]) for category in categories]
+    return sorted(samples, key=lambda sample: sample.id), names
 
 
 def to_rle(segmentation: Any, size: tuple[int, int]) -> Rle:
@@ -111,13 +125,38 @@ def to_rle(segmentation: Any, size: tuple[int, int]) -> Rle:
         ValueError, TypeError, KeyError, IndexError: it is none of these, or of another size.
     """
     if isinstance(segmentation, list):
+        _check_polygons(segmentation)
         rle = mask_util.merge(mask_util.frPyObjects(segmentation, *size))
     elif isinstance(segmentation["counts"], list):
         rle = mask_util.frPyObjects(segmentation, *segmentation["size"])
     else:
         rle = segmentation
     counts = rle["counts"]
+    if not isinstance(counts, (str, bytes)):
+        raise ValueError("its counts are neither text nor a list")
     return {"size": list(rle["size"]), "counts": counts if isinstance(counts, str) else counts.decode("ascii")}
+
+
+def _check_polygons(polygons: list[Any]) -> None:
+    """Refuses four numbers, which pycocotools takes for a box, and what it raises a bare Exception for."""
+    if not polygons:
+        raise ValueError("it has no polygon")
+    for polygon in polygons:
+        if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
+            raise ValueError("a polygon is a list of x and y of at least three points")
+        for number in polygon:
+            if not isinstance(number, (int, float)) or not abs(number) <= MAX_COORDINATE:  # NaN compares False
+                raise ValueError(f"a polygon's x and y are finite numbers of at most {MAX_COORDINATE}")
+
+
+def _side(value: Any) -> int:
+    if not isinstance(value, (int, float)) or value < 1 or value % 1:
+        raise ValueError(f"an image's height and width are whole numbers above 0, not {value!r}")
+    return int(value)
+
+
+def _repeated(values: Iterable[Any]) -> list[Any]:
+    return [value for value, count in Counter(values).items() if count > 1]
 
 
 def _labels(annotations: Sequence[dict[str, Any]]) -> list[int]:
@@ -132,12 +171,38 @@ def _sample_id(file_name: str) -> str:
     return Path(file_name).with_suffix("").as_posix().replace("/", "_")
 
 
-def _read_any(path: Path, rule: str, max_pixels: int) -> NDArray[np.uint8]:
+def _read_any(path: Path, rule: str, max_pixels: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """The image as RGB; of one that is no TIFF, the size that the dataset states is taken for what it will need."""
     if path.suffix.lower() in (".tif", ".tiff"):
         return read_image(path, rule, max_pixels)
     if not path.is_file():
         raise CellSegError(f"{path}: there is no such file")
-    pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR)
+    if path.stat().st_size == 0:
+        raise CellSegError(f"{path}: is empty (0 bytes); export it again")
+    if size[0] * size[1] > max_pixels:
+        raise CellSegError(f"{path}: is {size[0]} x {size[1]}, over the limit of {max_pixels} pixels")
+    try:
+        with _opencv_silent():
+            pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR)
+    except cv2.error as error:
+        reason = getattr(error, "err", None) or one_line(error)  # the message is mostly a path of OpenCV's own source
+        raise CellSegError(f"{path}: cannot be read as an image ({reason}); export it again") from error
+    except MemoryError as error:
+        raise CellSegError(f"{path}: does not fit into memory") from error
     if pixels is None:
         raise CellSegError(f"{path}: cannot be read as an image; export it again")
     return IntensityRule.parse(rule).apply(np.ascontiguousarray(pixels[..., ::-1]))
+
+
+@contextmanager
+def _opencv_silent() -> Iterator[None]:
+    """Keeps OpenCV from logging a damaged file, which is reported in one line."""
+    if not hasattr(cv2, "setLogLevel"):
+        yield
+        return
+    before = cv2.getLogLevel()
+    cv2.setLogLevel(0)
+    try:
+        yield
+    finally:
+        cv2.setLogLevel(before)

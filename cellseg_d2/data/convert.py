@@ -6,7 +6,7 @@ import logging
 import shutil
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from cellseg_d2.data.atomic import appear_whole
 from cellseg_d2.data.coco_json import Record, annotate, dataset, write_json
-from cellseg_d2.data.cut import cut_sample, find_sources, read_sample, run_in_order
+from cellseg_d2.data.cut import below, cut_sample, find_sources, find_tests, read_sample, run_in_order
 from cellseg_d2.data.executors import open_executor
 from cellseg_d2.data.options import ConvertOptions
-from cellseg_d2.data.samples import Source, TestImage, find_test_images
+from cellseg_d2.data.samples import Source, TestImage
 from cellseg_d2.data.split import read_split_file, split_images
 from cellseg_d2.data.statistics import ImageStatistics, summarise
 from cellseg_d2.data.tiling import Window
@@ -42,8 +42,9 @@ Of other formats, on the sample's tiles and on H&E-like ones (docs/benchmarks.md
 
 PNG_SETTINGS = {"level": 1, "strategy": imagecodecs.PNG.STRATEGY.RLE, "filter": imagecodecs.PNG.FILTER.SUB}
 """By measurement, on the same tiles: written in 23 and 24 ms a megapixel (OpenCV, level 1: 45 and 72), read in training
-in 15 and 17 ms (20 and 21), 0.33 and 0.66 of the raw size (0.29 and 0.69). Level 6 saves another 14 % of the sample's
-files, or 2 % of noisy ones, and writes in 167 and 108 ms.
+in 15 and 17 ms (20 and 21), 0.33 and 0.66 of the raw size (0.29 and 0.69). OpenCV's level 6
+makes the sample's files a quarter smaller than these settings, and H&E's larger (0.25 and 0.67), and writes in 167 and
+108 ms.
 """
 
 FORMAT_VERSION = 1
@@ -57,6 +58,14 @@ class _TiledSample:
     tiles: list[tuple[Record, list[Record]]]
     empty_tiles: int
     statistics: ImageStatistics | None
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class _TestResult:
+    """What a worker gives back of one test image."""
+
+    record: Record
     error: str = ""
 
 
@@ -81,7 +90,7 @@ def convert(
         workers: processes; the result does not depend on it.
         scheduler: a Dask scheduler to run on instead, ``tcp://HOST:PORT``.
         overwrite: replace an existing dataset.
-        skip_errors: go on without samples that cannot be read; they are listed in ``dataset.json``.
+        skip_errors: go on without images that cannot be read; they are listed in ``dataset.json``.
         split_file: the user's own split, see :func:`cellseg_d2.data.split.read_split_file`.
         from_coco: a COCO file of whole images to tile, instead of label TIFFs.
 
@@ -89,48 +98,47 @@ def convert(
         The content of ``dataset.json``.
 
     Raises:
-        CellSegError: bad options or input, ``output`` exists, or the disk is full; ``output`` is then as it was.
+        CellSegError: bad options or input, no tile to train on, ``output`` exists, or the disk is full; ``output`` is
+            then as it was.
     """
     options.check()
     if workers < 1:
         raise CellSegError(f"workers must be at least 1, not {workers}")
+    if scheduler is not None:  # its workers may have been started in another folder
+        root, output, from_coco = root.absolute(), output.absolute(), from_coco and from_coco.absolute()
     samples, names = find_sources(root, options, from_coco)
-    tests = find_test_images(root) if from_coco is None else []
-    own_split = None if split_file is None else read_split_file(split_file, [sample.id for sample in samples])
+    tests = find_tests(root, from_coco)
+    own_split = None if split_file is None else read_split_file(split_file, {sample.id for sample in samples})
     in_flight = 2 * workers if scheduler is None else 2 * len(samples)
     with appear_whole(output, overwrite) as folder, open_executor(workers, scheduler) as executor:
         run = partial(run_in_order, executor, in_flight)
-        for name in ("tiles", "train"):
-            (folder / name).mkdir()
-        work = partial(_tile_sample, options=options, class_count=len(names), folder=folder, skip_errors=skip_errors)
-        tiled = run(work, samples, "tiles")
-        skipped = [result for result in tiled if result.error]
-        if len(skipped) == len(samples):
-            raise CellSegError(skipped[0].error)
-        for result in skipped:
-            logger.warning("skipped: %s", result.error)
+        (folder / "tiles").mkdir()
+        work = partial(_write_one, options=options, class_count=len(names), folder=folder, skip_errors=skip_errors)
+        results = run(work, [*tests, *samples], "images")  # test images first, so that a bad one stops early
+        tested = [result for result in results if isinstance(result, _TestResult)]
+        tiled = [result for result in results if isinstance(result, _TiledSample)]
+        errors = [result.error for result in tiled if result.error]
+        errors += [result.error for result in tested if result.error]
         good = [result for result in tiled if not result.error]
+        if not good:
+            raise CellSegError(errors[0])
+        for line in errors:
+            logger.warning("skipped: %s", line)
         measured = [result.statistics for result in good if result.statistics is not None]
         cells = {statistics.id: statistics.cells() for statistics in measured}
         train, val = split_images(cells, options.val_fraction, options.seed, own_split)
-        counts = {"train": _write_part(folder, "train", [result for result in good if result.id in set(train)], names)}
+        counts = _write_parts(folder, good, {"train": set(train), "val": set(val)}, names)
         if val:
-            counts["val"] = _write_part(folder, "val", [result for result in good if result.id in set(val)], names)
-            wholes = [sample for sample in samples if sample.id in set(val)]
             whole = partial(_write_whole, options=options, class_count=len(names), folder=folder)
-            _write_wholes(folder, run(whole, wholes, "whole images"), names)
-        if tests:
-            test = partial(_write_test_image, options=options, folder=folder)
-            images = run(test, tests, "test images")
+            by_id = {sample.id: sample for sample in samples}
+            _write_wholes(folder, run(whole, [by_id[name] for name in val], "whole images"), names)
+        if images := [result.record for result in tested if not result.error]:
             write_json(folder / "annotations" / "image_info_test.json", dataset(images, None, names))
             counts["test"] = {"images": len(images)}
         (folder / "tiles").rmdir()
-        problems = [result.error.replace(f"{root}/", "") for result in skipped]
+        problems = below(root, errors)
         summary = {
-            "format": FORMAT_VERSION,
-            "parameters": {**asdict(options), "class_names": list(options.class_names)},
-            "class_names": names,
-            "intensity_rule": options.intensity_rule,
+            **_describe(options, names),
             "counts": counts,
             "images": {"train": train, "val": val},
             "skipped": problems,
@@ -138,6 +146,23 @@ def convert(
         }
         write_json(folder / "dataset.json", summary, indent=1)
     return summary
+
+
+def _describe(options: ConvertOptions, names: Sequence[str]) -> Record:
+    return {
+        "format": FORMAT_VERSION,
+        "parameters": {**asdict(options), "class_names": list(options.class_names)},
+        "class_names": names,
+        "intensity_rule": options.intensity_rule,
+    }
+
+
+def _write_one(
+    item: Source | TestImage, options: ConvertOptions, class_count: int, folder: Path, skip_errors: bool
+) -> _TiledSample | _TestResult:
+    if isinstance(item, TestImage):
+        return _write_test_image(item, options, folder, skip_errors)
+    return _tile_sample(item, options, class_count, folder, skip_errors)
 
 
 def _tile_sample(
@@ -169,6 +194,24 @@ def _keep_empty(sample_id: str, window: Window, options: ConvertOptions) -> bool
     """Drawn from the tile's own place, so that it depends neither on the workers nor on the other samples."""
     place = (options.seed, zlib.crc32(sample_id.encode()), *window[:2])
     return bool(np.random.default_rng(place).random() < options.keep_empty)
+
+
+def _write_parts(
+    folder: Path, results: Sequence[_TiledSample], parts: Mapping[str, Collection[str]], names: Sequence[str]
+) -> Record:
+    """Writes the parts that have an image, and gives their counts; training is there even without one.
+
+    Raises:
+        CellSegError: there are training images, but no tile of them.
+    """
+    own = {part: [result for result in results if result.id in ids] for part, ids in parts.items()}
+    counts = {part: _write_part(folder, part, own[part], names) for part in own if own[part] or part == "train"}
+    if own["train"] and not counts["train"]["tiles"]:
+        raise CellSegError(
+            "no tile for training is left, since none shows enough of a cell; give a larger --tile-size, a smaller "
+            "--min-visible or --min-area, or keep tiles without cells with --keep-empty"
+        )
+    return counts
 
 
 def _write_part(folder: Path, part: str, results: Sequence[_TiledSample], names: Sequence[str]) -> Record:
@@ -218,11 +261,16 @@ def _write_whole(
     return record, annotate(layers, (0, 0, width, height))
 
 
-def _write_test_image(test: TestImage, options: ConvertOptions, folder: Path) -> Record:
-    image = test.read(options.intensity_rule, options.max_pixels)
+def _write_test_image(test: TestImage, options: ConvertOptions, folder: Path, skip_errors: bool) -> _TestResult:
+    try:
+        image = test.read(options.intensity_rule, options.max_pixels)
+    except CellSegError as error:
+        if not skip_errors:
+            raise
+        return _TestResult({}, str(error))
     name = f"test/{test.path.stem}{IMAGE_SUFFIX}"
     write_image(folder / name, image)
-    return {"id": test.id, "file_name": name, **_size(image), "source": test.path.name}
+    return _TestResult({"id": test.id, "file_name": name, **_size(image), "source": test.path.name})
 
 
 def _size(image: NDArray[np.uint8]) -> Record:

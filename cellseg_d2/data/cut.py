@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +19,7 @@ from cellseg_d2.data.coco_source import find_coco_samples
 from cellseg_d2.data.executors import run_unordered
 from cellseg_d2.data.labels import LabelLayer, measure_cells, split_blobs
 from cellseg_d2.data.options import ConvertOptions
-from cellseg_d2.data.samples import Source, find_samples
+from cellseg_d2.data.samples import Source, TestImage, find_samples, find_test_images
 from cellseg_d2.data.statistics import ImageStatistics, measure_image
 from cellseg_d2.data.tiff import describe
 from cellseg_d2.data.tiling import Window, tile_windows
@@ -51,16 +53,50 @@ def find_sources(
     """The labelled images of an input, sorted by id, and the class names; warns of files that belong to no sample.
 
     Raises:
-        CellSegError: there are none, they cannot be told apart, or their classes do not match the names given.
+        CellSegError: there are none, they cannot be told apart, their classes do not match the names given, or a name
+            is not UTF-8.
     """
     if from_coco is not None:
         coco_samples, names = find_coco_samples(from_coco, root)
+        _refuse_other_than_utf8(sample.image for sample in coco_samples)
         return coco_samples, _class_names(len(names), options.class_names) if options.class_names else names
     samples, unknown = find_samples(root)
+    _refuse_other_than_utf8(sample.image.parent for sample in samples)
     for path in unknown:
         logger.warning("%s: belongs to no sample, it is left out", path)
     count = max((number for sample in samples for number in sample.labels), default=0)
     return samples, _class_names(count, options.class_names)
+
+
+def find_tests(root: Path, from_coco: Path | None = None) -> list[TestImage]:
+    """The test images of an input; a COCO file has none.
+
+    Raises:
+        CellSegError: they and the id file do not match, or a name is not UTF-8.
+    """
+    tests = find_test_images(root) if from_coco is None else []
+    _refuse_other_than_utf8(test.path for test in tests)
+    return tests
+
+
+def _refuse_other_than_utf8(paths: Iterable[Path]) -> None:
+    """Names go into JSON files, log lines and file names, which other programs read as UTF-8."""
+    for path in paths:
+        try:
+            path.name.encode()
+        except UnicodeEncodeError as error:
+            shown = os.fsencode(path).decode(errors="backslashreplace")
+            raise CellSegError(f"{shown}: its name is not UTF-8; rename it") from error
+
+
+def below(root: Path, lines: Iterable[str]) -> list[str]:
+    """Messages that begin with a path, with the path as it is below ``root``, however that was typed.
+
+    A library's own words, quoted further on, may tell the file's absolute path.
+    """
+    own = f"{str(root).rstrip('/')}/"
+    absolute = "|".join(re.escape(f"{str(path).rstrip('/')}/") for path in (root.absolute(), root.resolve()))
+    return [re.sub(f"""(?<=['"])({absolute})""", "", line.removeprefix(own)) for line in lines]
 
 
 def _class_names(count: int, given: Sequence[str]) -> list[str]:

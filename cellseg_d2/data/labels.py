@@ -7,13 +7,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import find_objects, label
 
 from cellseg_d2.data.rle import EncodedLabels, Runs, column_runs
 from cellseg_d2.data.tiling import Window
-
-EIGHT_NEIGHBOURS = np.ones((3, 3), bool)
-"""Pixels that touch at a corner belong together, as in ImageJ's and scikit-image's default."""
 
 
 @dataclass(frozen=True)
@@ -122,14 +118,19 @@ def _roots(count: int, first: NDArray[np.int64], second: NDArray[np.int64]) -> N
 
 
 def split_blobs(labels: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Makes each connected part of a cell a cell of its own, numbered from 1; its cost follows the cells' boxes."""
-    split = np.zeros_like(labels)
-    _, compact = np.unique(labels, return_inverse=True)
-    compact = compact.reshape(labels.shape) + (0 if (labels == 0).any() else 1)
-    count = 0
-    for number, place in enumerate(find_objects(compact), start=1):
-        if place is not None:
-            parts, found = label(compact[place] == number, EIGHT_NEIGHBOURS)
-            split[place] = np.where(parts > 0, parts + count, split[place])
-            count += found
-    return split
+    """Makes each connected part of a cell a cell of its own, numbered from 1 by cell and then by its first column.
+
+    Pixels that touch at a corner are connected, as in ImageJ's and scikit-image's default. The cost follows pixels and
+    runs, so that cells of one id that lie far apart cost no more than others.
+
+    >>> split_blobs(np.array([[7, 0, 7], [0, 0, 7], [5, 0, 0]], np.int32)).tolist()
+    [[2, 0, 3], [0, 0, 3], [1, 0, 0]]
+    """
+    _, runs = column_runs(labels)
+    root = _roots(len(runs.index), *_touching(runs))
+    number = np.cumsum(root == np.arange(len(root)), dtype=np.int32)[root]  # a part's first run is its root
+    height, width = labels.shape
+    steps = np.zeros(labels.size + 1, np.int32)  # from each pixel to the next, in column-major order
+    steps[runs.starts] += number  # no two runs start or stop at one place
+    steps[runs.stops] -= number
+    return np.ascontiguousarray(np.cumsum(steps[:-1], dtype=np.int32).reshape(width, height).T)

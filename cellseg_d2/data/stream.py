@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog, get_detection_dataset_dicts
+from detectron2.data import DatasetFromList, MetadataCatalog, get_detection_dataset_dicts
 from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
 from detectron2.utils import comm
 from torch.utils.data import Dataset, Sampler
@@ -21,6 +21,9 @@ logger = logging.getLogger(__name__)
 
 SEED_KEY = "augmentation_seed"
 """In a dataset dict: what the sample's augmentation is drawn from."""
+
+SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler")
+"""Detectron2's samplers whose stream depends on the seed alone; the second repeats tiles of rare classes."""
 
 
 class StreamDataset(Dataset[dict[str, Any]]):
@@ -79,19 +82,23 @@ def build_stream(cfg: CfgNode, seed: int, start: int = 0) -> tuple[StreamDataset
     Raises:
         CellSegError: DATALOADER.SAMPLER_TRAIN is none of those whose stream can be taken up again.
     """
+    check_sampler(cfg)
     dicts = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
-    name = cfg.DATALOADER.SAMPLER_TRAIN
-    if name == "TrainingSampler":
-        sampler: Sampler[int] = TrainingSampler(len(dicts), seed=seed)
-    elif name == "RepeatFactorTrainingSampler":
+    sampler: Sampler[int] = TrainingSampler(len(dicts), seed=seed)
+    if cfg.DATALOADER.SAMPLER_TRAIN == "RepeatFactorTrainingSampler":
         factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
             dicts, cfg.DATALOADER.REPEAT_THRESHOLD
         )
         _log_shares(dicts, factors, MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes)
         sampler = RepeatFactorTrainingSampler(factors, seed=seed)
-    else:
-        raise CellSegError(f"DATALOADER.SAMPLER_TRAIN is {name}; write TrainingSampler or, RepeatFactorTrainingSampler")
-    return StreamDataset(dicts, seed), StreamSampler(sampler, len(dicts), start)
+    # serialised: worker processes share one copy, which plain dicts lose as their reference counts are touched
+    return StreamDataset(DatasetFromList(dicts, copy=False), seed), StreamSampler(sampler, len(dicts), start)
+
+
+def check_sampler(cfg: CfgNode) -> None:
+    """Raises CellSegError where the stream of DATALOADER.SAMPLER_TRAIN could not be taken up again."""
+    if cfg.DATALOADER.SAMPLER_TRAIN not in SAMPLERS:
+        raise CellSegError(f"DATALOADER.SAMPLER_TRAIN is {cfg.DATALOADER.SAMPLER_TRAIN}; write {' or '.join(SAMPLERS)}")
 
 
 def _log_shares(dicts: Sequence[dict[str, Any]], factors: torch.Tensor, names: Sequence[str]) -> None:

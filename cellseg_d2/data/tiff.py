@@ -13,7 +13,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from cellseg_d2.errors import CellSegError
+from cellseg_d2.errors import CellSegError, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +22,20 @@ INTENSITY_RULE = "percentile:0.1,99.9"
 
 MAX_PIXELS = 2**31
 """Images whose header declares more pixels are refused before memory is taken."""
+
+NO_RGB = {
+    "PALETTE": "a colour palette",
+    "SEPARATED": "CMYK colours",
+    "YCBCR": "YCbCr colours that are not JPEG's",
+    "CIELAB": "CIELAB colours",
+    "ICCLAB": "ICCLAB colours",
+    "ITULAB": "ITULAB colours",
+}
+"""Photometric interpretations (tifffile's names) whose values would be taken for RGB or grey and are neither."""
+
+
+JPEG = tuple(tifffile.COMPRESSION[name] for name in ("OJPEG", "JPEG", "JPEG_LOSSY", "ALT_JPEG"))
+"""Compressions whose YCbCr tifffile turns into RGB."""
 
 
 @dataclass(frozen=True)
@@ -107,23 +121,32 @@ def describe(path: str | Path) -> PixelFormat:
             channels = 1 if channel_axis is None else series.shape[series.axes.index(channel_axis)]
             return PixelFormat(str(series.dtype), int(series.keyframe.bitspersample), int(channels))
     except Exception as error:  # as in _read
-        raise CellSegError(f"{path}: cannot be read as a TIFF ({_one_line(error)}); export it again") from error
+        raise CellSegError(f"{path}: cannot be read as a TIFF ({one_line(error)}); export it again") from error
 
 
 @dataclass(frozen=True)
 class _Raw:
-    """Pixels with the axes that the file states (tifffile's letters), and whether 0 means white."""
+    """Pixels with what the file states of them.
+
+    Attributes:
+        pixels: of any shape and type.
+        axes: tifffile's letters, one an axis.
+        photometric: tifffile's name of what the values mean; RGB where its decoder has made them so.
+        alpha: whether the last sample is stated to be an alpha.
+    """
 
     pixels: NDArray[Any]
     axes: str
-    white_is_zero: bool
+    photometric: str
+    alpha: bool
 
 
 def read_image(path: str | Path, rule: str = INTENSITY_RULE, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """Reads a microscopy image as RGB.
 
     Grey images become three equal channels, of RGBA the alpha is dropped (with a notice if it is not opaque), bilevel
-    and 16-bit and float images are scaled by ``rule``, a min-is-white image is inverted.
+    and 16-bit and float images are scaled by ``rule``, a min-is-white image is inverted. Three fluorescence channels
+    are taken as red, green and blue in the order of the file; of four none is dropped unasked, they are refused.
 
     Args:
         path: a TIFF file.
@@ -134,9 +157,12 @@ def read_image(path: str | Path, rule: str = INTENSITY_RULE, max_pixels: int = M
         (H, W, 3) uint8.
 
     Raises:
-        CellSegError: missing, not a TIFF, truncated, too large, or with pages or channels that no RGB image has.
+        CellSegError: missing, not a TIFF, truncated, too large, with pages or channels that no RGB image has, or of
+            another colour space.
     """
     raw = _read(Path(path), max_pixels)
+    if raw.photometric in NO_RGB:
+        raise CellSegError(f"{path}: has {NO_RGB[raw.photometric]}; save it as RGB")
     pixels, axes = _drop_singletons(raw)
     channel_axis = next((axis for axis in "SC" if axis in axes), None)
     if sorted(axes.replace(channel_axis or "", "")) != ["X", "Y"]:
@@ -148,16 +174,19 @@ def read_image(path: str | Path, rule: str = INTENSITY_RULE, max_pixels: int = M
     if pixels.ndim == 2:
         pixels = pixels[..., None]
     channels = pixels.shape[2]
-    if channels not in (1, 3, 4):
-        raise CellSegError(f"{path}: has {channels} channels (axes {_describe(raw)}); save it as grey, RGB or RGBA")
+    if channels not in (1, 3, 4) or (channels == 4 and (raw.photometric, channel_axis) != ("RGB", "S")):
+        raise CellSegError(
+            f"{path}: has {channels} channels (axes {_describe(raw)}) that are not stated to be RGBA; "
+            "save one channel as grey, or three as RGB"
+        )
     if not np.isrealobj(pixels) or (pixels.dtype.kind == "f" and not np.isfinite(pixels).all()):
         raise CellSegError(f"{path}: holds complex, NaN or infinite intensities; replace them first")
     if channels == 4:
-        if pixels[..., 3].min() != pixels[..., 3].max():
+        if not _is_opaque(pixels[..., 3]):
             logger.warning("%s: its alpha channel is not opaque everywhere; it is dropped", path)
         pixels = pixels[..., :3]
     pixels = IntensityRule.parse(rule).apply(pixels.astype(np.uint8) * 255 if pixels.dtype == bool else pixels)
-    if raw.white_is_zero:
+    if raw.photometric == "MINISWHITE":
         pixels = 255 - pixels
     return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
 
@@ -165,8 +194,10 @@ def read_image(path: str | Path, rule: str = INTENSITY_RULE, max_pixels: int = M
 def read_label_map(path: str | Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.int32]:
     """Reads an instance-label image: 0 is background, each other value one cell.
 
-    Any integer type, or float that holds whole numbers; a leading, trailing or repeated channel axis is dropped. Ids
-    that do not fit into 31 bits are numbered anew, so none is lost to a cast.
+    Any integer type, or float that holds whole numbers; the indices of a colour palette are the ids. A leading,
+    trailing or repeated channel axis is dropped, and the opaque alpha of RGBA; a first axis of another kind (``Q``,
+    ``Z``) with at most four equal planes is a repeated channel axis too. Ids that do not fit into 31 bits are numbered
+    anew, so none is lost to a cast.
 
     Args:
         path: a TIFF file.
@@ -181,12 +212,16 @@ def read_label_map(path: str | Path, max_pixels: int = MAX_PIXELS) -> NDArray[np
     """
     raw = _read(Path(path), max_pixels)
     pixels, axes = _drop_singletons(raw)
-    for axis in "SC":
-        if axis in axes and pixels.ndim == 3:
-            planes = np.moveaxis(pixels, axes.index(axis), 0)
-            if not (planes == planes[0]).all():
+    if pixels.ndim == 3:
+        axis = next((axis for axis in "SC" if axis in axes), axes[0])
+        planes = np.moveaxis(pixels, axes.index(axis), 0)
+        if axis == "S" and raw.alpha and len(planes) == 4 and _is_opaque(planes[3]):
+            planes = planes[:3]
+        if axis in "SC" or (axis not in "YX" and len(planes) <= 4):  # z-stacks without a cell are longer, as a rule
+            if (planes == planes[0]).all():
+                pixels = planes[0]
+            elif axis in "SC":
                 raise CellSegError(f"{path}: its channels differ, so it is no label map; save one value a cell")
-            pixels, axes = planes[0], axes.replace(axis, "")
     if pixels.ndim != 2:
         raise CellSegError(
             f"{path}: has the axes {_describe(raw)}, a label map has one plane; save it as (height, width)"
@@ -196,9 +231,9 @@ def read_label_map(path: str | Path, max_pixels: int = MAX_PIXELS) -> NDArray[np
             raise CellSegError(f"{path}: holds fractions or NaN, so it is no label map; save whole numbers")
     elif pixels.dtype.kind not in "iub":
         raise CellSegError(f"{path}: holds {pixels.dtype} values; save whole numbers")
-    if pixels.size and pixels.min() < 0:
+    if pixels.size and int(pixels.min()) < 0:
         raise CellSegError(f"{path}: holds negative labels; use 0 for background and positive numbers for cells")
-    if pixels.size and pixels.max() > np.iinfo(np.int32).max:
+    if pixels.size and int(pixels.max()) > np.iinfo(np.int32).max:  # int: numpy 2 compares in the type of the pixels
         values, inverse = np.unique(pixels, return_inverse=True)
         pixels = inverse.reshape(pixels.shape) + (0 if values[0] == 0 else 1)
     return np.ascontiguousarray(pixels, np.int32)
@@ -219,24 +254,41 @@ def _read(path: Path, max_pixels: int) -> _Raw:
             declared = int(np.prod(sides, dtype=object))
             if declared > max_pixels:
                 raise CellSegError(f"{path}: declares {_shape(series.shape)}, over the limit of {max_pixels} pixels")
-            if page.photometric == tifffile.PHOTOMETRIC.PALETTE:
-                raise CellSegError(
-                    f"{path}: has a colour palette; save it as RGB, or as plain numbers if it holds labels"
-                )
             pages = sum(other.shape == series.shape for other in file.series)  # a smaller one is a preview or a label
             if pages > 1:
                 raise CellSegError(f"{path}: holds {pages} images of {_shape(series.shape)}; save one plane")
             end = max(map(sum, zip(page.dataoffsets, page.databytecounts)), default=0)
             if end > file.filehandle.size:  # some decoders invent what is missing, others take memory for it first
                 raise CellSegError(f"{path}: ends after {file.filehandle.size} of {end} bytes; copy or export it again")
-            white_is_zero = page.photometric == tifffile.PHOTOMETRIC.MINISWHITE
-            return _Raw(series.asarray(), series.axes, white_is_zero)
+            return _Raw(series.asarray(), series.axes, _photometric(page), _has_alpha(page))
     except CellSegError:
         raise
     except MemoryError as error:
         raise CellSegError(f"{path}: does not fit into memory") from error
     except Exception as error:  # the decoders of damaged files raise anything from struct.error to their own types
-        raise CellSegError(f"{path}: cannot be read as a TIFF ({_one_line(error)}); export it again") from error
+        raise CellSegError(f"{path}: cannot be read as a TIFF ({one_line(error)}); export it again") from error
+
+
+def _photometric(page: Any) -> str:
+    """The name of what a decoded page's values mean; numbers that tifffile does not know stay numbers."""
+    name = str(getattr(page.photometric, "name", page.photometric))
+    converted = page.planarconfig == tifffile.PLANARCONFIG.CONTIG and not page.extrasamples
+    if name == "YCBCR" and converted and page.compression in JPEG:
+        return "RGB"
+    return name
+
+
+def _has_alpha(page: Any) -> bool:
+    return bool(page.extrasamples) and page.extrasamples[-1] in (
+        tifffile.EXTRASAMPLE.ASSOCALPHA,
+        tifffile.EXTRASAMPLE.UNASSALPHA,
+    )
+
+
+def _is_opaque(alpha: NDArray[Any]) -> bool:
+    """Whether each value is the largest of its type, or at least 1 where the type is float or bilevel."""
+    largest = np.iinfo(alpha.dtype).max if alpha.dtype.kind in "iu" else 1
+    return bool(alpha.min() >= largest)
 
 
 @contextmanager
@@ -262,7 +314,3 @@ def _describe(raw: _Raw) -> str:
 
 def _shape(shape: tuple[int, ...]) -> str:
     return " x ".join(str(side) for side in shape)
-
-
-def _one_line(error: Exception) -> str:
-    return (" ".join(str(error).split()) or type(error).__name__)[:200]

@@ -12,7 +12,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 
 from cellseg_d2.config import cfg_from_text
-from cellseg_d2.errors import CellSegError
+from cellseg_d2.errors import CellSegError, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -57,21 +57,26 @@ class CellCheckpointer(DetectionCheckpointer):
         if name != BEST_NAME:
             self.tag_last_checkpoint(f"{name}.pth")
 
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Writes the name of the file to resume from, whole or not at all."""
+        path = os.path.join(self.save_dir, "last_checkpoint")
+        with open(f"{path}.partial", "w", encoding="utf-8") as file:
+            file.write(last_filename_basename)
+        os.replace(f"{path}.partial", path)
+
     def _load_file(self, filename: str) -> dict[str, Any]:
         """A file in the form that Detectron2 goes on with; only kinds that cannot run code are opened."""
-        if filename.endswith(".pkl"):
-            content = load_pickle(filename)
+        if not filename.endswith((".pth", ".pt")):
+            content = open_weights(filename)
             if "model" in content and "__author__" in content:
                 return content  # Detectron2's model zoo
             weights = content.get("blobs", content)  # Caffe2's and Detectron's, as the zoo's ImageNet weights
             weights = {name: value for name, value in weights.items() if not name.endswith("_momentum")}
             return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
-        if not filename.endswith((".pth", ".pt")):
-            raise CellSegError(f"{filename}: only .pth, .pt and .pkl files are opened as weights")
         return super()._load_file(filename)
 
     def _torch_load(self, f: str) -> dict[str, Any]:
-        return load_file(f)
+        return open_weights(f)
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         incompatible = super()._load_model(checkpoint)
@@ -87,6 +92,19 @@ class CellCheckpointer(DetectionCheckpointer):
         return incompatible
 
 
+def open_weights(path: str) -> dict[str, Any]:
+    """The content of a file of weights of either kind.
+
+    Raises:
+        CellSegError: no such file, of another kind, or with more in it than weights.
+    """
+    if path.endswith(".pkl"):
+        return load_pickle(path)
+    if not path.endswith((".pth", ".pt")):
+        raise CellSegError(f"{path}: only .pth, .pt and .pkl files are opened as weights")
+    return load_file(path)
+
+
 def load_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The content of a ``.pth`` file, on the CPU.
 
@@ -99,7 +117,7 @@ def load_file(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise CellSegError(f"{path}: there is no such checkpoint") from error
     except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, ... by what is wrong
         raise CellSegError(
-            f"{path}: is no checkpoint of tensors ({type(error).__name__}: {' '.join(str(error).split())[:100]})"
+            f"{path}: is no checkpoint of tensors ({type(error).__name__}: {one_line(error, 100)})"
         ) from error
 
 
@@ -146,4 +164,6 @@ def checkpoint_cfg(path: str | os.PathLike[str]) -> CfgNode:
     text = load_file(path).get(CONFIG_KEY)
     if not isinstance(text, str):
         raise CellSegError(f"{path}: carries no config; give --config-file, with MODEL.WEIGHTS {path}")
-    return cfg_from_text(text)
+    cfg = cfg_from_text(text)
+    cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # this machine's, not the one it was trained on
+    return cfg

@@ -12,12 +12,16 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
+from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
+from detectron2.utils.logger import setup_logger
 
 from cellseg_d2.config import cfg_with_overrides, get_cfg
 from cellseg_d2.data.catalog import check_registered
-from cellseg_d2.engine.checkpoint import CellCheckpointer, checkpoint_cfg
-from cellseg_d2.errors import CellSegError
+from cellseg_d2.data.stream import check_sampler
+from cellseg_d2.engine.checkpoint import CellCheckpointer, checkpoint_cfg, open_weights
+from cellseg_d2.errors import CellSegError, one_line
+from cellseg_d2.modeling.roi_heads import ignores_crowd
 
 logger = logging.getLogger(__name__)
 
@@ -89,9 +93,10 @@ def resolve(cfg: CfgNode) -> None:
             f"MODEL.ROI_HEADS.NUM_CLASSES is {cfg.MODEL.ROI_HEADS.NUM_CLASSES}, but {cfg.DATASETS.TRAIN[0]} has "
             f"{len(class_names)} classes; leave it 0 to take the dataset's"
         )
-    if cfg.CELLSEG.IGNORE_CROWD and cfg.MODEL.PROPOSAL_GENERATOR.NAME == "RPN":
+    if cfg.CELLSEG.IGNORE_CROWD and not ignores_crowd(cfg):
         raise CellSegError(
-            "CELLSEG.IGNORE_CROWD needs MODEL.PROPOSAL_GENERATOR.NAME CellRPN; Detectron2's RPN would look for crowds"
+            "CELLSEG.IGNORE_CROWD needs MODEL.PROPOSAL_GENERATOR.NAME CellRPN and MODEL.ROI_HEADS.NAME CellROIHeads or "
+            "CellCascadeROIHeads; Detectron2's own would look for crowds"
         )
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.POINT_HEAD.NUM_CLASSES = len(class_names)
     cfg.CELLSEG.CLASS_NAMES = class_names
@@ -124,32 +129,102 @@ def use_available_device(cfg: CfgNode) -> None:
         cfg.SOLVER.AMP.ENABLED = False
 
 
+def log_to(output_dir: str) -> None:
+    """Sends the package's log lines where Detectron2's go: the terminal of the first process, and ``log.txt``."""
+    logging.getLogger("cellseg_d2").handlers.clear()
+    setup_logger(output_dir, distributed_rank=comm.get_rank(), name="cellseg_d2")
+
+
 def check_run(cfg: CfgNode, args: argparse.Namespace) -> None:
-    """Raises CellSegError for what would end as a traceback in a launched process."""
-    check_processes(cfg, args.num_gpus)
-    if cfg.SOLVER.IMS_PER_BATCH % (args.num_gpus * args.num_machines):
+    """Raises CellSegError for what would end as a traceback in a launched process.
+
+    Args:
+        cfg: of :func:`build_cfg`.
+        args: of Detectron2's ``default_argument_parser``.
+    """
+    check_processes(cfg, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
+    processes = args.num_gpus * args.num_machines
+    if cfg.SOLVER.IMS_PER_BATCH % processes:
         raise CellSegError(
-            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} cannot be shared by "
-            f"{args.num_gpus * args.num_machines} processes; make it a multiple"
+            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} cannot be shared by {processes} processes; "
+            "make it a multiple"
         )
-    if args.eval_only and not cfg.DATASETS.TEST:
-        raise CellSegError(f"{cfg.DATASETS.TRAIN[0]} has no validation part; convert with a --val-fraction above 0")
+    model = build_on_cpu(cfg)
+    check_size(model, cfg)
     if args.eval_only:
+        if not cfg.DATASETS.TEST:
+            raise CellSegError(f"{cfg.DATASETS.TRAIN[0]} has no validation part; convert with a --val-fraction above 0")
         if not cfg.MODEL.WEIGHTS:
             raise CellSegError("--eval-only needs weights; add MODEL.WEIGHTS PATH")
-        CellCheckpointer(build_model(cfg), cfg, strict=True).load(local_weights(cfg))
-    elif not (args.resume and os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint"))):
-        local_weights(cfg)
+        CellCheckpointer(model, cfg, strict=True).load(local_weights(cfg))
+        return
+    check_sampler(cfg)
+    if not (args.resume and resumes_from(cfg.OUTPUT_DIR)) and cfg.MODEL.WEIGHTS:
+        open_weights(PathManager.get_local_path(local_weights(cfg).partition("?")[0]))
 
 
-def check_processes(cfg: CfgNode, num_gpus: int) -> None:
-    """Raises CellSegError where more processes are asked for than there are GPUs to give them."""
-    if num_gpus < 1:
+def check_processes(
+    cfg: CfgNode, num_gpus: int, num_machines: int = 1, machine_rank: int = 0, dist_url: str = "auto"
+) -> None:
+    """Raises CellSegError where Detectron2's ``launch`` could not start the processes asked for."""
+    if num_gpus < 1 or num_machines < 1 or not 0 <= machine_rank < num_machines:
         raise CellSegError(
-            f"--num-gpus must be at least 1, not {num_gpus}; on a machine without GPUs it counts processes"
+            f"--num-gpus {num_gpus}, --num-machines {num_machines}, --machine-rank {machine_rank}: give at least one "
+            "process on each machine, and ranks from 0; on machines without GPUs --num-gpus counts processes"
         )
-    if cfg.MODEL.DEVICE.startswith("cuda") and num_gpus > torch.cuda.device_count():
+    if num_machines > 1 and dist_url == "auto":
+        raise CellSegError("--num-machines above 1 needs --dist-url tcp://HOST:PORT, the same on each machine")
+    if not torch.cuda.is_available():
+        return
+    if num_gpus > torch.cuda.device_count():
         raise CellSegError(f"--num-gpus {num_gpus}, but this machine has {torch.cuda.device_count()}")
+    if num_gpus * num_machines > 1 and cfg.MODEL.DEVICE != "cuda":
+        raise CellSegError(
+            f"several processes on a machine with GPUs need MODEL.DEVICE cuda, not {cfg.MODEL.DEVICE}; to use the CPU, "
+            "set CUDA_VISIBLE_DEVICES=''"
+        )
+
+
+def build_on_cpu(cfg: CfgNode) -> torch.nn.Module:
+    """The model of a config on the CPU, whatever its MODEL.DEVICE: to look at, without taking memory of a GPU."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.DEVICE = "cpu"
+    return build_model(cfg)
+
+
+def count_parameters(model: torch.nn.Module) -> int:
+    """All parameters of a model, frozen ones among them; frozen statistics are none."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def check_size(model: torch.nn.Module, cfg: CfgNode) -> None:
+    """Raises CellSegError, with the count of each part, where a model has more than CELLSEG.MAX_PARAMETERS."""
+    count, limit = count_parameters(model), cfg.CELLSEG.MAX_PARAMETERS
+    if count > limit:
+        parts = ", ".join(f"{name} {count_parameters(part) / 1e6:.1f} M" for name, part in model.named_children())
+        raise CellSegError(
+            f"the model has {count / 1e6:.1f} M parameters ({parts}), over the limit of {limit / 1e6:.1f} M; "
+            "CELLSEG.MAX_PARAMETERS sets it"
+        )
+
+
+def resumes_from(output_dir: str) -> str:
+    """The checkpoint that ``--resume`` goes on from; empty where there is none to go on from.
+
+    Raises:
+        CellSegError: ``last_checkpoint`` names a file that is not there.
+    """
+    tag = os.path.join(output_dir, "last_checkpoint")
+    if not os.path.isfile(tag):
+        return ""
+    with open(tag, encoding="utf-8") as file:
+        path = os.path.join(output_dir, file.read().strip())
+    if not os.path.isfile(path):
+        raise CellSegError(
+            f"{tag}: names no checkpoint that is there; write the name of one, such as model_0000999.pth"
+        )
+    return path
 
 
 def local_weights(cfg: CfgNode) -> str:
@@ -167,7 +242,7 @@ def local_weights(cfg: CfgNode) -> str:
         raise
     except Exception as error:  # each handler raises its own: URLError, OSError, KeyError for unknown catalog names
         raise CellSegError(
-            f"MODEL.WEIGHTS {weights} cannot be fetched ({' '.join(str(error).split())[:100]}); "
+            f"MODEL.WEIGHTS {weights} cannot be fetched ({one_line(error, 100)}); "
             "fetch it elsewhere and give its path, or '' to begin from random weights"
         ) from error
     if not os.path.isfile(path):

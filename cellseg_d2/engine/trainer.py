@@ -19,7 +19,7 @@ from cellseg_d2.data.mapper import CellDatasetMapper, from_model_input
 from cellseg_d2.data.stream import build_stream
 from cellseg_d2.engine.checkpoint import CellCheckpointer
 from cellseg_d2.engine.hooks import BestCheckpoint
-from cellseg_d2.errors import CellSegError
+from cellseg_d2.engine.setup import check_size, count_parameters
 from cellseg_d2.evaluation.coco import CellCOCOEvaluator
 from cellseg_d2.inference.predictor import WholeImagePredictor
 
@@ -38,6 +38,7 @@ class CellTrainer(DefaultTrainer):
         TrainerBase.__init__(self)
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         self.stream_seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+        self.stream_start = 0
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg, self.stream_seed)
@@ -59,14 +60,8 @@ class CellTrainer(DefaultTrainer):
             CellSegError: it has more than CELLSEG.MAX_PARAMETERS.
         """
         model = super().build_model(cfg)
-        count = count_parameters(model)
-        logger.info("the model has %.1f M parameters", count / 1e6)
-        if count > cfg.CELLSEG.MAX_PARAMETERS:
-            parts = ", ".join(f"{name} {count_parameters(part) / 1e6:.1f} M" for name, part in model.named_children())
-            limit = cfg.CELLSEG.MAX_PARAMETERS / 1e6
-            raise CellSegError(
-                f"the model has {count / 1e6:.1f} M parameters ({parts}), over the limit of {limit:.1f} M"
-            )
+        logger.info("the model has %.1f M parameters", count_parameters(model) / 1e6)
+        check_size(model, cfg)
         return model
 
     @classmethod
@@ -87,23 +82,27 @@ class CellTrainer(DefaultTrainer):
     def resume_or_load(self, resume: bool = True) -> None:
         """Loads weights, and on a resume all that makes the run go on as if it had not been stopped.
 
-        On one process, on a CPU and with the same number of processes that is exact: the order of the tiles, their
-        augmentations and torch's random state are those of the unbroken run.
+        With one process on a CPU that is exact: the order of the tiles, their augmentations and torch's random state
+        are those of the unbroken run. Further processes draw their random numbers anew.
         """
         super().resume_or_load(resume)
         if self.start_iter:
-            used = self.start_iter * self.cfg.SOLVER.IMS_PER_BATCH
-            logger.info("going on at iteration %d, after %d tiles", self.start_iter, used)
-            self._trainer.reset_data_loader(lambda: self.build_train_loader(self.cfg, self.stream_seed, used))
+            logger.info("going on at iteration %d, after %d tiles", self.start_iter, self.stream_start)
+            self._trainer.reset_data_loader(
+                lambda: self.build_train_loader(self.cfg, self.stream_seed, self.stream_start)
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """Detectron2's state, and what the stream of samples and the random numbers go on from."""
-        return {**super().state_dict(), "stream_seed": self.stream_seed, "torch_rng": torch.get_rng_state()}
+        used = self.stream_start + (self.iter + 1 - self.start_iter) * self.cfg.SOLVER.IMS_PER_BATCH
+        stream = {"stream_seed": self.stream_seed, "stream_position": used}
+        return {**super().state_dict(), **stream, "torch_rng": torch.get_rng_state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes up from a checkpoint; one of Detectron2's own has no stream to go on from."""
         super().load_state_dict(state_dict)
         self.stream_seed = state_dict.get("stream_seed", self.stream_seed)
+        self.stream_start = state_dict.get("stream_position", 0)
         if "torch_rng" in state_dict and comm.is_main_process():  # the others were seeded apart, and stay so
             torch.set_rng_state(state_dict["torch_rng"])
 
@@ -154,8 +153,3 @@ class _Predict:
     def __call__(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         images = [from_model_input(sample["image"], self.image_format) for sample in inputs]
         return [{"cells": self.predictor.predict(image)} for image in images]
-
-
-def count_parameters(model: torch.nn.Module) -> int:
-    """All parameters of a model, frozen ones and frozen statistics among them."""
-    return sum(parameter.numel() for parameter in model.parameters())

@@ -71,7 +71,7 @@ def average_precision(
 def score_files(
     ground_truth: Path, results: Path, max_detections: int, tasks: Sequence[str] = ("segm", "bbox")
 ) -> dict[str, dict[str, float]]:
-    """:func:`average_precision` of a results file against a ground-truth file, by task.
+    """:func:`average_precision` of a results file against a ground-truth file, by task that all results are fit for.
 
     Raises:
         CellSegError: a file cannot be read or is of another form.
@@ -82,7 +82,11 @@ def score_files(
     needed = {"image_id", "category_id", "score"}
     if not isinstance(detections, list) or not all(isinstance(r, dict) and needed <= set(r) for r in detections):
         raise CellSegError(f"{results}: is no list of COCO results")
-    return {task: average_precision(truth, detections, task, max_detections) for task in tasks}
+    keys = {"segm": "segmentation", "bbox": "bbox"}
+    scored = [task for task in tasks if all(keys[task] in result for result in detections)]
+    if not scored:
+        raise CellSegError(f"{results}: not every result has a segmentation, nor every one a bbox")
+    return {task: average_precision(truth, detections, task, max_detections) for task in scored}
 
 
 def _mean(precision: np.ndarray[Any, Any]) -> float:

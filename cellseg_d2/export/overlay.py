@@ -49,9 +49,17 @@ def draw_overlay(image: NDArray[np.uint8], instances: CellInstances, opacity: fl
 
 def write_overlay(path: Path, image: NDArray[np.uint8], instances: CellInstances) -> None:
     """Writes :func:`draw_overlay` as PNG."""
+    write_picture(path, draw_overlay(image, instances))
+
+
+def write_picture(path: Path, picture: NDArray[np.uint8]) -> None:
+    """Writes a (H, W, 3) uint8 RGB picture as PNG, with the folder it is to lie in.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    _, encoded = cv2.imencode(".png", draw_overlay(image, instances)[..., ::-1])
-    path.write_bytes(encoded.tobytes())
+    path.write_bytes(cv2.imencode(".png", picture[..., ::-1])[1].tobytes())  # cv2.imwrite says nothing of a failure
 
 
 def draw_grid(images: Sequence[NDArray[np.uint8]], columns: int, gap: int = 4) -> NDArray[np.uint8]:

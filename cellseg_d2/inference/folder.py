@@ -56,8 +56,10 @@ def predict_images(
             sure = cells[cells.scores >= overlay_threshold]
             write_overlay(output / "overlays" / f"{image_file.path.stem}.png", image, sure)
     if "coco" in formats:
-        write_results(output / RESULTS_FILE, results)
+        unchecked = output / f"{RESULTS_FILE}.unchecked"
+        write_results(unchecked, results)
         sizes = {entry["id"]: (entry["height"], entry["width"]) for entry in entries}
-        check_results(output / RESULTS_FILE, sizes, len(predictor.class_names))
+        check_results(unchecked, sizes, len(predictor.class_names))
+        unchecked.replace(output / RESULTS_FILE)
         write_json(output / IDS_FILE, entries, indent=1)
     return counts

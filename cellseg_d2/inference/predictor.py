@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -88,9 +89,11 @@ class WholeImagePredictor:
         """Each tile with its cells in coordinates of the image."""
         size = image.shape[0], image.shape[1]
         step = self.cfg.CELLSEG.INFERENCE.BATCH_SIZE
-        tiles = list(grid)
-        for first in range(0, len(tiles), step):
-            batch = tiles[first : first + step]
+        by_size = defaultdict(list)  # a batch is padded to its largest tile, which group normalisation would notice
+        for tile in grid:
+            x0, y0, x1, y1 = tile.window
+            by_size[y1 - y0, x1 - x0].append(tile)
+        for batch in (own[first : first + step] for own in by_size.values() for first in range(0, len(own), step)):
             crops = [image[tile.window[1] : tile.window[3], tile.window[0] : tile.window[2]] for tile in batch]
             for tile, instances in zip(batch, self._call_model(crops)):
                 cells = to_cell_instances(instances, self.cfg.CELLSEG.INFERENCE.MASK_THRESHOLD)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from detectron2.config import CfgNode
+from detectron2.modeling.proposal_generator import PROPOSAL_GENERATOR_REGISTRY
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, CascadeROIHeads, StandardROIHeads
 from detectron2.structures import ImageList, Instances, pairwise_iou
 from torch import Tensor
 
-from cellseg_d2.modeling.rpn import lies_on_crowd
+from cellseg_d2.modeling.rpn import CellRPN, lies_on_crowd
 from cellseg_d2.structures import CROWD_CLASS
 
 
@@ -32,6 +34,13 @@ class IgnoreCrowd:
         return super().forward(images, features, proposals, targets)  # type: ignore[misc]
 
 
+def ignores_crowd(cfg: CfgNode) -> bool:
+    """Whether a config's RPN and RoI heads know what ``gt_classes`` of -1 mean."""
+    rpn = PROPOSAL_GENERATOR_REGISTRY.get(cfg.MODEL.PROPOSAL_GENERATOR.NAME)
+    heads = ROI_HEADS_REGISTRY.get(cfg.MODEL.ROI_HEADS.NAME)
+    return issubclass(rpn, CellRPN) and issubclass(heads, IgnoreCrowd)
+
+
 def without_crowds(proposals: Instances, targets: Instances) -> tuple[Instances, Instances]:
     """One image's proposals off crowds or on cells (IoU of at least 0.5), and its targets that are cells."""
     crowd = targets.gt_classes == CROWD_CLASS
@@ -46,7 +55,10 @@ def without_crowds(proposals: Instances, targets: Instances) -> tuple[Instances,
 
 @ROI_HEADS_REGISTRY.register()
 class CellCascadeROIHeads(IgnoreCrowd, CascadeROIHeads):
-    """Detectron2's Cascade R-CNN heads (Cai and Vasconcelos, CVPR 2018), with crowds left out."""
+    """Detectron2's Cascade R-CNN heads (Cai and Vasconcelos, CVPR 2018), with crowds left out.
+
+    They are left out once, before the first stage: a box that a stage moves onto a crowd is background to the next one.
+    """
 
 
 @ROI_HEADS_REGISTRY.register()

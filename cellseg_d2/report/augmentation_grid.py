@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
@@ -14,8 +13,9 @@ from detectron2.utils.env import seed_all_rng
 from numpy.typing import NDArray
 
 from cellseg_d2.data.mapper import CellDatasetMapper, from_model_input
-from cellseg_d2.export.overlay import draw_grid, draw_overlay
+from cellseg_d2.export.overlay import draw_grid, draw_overlay, write_picture
 from cellseg_d2.instances import CellInstances
+from cellseg_d2.structures import CROWD_CLASS
 
 
 def write_augmentation_grid(
@@ -40,8 +40,7 @@ def write_augmentation_grid(
         for sample in dicts[:samples]
         for mapper in [plain] + [augmented] * augmentations
     ]
-    output.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(output), draw_grid(pictures, columns=augmentations + 1)[..., ::-1])
+    write_picture(output, draw_grid(pictures, columns=augmentations + 1))
 
 
 def _draw(sample: dict[str, Any], image_format: str) -> NDArray[np.uint8]:
@@ -49,7 +48,8 @@ def _draw(sample: dict[str, Any], image_format: str) -> NDArray[np.uint8]:
 
 
 def _ground_truth(instances: Instances) -> CellInstances:
-    """A training sample's cells; its masks are cropped to their boxes."""
+    """A training sample's cells, without what is ignored; its masks are cropped to their boxes."""
+    instances = instances[instances.gt_classes != CROWD_CLASS]
     boxes = instances.gt_boxes.tensor.numpy()
     places = boxes.astype(np.int64)
     masks = [mask[y0:y1, x0:x1].numpy() for mask, (x0, y0, x1, y1) in zip(instances.gt_masks, places)]

@@ -50,8 +50,8 @@ class LabelMasks:
 
     def to(self, *args: Any, **kwargs: Any) -> LabelMasks:
         """The same on another device; labels stay integers whatever type is asked for."""
-        layers = self.layers.to(*args, **kwargs)
-        return LabelMasks(layers, self.layer_of, self.ids)
+        device = self.layers[:0].to(*args, **kwargs).device
+        return LabelMasks(self.layers.to(device), self.layer_of, self.ids)
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -1,6 +1,9 @@
 """An existing COCO dataset of whole images, converted by the same rules as label TIFFs."""
 
 import json
+import struct
+import time
+import zlib
 
 import cv2
 import numpy as np
@@ -10,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as mask_util
 
-from cellseg_d2.data.coco_source import find_coco_samples, to_rle
+from cellseg_d2.data.coco_source import MAX_COORDINATE, find_coco_samples, to_rle
 from cellseg_d2.data.convert import convert
 from cellseg_d2.data.options import ConvertOptions
 from cellseg_d2.errors import CellSegError
@@ -104,6 +107,78 @@ def test_all_of_cocos_segmentations_are_read(form):
     assert np.array_equal(mask_util.decode(to_rle(segmentation, (16, 30))), mask)
 
 
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        pytest.param([], id="no polygon"),
+        pytest.param([[1, 1]], id="one point"),
+        pytest.param([[1, 2, 8, 9]], id="four numbers, which pycocotools takes for a box"),
+        pytest.param([[1, 2, 8, 9, 3, 7, 5]], id="half a point"),
+        pytest.param([[1, 2, 8, 9, 3, 7], [1, 1]], id="the second one"),
+        pytest.param([1, 2, 8, 9, 3, 7], id="no list in the list"),
+        pytest.param([[1, 2, 8, 9, 3, "7"]], id="text"),
+        pytest.param([[1, 2, 8, 9, 3, None]], id="nothing"),
+        pytest.param([[1, 2, 8, 9, 3, float("nan")]], id="NaN"),
+        pytest.param([[1, 2, 8, 9, 3, float("-inf")]], id="infinite"),
+        pytest.param([[1, 2, 8, 9, 3, 10**400]], id="larger than any float"),
+        pytest.param([[1, 2, 8, 9, 3, MAX_COORDINATE + 1]], id="far outside"),
+        pytest.param({"size": [16, 30], "counts": 5}, id="a number for counts"),
+    ],
+)
+def test_damaged_segmentations_are_refused(segmentation):
+    with pytest.raises(ValueError):
+        to_rle(segmentation, (16, 30))
+
+
+def png_header(height, width):
+    """A PNG of a few bytes that declares any size."""
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(b"\0"))]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param(lambda whole: b"", "is empty (0 bytes); export it again", id="no bytes"),
+        pytest.param(lambda whole: whole[:40], "cannot be read as an image; export it again", id="header only"),
+        pytest.param(lambda whole: whole[: len(whole) // 2], "cannot be read as an image; export it again", id="half"),
+        pytest.param(lambda whole: b"text" * 9, "cannot be read as an image; export it again", id="text"),
+        pytest.param(lambda whole: png_header(60_000, 60_000), "cannot be read as an image (pixels <= ", id="huge"),
+    ],
+)
+def test_a_damaged_image_is_refused_in_one_line(change, message, tmp_path, capfd):
+    truth, _ = write_coco(tmp_path, [])
+    (tmp_path / "a.png").write_bytes(change((tmp_path / "a.png").read_bytes()))
+    (sample,), _ = find_coco_samples(truth, tmp_path)
+    level = cv2.getLogLevel()
+    with pytest.raises(CellSegError) as caught:
+        sample.read("percentile:0.1,99.9", 10**6, 2)
+    assert str(caught.value).startswith(f"{tmp_path / 'a.png'}: {message}")
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr().err == ""
+    assert cv2.getLogLevel() == level
+
+
+def test_an_image_over_the_limit_is_refused_before_it_is_read(tmp_path):
+    truth, _ = write_coco(tmp_path, [])
+    (sample,), _ = find_coco_samples(truth, tmp_path)
+    assert sample.read("percentile:0.1,99.9", 40 * 60, 2)[0].shape == (40, 60, 3)
+    (tmp_path / "a.png").write_bytes(b"not even an image")
+    with pytest.raises(CellSegError, match=r"a\.png: is 40 x 60, over the limit of 2399 pixels"):
+        sample.read("percentile:0.1,99.9", 40 * 60 - 1, 2)
+
+
+def test_many_images_are_listed_in_linear_time(tmp_path):
+    images = [{"id": place, "file_name": f"{place}.png", "height": 4, "width": 4} for place in range(60_000)]
+    (tmp_path / "gt.json").write_text(json.dumps({"images": images, "annotations": [], "categories": []}))
+    started = time.process_time()
+    samples, _ = find_coco_samples(tmp_path / "gt.json", tmp_path)
+    assert len(samples) == 60_000
+    assert time.process_time() - started < 10  # about 1 s; counting each name in a list takes about 28
+
+
 def test_names_in_folders_stay_apart(tmp_path):
     truth, _ = write_coco(tmp_path, [], name="patient1/a.png")
     (sample,), _ = find_coco_samples(truth, tmp_path)
@@ -117,15 +192,27 @@ def test_names_in_folders_stay_apart(tmp_path):
         (lambda content: content["annotations"][0].update(category_id=99), "category 99"),
         (lambda content: content["annotations"][0].update(image_id=6), "annotations of image 6"),
         (lambda content: content["images"].append({**content["images"][0], "id": 6}), "two images of the name a"),
+        (
+            lambda content: content["images"].append({**content["images"][0], "file_name": "b.png"}),
+            "images of the id",
+        ),
+        (lambda content: content["categories"].append({"id": 8, "name": "long"}), "two categories of the name long"),
+        (lambda content: content["categories"].append({"id": 3, "name": "flat"}), "two categories of the id 3"),
+        (lambda content: content["categories"].append({"id": 8}), "is no COCO dataset (KeyError: 'name')"),
         (lambda content: content.update(images=[], annotations=[]), "lists no images"),
+        (lambda content: content["images"][0].update(height="40"), "height and width are whole numbers"),
         (lambda content: content["images"][0].update(height=41), "is 40 x 60, the COCO file says"),
         (lambda content: content["images"][0].update(file_name="b.png"), "b.png: there is no such file"),
         (
             lambda content: content["annotations"][0].update(segmentation={"size": [2, 2], "counts": "04"}),
             "segmentation",
         ),
+        (lambda content: content["annotations"][0].update(segmentation=[[1, 1]]), "at least three points"),
     ],
-    ids=["form", "category", "image", "twice", "empty", "size", "file", "mask"],
+    ids=[
+        *("form", "category", "image", "twice", "image id", "category name", "category id", "no name", "empty"),
+        *("height", "size", "file", "mask", "polygon"),
+    ],
 )
 def test_what_does_not_fit_is_named(change, message, tmp_path):
     truth, _ = write_coco(

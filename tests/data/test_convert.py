@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shutil
 from pathlib import Path
 
@@ -25,7 +26,9 @@ from hypothesis import strategies as st
 from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
 
+from cellseg_d2.data.check import check
 from cellseg_d2.data.convert import convert
+from cellseg_d2.data.cut import below
 from cellseg_d2.data.options import ConvertOptions
 from cellseg_d2.data.tiff import read_image, read_label_map
 from cellseg_d2.errors import CellSegError
@@ -99,7 +102,7 @@ def assert_shows_window(root, folder, image, annotations):
 @written
 @given(
     st.lists(label_maps(max_side=40), min_size=1, max_size=2),
-    st.integers(3, 50),
+    st.integers(1, 50),
     st.floats(0, 0.8),
     st.floats(0, 1),
     st.sampled_from([0.0, 0.5]),
@@ -124,6 +127,12 @@ def test_what_is_converted_decodes_to_the_label_maps(
             x0, y0, x1, y1 = image["window"]
             seen[image["source"]][y0:y1, x0:x1] += 1
     assert all(count.min() >= 1 for count in seen.values())
+    assert ("val" in summary["counts"]) == bool(summary["images"]["val"])
+    if summary["images"]["val"]:
+        wholes = by_image(load(output, "val_whole"))
+        assert [image["source"] for image, _ in wholes] == summary["images"]["val"]
+        for image, annotations in wholes:
+            assert_shows_window(root, output, image, annotations)
     shutil.rmtree(folder)
 
 
@@ -143,7 +152,7 @@ def test_tiles_without_overlap_give_back_every_cells_area(root, tmp_path):
 
 
 def test_the_untiled_validation_images_keep_every_cell(root, tmp_path):
-    options = ConvertOptions(tile_size=16, val_fraction=0.5, min_area=1000, min_visible=1.0)
+    options = ConvertOptions(tile_size=16, val_fraction=0.5, min_area=1000, min_visible=1.0, keep_empty=1.0)
     summary = convert(root, tmp_path / "out", options)
     wholes = by_image(load(tmp_path / "out", "val_whole"))
     assert [image["source"] for image, _ in wholes] == summary["images"]["val"]
@@ -157,8 +166,10 @@ def test_the_untiled_validation_images_keep_every_cell(root, tmp_path):
 def test_intensities_are_scaled_by_image_and_not_by_tile(tmp_path, kind):
     image = (np.arange(30 * 40).reshape(30, 40) * 20).astype(kind)
     write_sample(tmp_path / "in", "a", image, {1: np.ones((30, 40), np.uint8)})
-    convert(tmp_path / "in", tmp_path / "out", ConvertOptions(tile_size=16))
-    for record, annotations in by_image(load(tmp_path / "out", "train")):
+    convert(tmp_path / "in", tmp_path / "out", ConvertOptions(tile_size=16, min_visible=0))
+    tiles = by_image(load(tmp_path / "out", "train"))
+    assert len(tiles) == 6
+    for record, annotations in tiles:
         assert_shows_window(tmp_path / "in", tmp_path / "out", record, annotations)
 
 
@@ -318,7 +329,7 @@ def test_workers_and_a_second_run_change_no_byte(root, converted, tmp_path):
     assert read_folder(tmp_path / "two") == expected
 
 
-def test_a_dask_cluster_changes_no_byte(root, converted, tmp_path):
+def test_a_dask_cluster_changes_no_byte_with_paths_relative_to_here(root, converted, tmp_path, monkeypatch):
     from distributed import LocalCluster
 
     output, _ = converted
@@ -326,13 +337,18 @@ def test_a_dask_cluster_changes_no_byte(root, converted, tmp_path):
     with LocalCluster(
         n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=logging.ERROR
     ) as cluster:
-        convert(root, tmp_path / "dask", options, scheduler=cluster.scheduler_address)
+        monkeypatch.chdir(root.parent)  # after the workers were started, elsewhere
+        here = Path(os.path.relpath(root)), Path(os.path.relpath(tmp_path / "dask"))
+        convert(*here, options, scheduler=cluster.scheduler_address)
+        report = check(here[0], options, scheduler=cluster.scheduler_address)
+        assert report == check(here[0], options)
         (root_copy := tmp_path / "damaged").mkdir()
         shutil.copytree(root / "train", root_copy / "train")
         (root_copy / "train" / "s3" / "image.tif").write_bytes(b"II*\0")
         with pytest.raises(CellSegError, match=r"train/s3/image\.tif: cannot be read as a TIFF"):
             convert(root_copy, tmp_path / "none", options, scheduler=cluster.scheduler_address)
     assert read_folder(tmp_path / "dask") == read_folder(output)
+    assert report.root == here[0]
     assert not (tmp_path / "none").exists()
 
 
@@ -417,7 +433,7 @@ def damage_test_image(root):
         pytest.param(damage_image, r"train/b/image\.tif: cannot be read as a TIFF", id="not a TIFF"),
         pytest.param(remove_image, r"train/b/image\.tif: there is no such file", id="no image"),
         pytest.param(shear_labels, r"class1\.tif: is 30 x 41, its image\.tif 30 x 40", id="labels of another size"),
-        pytest.param(damage_test_image, r"test_release/t\.tif: is empty", id="test image, after all tiles are written"),
+        pytest.param(damage_test_image, r"test_release/t\.tif: is empty", id="test image"),
     ],
 )
 def test_after_a_failure_nothing_is_left_and_what_was_there_stays(small_root, tmp_path, damage, message, workers):
@@ -462,6 +478,85 @@ def test_a_bad_sample_stops_before_the_others_are_converted(small_root, tmp_path
     ):
         convert(small_root, tmp_path / "out", ConvertOptions())
     assert caplog.records == []  # no line of progress
+
+
+def test_a_bad_test_image_stops_before_the_others_are_converted(small_root, tmp_path, caplog):
+    damage_test_image(small_root)
+    with (
+        caplog.at_level(logging.INFO, "cellseg_d2"),
+        pytest.raises(CellSegError, match=r"test_release/t\.tif: is empty"),
+    ):
+        convert(small_root, tmp_path / "out", ConvertOptions())
+    assert caplog.records == []  # no line of progress
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_bad_test_images_are_skipped_and_listed_after_the_samples(small_root, tmp_path, workers):
+    damage_image(small_root)
+    damage_test_image(small_root)
+    line = "test_release/t.tif: is empty (0 bytes); export it again"
+    summary = convert(small_root, tmp_path / "none", ConvertOptions(), workers=workers, skip_errors=True)
+    assert (summary["skipped"][1:], set(summary["counts"])) == ([line], {"train"})
+    assert summary["statistics"] == check(small_root, ConvertOptions()).summary
+    assert not (tmp_path / "none" / "annotations" / "image_info_test.json").exists()
+    tifffile.imwrite(small_root / "test_release" / "u.tif", np.zeros((5, 6), np.uint8))
+    summary = convert(small_root, tmp_path / "one", ConvertOptions(), workers=workers, skip_errors=True)
+    assert (summary["skipped"][1:], summary["counts"]["test"]) == ([line], {"images": 1})
+    info = json.loads((tmp_path / "one" / "annotations" / "image_info_test.json").read_text())
+    assert [image["file_name"] for image in info["images"]] == ["test/u.png"]
+
+
+@pytest.mark.parametrize("typed", ["a", "./a", "b/../a", "a/", "."])
+def test_the_dataset_does_not_depend_on_how_its_input_is_typed(tmp_path, monkeypatch, typed):
+    root, rng = tmp_path / "a", np.random.default_rng(1)
+    for name in ("sa", "sb"):
+        write_sample(root, name, noise(rng, 30, 40), {1: discs(rng, 30, 40, 8)}, photometric="rgb")
+    (root / "train" / "sa" / "image.tif").write_bytes(b"")
+    (tmp_path / "b").mkdir()
+    monkeypatch.chdir(root if typed == "." else tmp_path)
+    expected = convert(root, tmp_path / "out", ConvertOptions(), skip_errors=True)
+    assert expected["skipped"] == ["train/sa/image.tif: is empty (0 bytes); export it again"]
+    assert convert(Path(typed), tmp_path / "again", ConvertOptions(), skip_errors=True) == expected
+    assert read_folder(tmp_path / "again") == read_folder(tmp_path / "out")
+    assert check(Path(typed), ConvertOptions()).summary == expected["statistics"]
+
+
+def test_a_path_within_a_message_is_told_below_the_input(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    line = f"in/train/in/image.tif: cannot be read ([Errno 13] denied: '{tmp_path}/in/train/in/image.tif')"
+    assert below(Path("in"), [line]) == ["train/in/image.tif: cannot be read ([Errno 13] denied: 'train/in/image.tif')"]
+
+
+def latin1(folder):
+    """The file system takes a name of any bytes; this one is no UTF-8."""
+    return folder / os.fsdecode(b"caf\xe9")
+
+
+@pytest.mark.parametrize("tests", [False, True])
+def test_a_name_that_is_not_utf8_is_refused(small_root, tmp_path, tests):
+    if tests:
+        write_test_images(small_root, {os.fsdecode(b"caf\xe9.tif"): np.zeros((5, 6), np.uint8)}, None)
+    else:
+        (small_root / "train" / "b").rename(latin1(small_root / "train"))
+    message = r"/caf\\xe9(\.tif)?: its name is not UTF-8; rename it$"
+    with pytest.raises(CellSegError, match=message) as caught:
+        convert(small_root, tmp_path / "out", ConvertOptions(), skip_errors=True)
+    str(caught.value).encode()
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("options", [{"tile_size": 1}, {"min_area": 10_000}], ids=["tile size", "area"])
+def test_a_conversion_without_a_training_tile_is_refused(small_root, tmp_path, options):
+    with pytest.raises(CellSegError, match=r"no tile .* --tile-size, .* --min-visible .* --keep-empty$"):
+        convert(small_root, tmp_path / "out", ConvertOptions(**options))
+    assert not (tmp_path / "out").exists()
+    convert(small_root, tmp_path / "out", ConvertOptions(**options, keep_empty=1.0))
+
+
+def test_a_users_split_may_leave_training_empty(small_root, tmp_path):
+    (tmp_path / "split.csv").write_text("id,split\na,val\nb,val\n")
+    summary = convert(small_root, tmp_path / "out", ConvertOptions(), split_file=tmp_path / "split.csv")
+    assert (summary["counts"]["train"]["tiles"], summary["counts"]["val"]["tiles"]) == (0, 2)
 
 
 def test_when_every_sample_is_bad_there_is_no_dataset(small_root, tmp_path):

@@ -6,7 +6,9 @@ from drawing import LARGEST_ID, drawn, label_maps
 from hypothesis import given
 from scipy.ndimage import label
 
-from cellseg_d2.data.labels import EIGHT_NEIGHBOURS, measure_cells, split_blobs
+from cellseg_d2.data.labels import measure_cells, split_blobs
+
+EIGHT_NEIGHBOURS = np.ones((3, 3), bool)
 
 
 def parts(mask):
@@ -75,3 +77,15 @@ def test_blobs_become_cells_of_one_part(labels):
     assert (cells.blobs == 1).all()
     for cell in cells.ids:
         assert len(np.unique(labels[split == cell])) == 1
+    firsts = [labels.T[(split == cell).T][0] for cell in cells.ids]
+    places = [np.flatnonzero((split == cell).T)[0] for cell in cells.ids]
+    assert list(zip(firsts, places)) == sorted(zip(firsts, places))
+
+
+def test_blobs_of_ids_that_wrap_become_the_parts_of_the_foreground():
+    there = np.zeros((60, 80), bool)
+    there[::3, ::4] = there[1::3, ::4] = True  # 400 cells apart from each other, and 8-bit ids
+    parts_of_all, count = label(there, EIGHT_NEIGHBOURS)
+    split = split_blobs(np.where(there, (parts_of_all - 1) % 255 + 1, 0).astype(np.int32))
+    assert count == len(np.unique(split)) - 1 == split.max() == 400
+    assert len({*zip(split.flat, parts_of_all.flat)}) == 401

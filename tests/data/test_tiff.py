@@ -71,6 +71,7 @@ def refusal(read, path, **options):
         pytest.param(RGB, {"photometric": "rgb", "byteorder": ">"}, RGB, id="big endian"),
         pytest.param(np.moveaxis(RGB, 2, 0), {"ome": True, "metadata": {"axes": "CYX"}}, RGB, id="OME, CYX"),
         pytest.param(GREY[None, None], {"ome": True, "metadata": {"axes": "ZCYX"}}, grey(GREY), id="OME, ZCYX"),
+        pytest.param(np.moveaxis(RGB, 2, 0), {"imagej": True, "metadata": {"axes": "CYX"}}, RGB, id="ImageJ, CYX"),
         pytest.param(GREY[:, :3], {}, grey(GREY[:, :3]), id="three pixels wide"),
         pytest.param(GREY[:1, :1], {}, grey(GREY[:1, :1]), id="one pixel"),
         pytest.param(GREY, {"photometric": "miniswhite"}, grey(255 - GREY), id="min is white"),
@@ -101,7 +102,9 @@ def test_a_smaller_preview_in_the_file_is_no_second_image(tmp_path):
 def test_jpeg_tiles_are_read_within_what_jpeg_loses(tiff):
     y, x = np.mgrid[:64, :64].astype(np.uint8)
     smooth = np.dstack([y, x, y + x])
-    image = read_image(tiff(smooth, photometric="rgb", compression="jpeg", tile=(32, 32)))
+    path = tiff(smooth, photometric="rgb", compression="jpeg", tile=(32, 32))
+    assert tifffile.TiffFile(path).pages[0].photometric.name == "YCBCR"  # which other compressions are refused with
+    image = read_image(path)
     assert np.abs(image.astype(int) - smooth).max() <= 8
 
 
@@ -151,15 +154,33 @@ def test_a_constant_image_is_black(tiff, kind):
     assert not read_image(tiff(np.full((8, 9), 700, kind))).any()
 
 
-def test_an_alpha_channel_that_is_not_opaque_is_dropped_with_a_notice(tiff, caplog):
-    rgba = OPAQUE.copy()
-    rgba[:5, :5, 3] = 0
-    path = tiff(rgba, photometric="rgb", extrasamples=["unassalpha"])
+IN_A_CORNER = np.full((37, 53), 255, np.uint8)
+IN_A_CORNER[:5, :5] = 0
+
+
+@pytest.mark.parametrize(
+    "alpha",
+    [
+        pytest.param(IN_A_CORNER, id="in a corner"),
+        pytest.param(np.full((37, 53), 0, np.uint8), id="nowhere"),
+        pytest.param(np.full((37, 53), 128, np.uint8), id="half, everywhere"),
+    ],
+)
+def test_an_alpha_channel_that_is_not_opaque_is_dropped_with_a_notice(tiff, caplog, alpha):
+    path = tiff(np.dstack([RGB, alpha]), photometric="rgb", extrasamples=["unassalpha"])
     with caplog.at_level(logging.WARNING, "cellseg_d2"):
         assert np.array_equal(read_image(path), RGB)
     assert [record.getMessage() for record in caplog.records] == [
         f"{path}: its alpha channel is not opaque everywhere; it is dropped"
     ]
+
+
+@pytest.mark.parametrize(("kind", "opaque"), [(np.uint8, 255), (np.uint16, 65_535), (np.float32, 1)])
+def test_an_opaque_alpha_channel_gives_no_notice(tiff, caplog, kind, opaque):
+    rgba = np.dstack([RGB.astype(kind), np.full((37, 53), opaque, kind)])
+    with caplog.at_level(logging.WARNING, "cellseg_d2"):
+        read_image(tiff(rgba, photometric="rgb", extrasamples=["unassalpha"]))
+    assert caplog.records == []
 
 
 @pytest.mark.parametrize("text", ["percentile:0.1,99.9", "percentile:0,100", "range:-5,5", "range:0,1e6"])
@@ -208,6 +229,23 @@ def test_other_intensity_rules_are_refused(text):
         pytest.param(
             np.moveaxis(grey(LABELS), 2, 0), {"ome": True, "metadata": {"axes": "CYX"}}, LABELS, id="repeated, OME"
         ),
+        pytest.param(np.stack([LABELS] * 3), {"photometric": "minisblack"}, LABELS, id="repeated, no names"),
+        pytest.param(
+            np.stack([LABELS] * 3), {"ome": True, "metadata": {"axes": "ZYX"}}, LABELS, id="repeated, as a z-stack"
+        ),
+        pytest.param(
+            np.dstack([grey(LABELS), np.full(LABELS.shape, 255)]).astype(np.uint8),
+            {"photometric": "rgb", "extrasamples": ["unassalpha"]},
+            LABELS,
+            id="repeated as RGBA",
+        ),
+        pytest.param(
+            LABELS.astype(np.uint8),
+            {"photometric": "palette", "colormap": RNG.integers(0, 65_536, (3, 256)).astype(np.uint16)},
+            LABELS,
+            id="with a palette",
+        ),
+        pytest.param(LABELS.astype(np.float16), {}, LABELS, id="16-bit float"),
         pytest.param(LABELS.astype(np.uint16), {"compression": "zlib", "predictor": True}, LABELS, id="deflate"),
         pytest.param(LABELS.astype(np.uint16), {"compression": "lzw", "tile": (16, 16)}, LABELS, id="LZW tiles"),
         pytest.param(LABELS.astype(np.uint8), {"photometric": "miniswhite"}, LABELS, id="min is white changes no id"),
@@ -233,11 +271,17 @@ def test_ids_beyond_31_bits_are_numbered_anew_and_none_is_lost(tmp_path_factory,
     assert np.array_equal(label_map[0][:, None] == label_map[0], values[0][:, None] == values[0])
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.uint32, np.int64])
+def test_the_first_id_beyond_31_bits_stays_positive(tiff, kind):
+    label_map = read_label_map(tiff(np.array([[0, 2**31, 5]]).astype(kind)))
+    assert label_map.tolist() == [[0, 2, 1]]
+
+
+def test_the_largest_of_the_16_bit_floats_is_kept(tiff):
+    assert read_label_map(tiff(np.array([[0, 65_504]], np.float16))).tolist() == [[0, 65_504]]
+
+
 # Refusals
-
-
-def palette(path):
-    tifffile.imwrite(path, GREY, photometric="palette", colormap=np.zeros((3, 256), np.uint16))
 
 
 def page_by_page(path):
@@ -262,7 +306,6 @@ def with_nan(pixels):
         pytest.param(lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n" * 9), "cannot be read as a TIFF", id="PNG"),
         pytest.param(lambda path: path.write_bytes(b"II*\0"), "cannot be read as a TIFF", id="signature only"),
         pytest.param(lambda path: path.write_bytes(b"II*\0" + b"\xff" * 99), "cannot be read as a TIFF", id="garbage"),
-        pytest.param(palette, "has a colour palette; save it as RGB", id="palette"),
         pytest.param(
             lambda path: tifffile.imwrite(path, np.zeros((5, 8, 9), np.uint16)), "5 x 8 x 9", id="z-stack without names"
         ),
@@ -285,17 +328,48 @@ def test_what_is_no_single_plane_is_refused(tmp_path, read, write, message):
     assert message in refusal(read, path)
 
 
-@pytest.mark.parametrize("count", [2, 5])
+@pytest.mark.parametrize("count", [2, 4, 5])
 @pytest.mark.parametrize(
     "options",
     [
         pytest.param({"photometric": "minisblack", "planarconfig": "separate"}, id="planar"),
         pytest.param({"ome": True, "metadata": {"axes": "CYX"}}, id="OME"),
+        pytest.param({"imagej": True, "metadata": {"axes": "CYX"}}, id="ImageJ"),
     ],
 )
 def test_images_of_other_channel_counts_are_refused(tiff, count, options):
     path = tiff(np.zeros((count, 8, 9), np.uint8), **options)
-    assert f"has {count} channels (axes " in refusal(read_image, path)
+    message = refusal(read_image, path)
+    assert f"has {count} channels (axes " in message
+    assert message.endswith("; save one channel as grey, or three as RGB")
+
+
+def test_a_stack_of_four_channels_that_are_not_samples_is_no_rgba(tiff):
+    path = tiff(np.zeros((4, 8, 9), np.uint8), photometric="rgb", planarconfig="separate", metadata={"axes": "CYX"})
+    assert "has 4 channels (axes CYX 4 x 8 x 9)" in refusal(read_image, path)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "options", "colours"),
+    [
+        pytest.param(OPAQUE, {"photometric": "separated"}, "CMYK colours", id="CMYK"),
+        pytest.param(OPAQUE, {"photometric": "separated", "compression": "jpeg"}, "CMYK colours", id="CMYK, JPEG"),
+        pytest.param(RGB, {"photometric": "cielab"}, "CIELAB colours", id="CIELAB"),
+        pytest.param(RGB, {"photometric": "icclab"}, "ICCLAB colours", id="ICCLAB"),
+        pytest.param(RGB, {"photometric": "ycbcr"}, "YCbCr colours that are not JPEG's", id="YCbCr"),
+        pytest.param(RGB, {"photometric": "ycbcr", "compression": "lzw"}, "YCbCr colours", id="YCbCr, LZW"),
+        pytest.param(
+            GREY,
+            {"photometric": "palette", "colormap": np.zeros((3, 256), np.uint16)},
+            "a colour palette",
+            id="palette",
+        ),
+    ],
+)
+def test_images_of_other_colour_spaces_are_refused(tiff, pixels, options, colours):
+    message = refusal(read_image, tiff(pixels, **options))
+    assert message.startswith(f"has {colours}")
+    assert message.endswith("; save it as RGB")
 
 
 @pytest.mark.parametrize(
@@ -320,6 +394,15 @@ def test_intensities_that_are_no_numbers_are_refused(tiff, pixels):
         pytest.param(-LABELS.astype(np.float32), {}, "holds negative labels", id="negative floats"),
         pytest.param(np.ones((3, 4), np.complex64), {}, "holds complex64 values", id="complex"),
         pytest.param(RGB, {"photometric": "rgb"}, "its channels differ", id="an RGB picture"),
+        pytest.param(
+            np.dstack([grey(LABELS.astype(np.uint8)), IN_A_CORNER]),
+            {"photometric": "rgb", "extrasamples": ["unassalpha"]},
+            "its channels differ",
+            id="an alpha that is not opaque",
+        ),
+        pytest.param(
+            np.moveaxis(RGB, 2, 0), {"photometric": "minisblack"}, "has the axes QYX 3 x 37 x 53", id="a short z-stack"
+        ),
     ],
 )
 def test_label_maps_with_other_values_are_refused(tiff, pixels, options, message):

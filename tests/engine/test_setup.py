@@ -75,7 +75,12 @@ def test_a_config_that_does_not_fit_the_data_is_refused(opts, named, nuclei):
 @pytest.mark.parametrize(
     ("opts", "flags", "named"),
     [
-        ([], ["--num-gpus", "0"], "--num-gpus must be at least 1"),
+        ([], ["--num-gpus", "0"], "give at least one process"),
+        ([], ["--num-machines", "0"], "give at least one process"),
+        ([], ["--num-machines", "2", "--machine-rank", "2"], "ranks from 0"),
+        ([], ["--num-machines", "2", "--dist-url", "auto"], "needs --dist-url"),
+        (["CELLSEG.MAX_PARAMETERS", "1000"], [], "over the limit"),
+        (["DATALOADER.SAMPLER_TRAIN", "RandomSubsetTrainingSampler"], [], "write TrainingSampler or"),
         (["SOLVER.IMS_PER_BATCH", "3"], ["--num-gpus", "2"], "IMS_PER_BATCH 3"),
         (["MODEL.WEIGHTS", ""], ["--eval-only"], "MODEL.WEIGHTS"),
         (["MODEL.WEIGHTS", "nowhere.pth"], ["--eval-only"], "nowhere.pth"),
@@ -83,7 +88,10 @@ def test_a_config_that_does_not_fit_the_data_is_refused(opts, named, nuclei):
         (["MODEL.WEIGHTS", "catalog://nothing"], [], "cannot be fetched"),
         (["DATASETS.TRAIN", "('nuclei_train',)"], ["--eval-only"], "no validation part"),
     ],
-    ids=["no process", "batch", "no weights", "no such file", "no such file to begin from", "no such URL", "no val"],
+    ids=[
+        *("no process", "no machine", "rank", "url", "parameters", "sampler", "batch"),
+        *("no weights", "no such file", "no such file to begin from", "no such URL", "no val"),
+    ],
 )
 def test_what_would_end_in_a_launched_process_is_refused_before(opts, flags, named, nuclei):
     args = _args("MODEL.DEVICE", "cpu", "CELLSEG.DATASET", "nuclei", *opts, flags=flags)
@@ -91,10 +99,30 @@ def test_what_would_end_in_a_launched_process_is_refused_before(opts, flags, nam
         check_run(build_cfg(args.config_file, args.opts), args)
 
 
-def test_more_gpus_than_there_are_is_refused():
-    cfg = get_cfg(LITE, ["MODEL.DEVICE", "cuda"])
-    with pytest.raises(CellSegError, match=f"--num-gpus 999, but this machine has {torch.cuda.device_count()}"):
-        check_processes(cfg, 999)
+def test_a_tag_without_its_checkpoint_is_refused(nuclei, tmp_path):
+    (tmp_path / "last_checkpoint").write_text("")
+    args = _args("MODEL.DEVICE", "cpu", "CELLSEG.DATASET", "nuclei", "OUTPUT_DIR", str(tmp_path), flags=["--resume"])
+    with pytest.raises(CellSegError, match="names no checkpoint that is there"):
+        check_run(build_cfg(args.config_file, args.opts), args)
+
+
+@pytest.mark.parametrize(("key", "name"), [("PROPOSAL_GENERATOR", "RPN"), ("ROI_HEADS", "CascadeROIHeads")])
+def test_heads_that_would_look_for_crowds_are_refused(key, name, nuclei):
+    with pytest.raises(CellSegError, match="IGNORE_CROWD needs"):
+        build_cfg(LITE, ["CELLSEG.DATASET", "nuclei", f"MODEL.{key}.NAME", name])
+
+
+@pytest.mark.parametrize(
+    ("device", "processes", "named"),
+    [("cuda", 999, "this machine has"), ("cpu", 2, "MODEL.DEVICE cuda, not cpu"), ("cuda:0", 2, "not cuda:0")],
+)
+def test_a_machine_with_gpus_gives_each_process_one(device, processes, named):
+    cfg = get_cfg(LITE, ["MODEL.DEVICE", device])
+    if torch.cuda.is_available():
+        with pytest.raises(CellSegError, match=named):
+            check_processes(cfg, processes)
+    else:
+        check_processes(cfg, processes)  # processes on the CPU, as many as one likes
 
 
 @pytest.mark.parametrize(("weights", "config_file"), [("", ""), ("a.pth", LITE)], ids=["neither", "both"])

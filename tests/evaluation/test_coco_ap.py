@@ -9,6 +9,7 @@ import math
 import numpy as np
 import pytest
 from drawing import discs, pycocotools_rle
+from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -155,6 +156,23 @@ def test_results_of_foreign_images_are_refused():
 
 
 # Files
+
+
+@pytest.mark.parametrize(("left_out", "scored"), [("bbox", ["segm"]), ("segmentation", ["bbox"])])
+def test_results_of_other_tools_are_scored_for_what_they_have(tmp_path, left_out, scored):
+    truth, results = draw_case(3)
+    (tmp_path / "gt.json").write_text(json.dumps(truth))
+    boxed = [{"bbox": mask_util.toBbox(result["segmentation"]).tolist(), **result} for result in results]
+    (tmp_path / "r.json").write_text(json.dumps([{k: v for k, v in r.items() if k != left_out} for r in boxed]))
+    assert list(score_files(tmp_path / "gt.json", tmp_path / "r.json", 100)) == scored
+
+
+def test_results_with_neither_masks_nor_boxes_are_refused(tmp_path):
+    truth, _ = draw_case(3)
+    (tmp_path / "gt.json").write_text(json.dumps(truth))
+    (tmp_path / "r.json").write_text(json.dumps([{"image_id": 4, "category_id": 1, "score": 0.5}]))
+    with pytest.raises(CellSegError, match="not every result has a segmentation"):
+        score_files(tmp_path / "gt.json", tmp_path / "r.json", 100)
 
 
 def test_files_are_scored_for_masks_and_boxes(tmp_path):

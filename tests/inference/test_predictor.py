@@ -2,9 +2,11 @@ import numpy as np
 import pytest
 import torch
 from detectron2.layers import paste_masks_in_image
+from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from torch import nn
 
+import cellseg_d2.modeling  # noqa: F401  (registers the laptop model's backbone)
 from cellseg_d2.config import get_cfg
 from cellseg_d2.data.rle import encode_label_map
 from cellseg_d2.data.tiff import read_label_map
@@ -109,11 +111,25 @@ def test_an_image_that_fits_is_predicted_whole():
     assert model.calls == [[(300, 512)]]
 
 
-def test_tiles_go_to_the_model_in_batches():
+def test_tiles_go_to_the_model_in_batches_of_one_size():
     model = GroundTruthModel()
-    image = np.zeros((1000, 1100, 3), np.uint8)
-    _predictor(model, "CELLSEG.INFERENCE.BATCH_SIZE", "4").predict(image)
-    assert [len(call) for call in model.calls] == [4, 4, 1]
+    image = np.zeros((300, 2400, 3), np.uint8)
+    _predictor(model, "CELLSEG.INFERENCE.BATCH_SIZE", "2").predict(image)
+    assert sum(len(call) for call in model.calls) == 7
+    assert max(len(call) for call in model.calls) == 2
+    assert all(len(set(call)) == 1 for call in model.calls)
+
+
+def test_the_batch_size_changes_nothing():
+    torch.manual_seed(0)
+    opts = ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "MODEL.ROI_HEADS.NUM_CLASSES", "4"]
+    model = build_model(get_cfg("mask_rcnn_lite0_FPN", [*opts, "TEST.DETECTIONS_PER_IMAGE", "9"]))
+    image = np.random.default_rng(0).integers(0, 256, (150, 200, 3), dtype=np.uint8)
+    keys = ["CELLSEG.INFERENCE.TILE_SIZE", "96", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"]
+    one, four = (_predictor(model, *keys, "CELLSEG.INFERENCE.BATCH_SIZE", size).predict(image) for size in ("1", "4"))
+    assert len(one) == len(four) > 0
+    np.testing.assert_allclose(one.boxes, four.boxes, atol=1e-2)
+    np.testing.assert_allclose(one.scores, four.scores, atol=1e-4)
 
 
 @pytest.mark.parametrize("image_format", ["RGB", "BGR"])

@@ -6,7 +6,7 @@ from detectron2.utils.events import EventStorage
 
 import cellseg_d2.modeling  # noqa: F401  (registers the laptop model's backbone)
 from cellseg_d2.config import config_names, get_cfg
-from cellseg_d2.engine.trainer import count_parameters
+from cellseg_d2.engine.setup import count_parameters
 from cellseg_d2.inference.predictor import to_cell_instances
 from cellseg_d2.structures import LabelMasks
 

@@ -36,6 +36,11 @@ def test_a_row_shows_image_truth_and_the_cells_of_enough_score(images, sample_ro
     assert changed.max(axis=0).tolist() == [y + h - 1, x + w - 1]
 
 
+def test_a_dataset_instead_of_results_is_named(images, sample_root, tmp_path):
+    with pytest.raises(CellSegError, match=r"test_gt.json: holds no COCO results"):
+        write_prediction_grid(images, sample_root / "test_gt.json", tmp_path / "grid.png")
+
+
 def test_results_that_are_no_json_are_named(images, tmp_path):
     (tmp_path / "results.json").write_text("[")
     with pytest.raises(CellSegError, match=r"results.json: is not JSON"):

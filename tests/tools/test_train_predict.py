@@ -12,6 +12,7 @@ import pytest
 import torch
 from pycocotools.coco import COCO
 
+ON_CPU = {"CUDA_VISIBLE_DEVICES": ""}  # also where there are GPUs: results are compared to the bit
 LITE = "configs/mask_rcnn_lite0_FPN.yaml"
 QUICK = [
     *("CELLSEG.DATASET", "nuclei", "SEED", "1", "DATALOADER.NUM_WORKERS", "0", "INPUT.CROP.SIZE", "[96, 96]"),
@@ -23,9 +24,8 @@ QUICK = [
 @pytest.fixture(scope="module")
 def train(run_tool, nuclei, repo_root):
     def run(*args):
-        return run_tool(
-            "train_net", "--config-file", LITE, *args, cwd=repo_root, DETECTRON2_DATASETS=str(nuclei.parent)
-        )
+        place = {"cwd": repo_root, "DETECTRON2_DATASETS": str(nuclei.parent), **ON_CPU}
+        return run_tool("train_net", "--config-file", "mask_rcnn_lite0_FPN", *args, **place)  # a config by its name
 
     return run
 
@@ -83,7 +83,7 @@ def test_killed_and_resumed_the_weights_are_those_of_an_unbroken_run(trained, nu
     command += ["OUTPUT_DIR", str(tmp_path), "DATALOADER.NUM_WORKERS", "2"]  # the trained folder's run had none
     environment = {
         **os.environ,
-        **{"PYTHONPATH": str(repo_root), "OMP_NUM_THREADS": "1", "DETECTRON2_DATASETS": str(nuclei.parent)},
+        **{"PYTHONPATH": str(repo_root), "OMP_NUM_THREADS": "1", "DETECTRON2_DATASETS": str(nuclei.parent), **ON_CPU},
     }
     process = subprocess.Popen(
         command,
@@ -107,9 +107,11 @@ def test_killed_and_resumed_the_weights_are_those_of_an_unbroken_run(trained, nu
 
 
 def test_two_processes_without_a_gpu_train_one_model(train, tmp_path):
-    done = train("--num-gpus", "2", *QUICK, "SOLVER.MAX_ITER", "2", "MODEL.DEVICE", "cpu", "OUTPUT_DIR", tmp_path)
+    done = train("--num-gpus", "2", *QUICK, "SOLVER.MAX_ITER", "2", "OUTPUT_DIR", tmp_path)
     assert done.returncode == 0, done.stderr
     assert "World size: 2" in done.stdout + done.stderr
+    assert (done.stdout + done.stderr).count("the model has 5.0 M parameters") == 1
+    assert "the model has 5.0 M parameters" in (tmp_path / "log.txt").read_text()
     assert torch.load(tmp_path / "model_final.pth", weights_only=True)["iteration"] == 1
     assert "segm/AP50" in _metrics(tmp_path)[-1]
 
@@ -181,9 +183,10 @@ def test_one_file_and_tiles_by_config(trained, run_tool, nuclei, repo_root, samp
         (["CELLSEG.DATASET", "neurons"], "'neurons_train' is not registered"),
         (["--eval-only", "CELLSEG.DATASET", "nuclei"], "does not fit the model"),
         (["--eval-only", "CELLSEG.DATASET", "nuclei", "MODEL.WEIGHTS", "nowhere.pth"], "nowhere.pth"),
-        (["--num-gpus", "64", "CELLSEG.DATASET", "nuclei", "MODEL.DEVICE", "cuda:0"], "64"),
+        (["--num-gpus", "3", "CELLSEG.DATASET", "nuclei"], "cannot be shared by 3 processes"),
+        (["CELLSEG.DATASET", "nuclei", "--resume"], "options stand before config keys; move --resume"),
     ],
-    ids=["unknown key", "unknown dataset", "weights of another model", "no weights file", "too many processes"],
+    ids=["unknown key", "unknown dataset", "weights of another model", "no weights file", "batch", "option at the end"],
 )
 def test_training_refuses_in_one_line(args, named, train, tmp_path):
     done = train(*args, "OUTPUT_DIR", tmp_path / "out")
@@ -228,8 +231,8 @@ def test_weights_of_another_class_count_are_begun_afresh_in_training_and_refused
     assert "box_predictor.cls_score" in _one_error_line(refused)
     afresh = run_tool("train_net", "--config-file", LITE, *QUICK, *opts, "SOLVER.MAX_ITER", "1", **place)
     assert afresh.returncode == 0, afresh.stderr
-    assert "begun afresh" in afresh.stderr
-    assert "roi_heads.box_predictor.cls_score.weight (5, 256) -> (6, 256)" in afresh.stderr
+    assert "begun afresh" in afresh.stdout
+    assert "roi_heads.box_predictor.cls_score.weight (5, 256) -> (6, 256)" in afresh.stdout
 
 
 def test_augmentation_is_drawn(run_tool, nuclei, repo_root, tmp_path):
