@@ -184,7 +184,7 @@ def write_floor(root: Path, wanted: Wanted, output: Path) -> None:
 
 def measure_growth(folder: Path, sizes: Sizes) -> Table:
     """Time and peak memory of one image by its number of cells."""
-    radius = (sizes.side / 250, sizes.side / 160)
+    radius = (max(sizes.side / 250, 3), max(sizes.side / 160, 5))  # or the quick form's cells would be under --min-area
     works, memory = {}, {}
     for compression in (None, "lzw"):
         for count in sizes.growth:
