@@ -131,8 +131,10 @@ def use_available_device(cfg: CfgNode) -> None:
 
 def log_to(output_dir: str) -> None:
     """Sends the package's log lines where Detectron2's go: the terminal of the first process, and ``log.txt``."""
-    logging.getLogger("cellseg_d2").handlers.clear()
+    package = logging.getLogger("cellseg_d2")
+    package.handlers.clear()
     setup_logger(output_dir, distributed_rank=comm.get_rank(), name="cellseg_d2")
+    package.setLevel(logging.INFO)  # Detectron2 asks for everything, a line for each image predicted among it
 
 
 def check_run(cfg: CfgNode, args: argparse.Namespace) -> None:
