@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from cellseg_d2.data.atomic import appear_whole
 from cellseg_d2.data.tiff import MAX_PIXELS, read_image
-from cellseg_d2.errors import CellSegError
+from cellseg_d2.errors import CellSegError, one_line
 from cellseg_d2.progress import track
 
 logger = logging.getLogger(__name__)
@@ -196,7 +196,7 @@ def _read_pixels(path: Path) -> NDArray[np.uint8]:
     except CellSegError:
         raise
     except Exception as error:  # the decoders of damaged files raise anything from struct.error to their own types
-        raise CellSegError(f"{path}: cannot be read as SVS ({' '.join(str(error).split())}); copy it again") from error
+        raise CellSegError(f"{path}: cannot be read as SVS ({one_line(error)}); copy it again") from error
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (3, 4):
         raise CellSegError(
             f"{path}: holds {pixels.dtype} {pixels.shape}, not 8-bit RGB; save it as a TIFF beside the XML"

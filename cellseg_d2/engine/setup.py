@@ -57,7 +57,6 @@ def prediction_cfg(weights: str, config_file: str, overrides: Sequence[str]) -> 
         raise CellSegError("give either --weights CHECKPOINT, which carries its config, or --config-file FILE")
     if weights:
         cfg = cfg_with_overrides(checkpoint_cfg(weights), ["MODEL.WEIGHTS", weights, *overrides])
-        use_available_device(cfg)
     else:
         cfg = get_cfg(config_file, overrides)
         resolve(cfg)
