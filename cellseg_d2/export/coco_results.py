@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
-from collections.abc import Mapping, Sequence
+import shutil
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from pycocotools.coco import COCO
 
 from cellseg_d2.data.rle import decode_runs
 from cellseg_d2.errors import CellSegError
+from cellseg_d2.export.files import whole_file, zip_entry
 from cellseg_d2.instances import CellInstances
 
 Result = dict[str, Any]
@@ -38,17 +41,65 @@ def to_results(instances: CellInstances, image_id: int) -> list[Result]:
     ]
 
 
-def write_results(path: Path, results: Sequence[Result]) -> None:
-    """Writes the file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            json.dump(results, file, separators=(",", ":"))
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+class ResultsWriter:
+    """Writes the results of one image after the other, so that all of them never lie in memory.
+
+    Attributes:
+        count: results written so far.
+    """
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+        self.count = 0
+
+    @classmethod
+    @contextmanager
+    def open(cls, path: Path) -> Iterator[ResultsWriter]:
+        """A writer of a JSON file that appears whole at the end, or not at all if anything fails.
+
+        Raises:
+            CellSegError: the file cannot be written.
+        """
+        with whole_file(path) as partial, partial.open("w", encoding="utf-8") as file:
+            file.write("[")
+            yield cls(file)
+            file.write("]")
+
+    def append(self, results: Iterable[Result]) -> None:
+        """Writes results behind those that are there."""
+        for result in results:
+            self._file.write(("," if self.count else "") + json.dumps(result, separators=(",", ":")))
+            self.count += 1
+
+
+def write_results(path: Path, results: Iterable[Result]) -> None:
+    """Writes all results at once, whole or not at all, as :meth:`ResultsWriter.open` does."""
+    with ResultsWriter.open(path) as writer:
+        writer.append(results)
+
+
+def zip_results(path: Path) -> Path:
+    """Packs a results file into an archive beside it, as COCO's evaluation servers take it.
+
+    The same results make the same archive byte by byte.
+
+    Returns:
+        The archive, ``test-results.zip`` of ``test-results.json``.
+
+    Raises:
+        CellSegError: the archive cannot be written.
+    """
+    packed = path.with_suffix(".zip")
+    entry = zip_entry(path.name)
+    entry.file_size = path.stat().st_size  # tells zipfile beforehand whether the entry passes 2 GB
+    with (
+        path.open("rb") as source,
+        whole_file(packed) as partial,
+        zipfile.ZipFile(partial, "w") as archive,
+        archive.open(entry, "w") as target,
+    ):
+        shutil.copyfileobj(source, target)
+    return packed
 
 
 def check_results(path: Path, sizes: Mapping[int, tuple[int, int]], class_count: int) -> int:
@@ -67,7 +118,8 @@ def check_results(path: Path, sizes: Mapping[int, tuple[int, int]], class_count:
             a file that pycocotools does not load.
     """
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
+        with path.open(encoding="utf-8") as file:
+            results = json.load(file)
         for result in results:
             _check_result(result, sizes, class_count)
         if results:
@@ -79,7 +131,7 @@ def check_results(path: Path, sizes: Mapping[int, tuple[int, int]], class_count:
             }
             with contextlib.redirect_stdout(io.StringIO()):
                 truth.createIndex()
-                truth.loadRes(str(path))
+                truth.loadRes(results)  # it reads a file's name with json.load too, and would hold the results twice
     except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
         raise CellSegError(f"{path}: a grader would refuse it: {error}") from error
     return len(results)

@@ -3,17 +3,19 @@
 import contextlib
 import io
 import json
+import zipfile
 
 import numpy as np
 import pytest
 from drawing import overlapping_masks, pycocotools_rle, written
+from faster_coco_eval import COCO as OtherCOCO
 from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
 
 from cellseg_d2.errors import CellSegError
-from cellseg_d2.export.coco_results import check_results, to_results, write_results
+from cellseg_d2.export.coco_results import ResultsWriter, check_results, to_results, write_results, zip_results
 from cellseg_d2.instances import CellInstances
 
 SIZES = {3: (6, 8), 5: (4, 4)}
@@ -30,10 +32,11 @@ def good_results():
     return to_results(cells_of([mask, ~mask], SIZES[3]), 3)
 
 
-def load_back(path, sizes, count):
-    """What pycocotools makes of a results file."""
-    truth = COCO()
+def load_back(path, sizes, count, reader=COCO):
+    """What pycocotools, or another reader with its methods, makes of a results file."""
+    truth = reader()
     truth.dataset = {
+        "info": {},
         "images": [{"id": number, "height": height, "width": width} for number, (height, width) in sizes.items()],
         "annotations": [],
         "categories": [{"id": number} for number in range(1, count + 1)],
@@ -60,6 +63,19 @@ def test_pycocotools_loads_and_decodes_what_is_written(tmp_path_factory, first, 
         for annotation, mask in zip(own, masks):
             assert np.array_equal(mask_util.decode(annotation["segmentation"]), mask)
             assert annotation["bbox"] == mask_util.toBbox(annotation["segmentation"]).tolist()
+
+
+@written
+@given(overlapping_masks(min_count=1))
+def test_another_reader_loads_and_decodes_it_too(tmp_path_factory, masks):
+    path = tmp_path_factory.mktemp("results") / "test-results.json"
+    size = masks[0].shape
+    write_results(path, to_results(cells_of(masks, size), 7))
+    loaded = load_back(path, {7: size}, 6, OtherCOCO)
+    own = loaded.loadAnns(loaded.getAnnIds(imgIds=[7]))
+    assert [annotation["category_id"] for annotation in own] == list(range(1, len(masks) + 1))
+    for annotation, mask in zip(own, masks):
+        assert np.array_equal(loaded.annToMask(annotation), mask)
 
 
 def test_boxes_are_the_masks_and_not_the_models():
@@ -100,6 +116,48 @@ def test_what_cannot_be_written_leaves_the_old_file_and_no_part(tmp_path):
         write_results(tmp_path / "r.json", [*good_results(), {"image_id": np.int64(3)}])
     assert (tmp_path / "r.json").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["r.json"]
+
+
+def test_images_one_after_the_other_are_the_same_file_as_all_at_once(tmp_path):
+    first, second = good_results(), to_results(CellInstances.empty(SIZES[5]), 5)
+    with ResultsWriter.open(tmp_path / "new" / "r.json") as writer:
+        for results in (second, first, second, iter(first)):
+            writer.append(results)
+        assert not (tmp_path / "new" / "r.json").exists()
+    assert writer.count == 4
+    assert json.loads((tmp_path / "new" / "r.json").read_text()) == first * 2
+    write_results(tmp_path / "whole.json", first * 2)
+    assert (tmp_path / "whole.json").read_bytes() == (tmp_path / "new" / "r.json").read_bytes()
+
+
+def test_a_writer_that_is_given_up_leaves_the_old_file_and_no_part(tmp_path):
+    write_results(tmp_path / "r.json", good_results())
+    before = (tmp_path / "r.json").read_bytes()
+    with pytest.raises(KeyboardInterrupt), ResultsWriter.open(tmp_path / "r.json") as writer:
+        writer.append(good_results())
+        raise KeyboardInterrupt
+    assert (tmp_path / "r.json").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["r.json"]
+
+
+def test_the_archive_holds_the_file_and_is_always_the_same(tmp_path):
+    archives = []
+    for folder in ("a", "b"):
+        write_results(tmp_path / folder / "test-results.json", good_results())
+        archive = zip_results(tmp_path / folder / "test-results.json")
+        assert archive == tmp_path / folder / "test-results.zip"
+        archives.append(archive.read_bytes())
+        with zipfile.ZipFile(archive) as content:
+            assert content.namelist() == ["test-results.json"]
+            assert json.loads(content.read("test-results.json")) == good_results()
+    assert archives[0] == archives[1]
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["test-results.json", "test-results.zip"]
+
+
+def test_no_archive_is_made_of_nothing(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        zip_results(tmp_path / "test-results.json")
+    assert not list(tmp_path.iterdir())
 
 
 def changed(**values):

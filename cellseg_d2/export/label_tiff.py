@@ -1,0 +1,106 @@
+"""Label maps as TIFF: one of all cells, and one a class as the input layout has them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from cellseg_d2.export.files import whole_file
+from cellseg_d2.instances import CellInstances
+
+JOINT_FILE = "labels.tif"
+TILE = 512
+UNTILED_SIDE = 2048
+"""Images up to this side are written in strips, which every reader can read."""
+
+CLASSIC_BYTES = 2**32 - 2**25
+"""Files of more pixels' bytes than this, without compression, are BigTIFF; tifffile's bound, unused by it for tiles."""
+
+
+def write_label_maps(
+    folder: Path,
+    instances: CellInstances,
+    class_names: Sequence[str],
+    pixel_size: tuple[float, float] | None = None,
+) -> None:
+    """Writes ``labels.tif`` of all cells and ``class<k>.tif``, k = 1 .. K, of each class.
+
+    0 is background. A cell's id is its place in ``instances`` from 1 on, in each of the files. They hold 16-bit ids
+    for up to 65,535 cells and 32-bit ids for more, compressed without loss; images of more than 2,048 pixels a side
+    are tiled, and files that may pass 4 GB are BigTIFF. Of a tiled image never more than 512 rows are in memory.
+
+    A pixel holds one id: of cells that overlap, the one with the best score lies on top, of equal ones the last. The
+    others lose these pixels, and one that lies wholly below others is not in the file. In a class's file only cells of
+    this class cover each other. The formats that write outlines lose nothing.
+
+    Args:
+        folder: where the files go.
+        instances: the cells.
+        class_names: of the classes 0 .. K - 1; their number counts.
+        pixel_size: microns a pixel, (x, y), for the resolution tags.
+
+    Raises:
+        CellSegError: a file cannot be written.
+    """
+    by_score = np.argsort(instances.scores, kind="stable")
+    _write(folder / JOINT_FILE, instances, by_score, pixel_size)
+    for number in range(len(class_names)):
+        own = by_score[instances.classes[by_score] == number]
+        _write(folder / f"class{number + 1}.tif", instances, own, pixel_size)
+
+
+def _write(
+    path: Path, instances: CellInstances, drawn: NDArray[np.int64], pixel_size: tuple[float, float] | None
+) -> None:
+    """One file; ``drawn`` are places in ``instances``, the topmost last."""
+    height, width = instances.image_size
+    dtype = np.uint16 if len(instances) <= np.iinfo(np.uint16).max else np.uint32
+    options: dict[str, Any] = {"compression": "zlib", "photometric": "minisblack", "metadata": None}
+    if pixel_size is not None:
+        options |= {"resolution": tuple(10_000 / side for side in pixel_size), "resolutionunit": "CENTIMETER"}
+    with whole_file(path) as partial:
+        if max(height, width) <= UNTILED_SIDE:
+            tifffile.imwrite(partial, _paint(instances, drawn, 0, height, dtype), **options)
+            return
+        tifffile.imwrite(
+            partial,
+            _tiles(instances, drawn, dtype),
+            shape=(height, width),
+            dtype=dtype,
+            tile=(TILE, TILE),
+            bigtiff=height * width * dtype().itemsize > CLASSIC_BYTES,
+            **options,
+        )
+
+
+def _tiles(
+    instances: CellInstances, drawn: NDArray[np.int64], dtype: type[np.unsignedinteger[Any]]
+) -> Iterator[NDArray[np.unsignedinteger[Any]]]:
+    """Tiles row by row; those at the right and lower edge are as small as the image leaves them."""
+    height, width = instances.image_size
+    for top in range(0, height, TILE):
+        band = _paint(instances, drawn, top, min(top + TILE, height), dtype)
+        for left in range(0, width, TILE):
+            yield np.ascontiguousarray(band[:, left : left + TILE])
+
+
+def _paint(
+    instances: CellInstances,
+    drawn: NDArray[np.int64],
+    top: int,
+    bottom: int,
+    dtype: type[np.unsignedinteger[Any]],
+) -> NDArray[np.unsignedinteger[Any]]:
+    """The rows ``top`` .. ``bottom`` - 1 of the label map of some cells."""
+    band = np.zeros((bottom - top, instances.image_size[1]), dtype)
+    boxes = instances.mask_boxes[drawn]
+    within = (boxes[:, 1] < bottom) & (boxes[:, 3] > top)
+    for number, (x0, y0, x1, y1) in zip(drawn[within].tolist(), boxes[within].tolist()):
+        first, last = max(y0, top), min(y1, bottom)
+        band[first - top : last - top, x0:x1][instances.masks[number][first - y0 : last - y0]] = number + 1
+    return band

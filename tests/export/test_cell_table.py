@@ -1,0 +1,86 @@
+"""Measures of each cell as CSV, read back with pandas."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from drawing import noise, overlapping_masks, pycocotools_rle, written
+from hypothesis import given
+from skimage.measure import regionprops
+
+from cellseg_d2.export.cell_table import MEASURES, MICRON_MEASURES, write_cell_table
+from cellseg_d2.instances import CellInstances
+
+NAMES = ["Epithelial, with comma", "Lymphocyte"]
+
+
+def table_of(folder, masks, **options):
+    scores = np.linspace(1 / 3, 1, len(masks))
+    cells = CellInstances.from_rles(
+        [pycocotools_rle(mask) for mask in masks], np.arange(len(masks)) % 2, masks[0].shape, scores
+    )
+    write_cell_table(folder / "cells.csv", cells, NAMES, **options)
+    return pd.read_csv(folder / "cells.csv")
+
+
+@written
+@given(overlapping_masks(min_count=1))
+def test_measures_are_those_of_scikit_image_in_the_full_frame(tmp_path_factory, masks):
+    image = noise(np.random.default_rng(len(masks)), *masks[0].shape)
+    table = table_of(tmp_path_factory.mktemp("table"), masks, image=image)
+    assert table["id"].tolist() == list(range(1, len(masks) + 1))
+    assert table["class"].tolist() == [NAMES[number % 2] for number in range(len(masks))]
+    assert table["score"].to_numpy() == pytest.approx(np.linspace(1 / 3, 1, len(masks)), abs=1e-6)
+    for (_, row), mask in zip(table.iterrows(), masks):
+        (region,) = regionprops(mask.astype(np.uint8), image)
+        y, x = region.centroid
+        expected = [region.area, x, y, region.perimeter, region.eccentricity, region.solidity]
+        assert row[list(MEASURES)].to_numpy(float) == pytest.approx(expected, abs=1e-6)
+        means = row[["mean_red", "mean_green", "mean_blue"]].to_numpy(float)
+        assert means == pytest.approx(region.intensity_mean, abs=1e-6)
+
+
+def square():
+    mask = np.zeros((20, 30), bool)
+    mask[4:9, 10:20] = True
+    return mask
+
+
+def test_microns_are_pixels_by_their_size(tmp_path):
+    (row,) = table_of(tmp_path, [square()], pixel_size=(0.25, 0.25)).to_dict("records")
+    assert row["area_px"] == 50
+    assert row["area_um2"] == pytest.approx(50 / 16)
+    assert (row["centroid_x_um"], row["centroid_y_um"]) == pytest.approx((14.5 / 4, 6 / 4))
+    assert row["perimeter_um"] == pytest.approx(row["perimeter_px"] / 4)
+
+
+def test_pixels_that_are_not_square_have_no_perimeter_in_microns(tmp_path):
+    (row,) = table_of(tmp_path, [square()], pixel_size=(0.5, 0.25)).to_dict("records")
+    assert row["area_um2"] == pytest.approx(50 / 8)
+    assert (row["centroid_x_um"], row["centroid_y_um"]) == pytest.approx((14.5 / 2, 6 / 4))
+    assert np.isnan(row["perimeter_um"])
+    assert row["perimeter_px"] > 0
+
+
+def test_a_cell_of_one_pixel_has_every_measure(tmp_path):
+    mask = np.zeros((4, 5), bool)
+    mask[2, 3] = True
+    image = np.arange(60, dtype=np.uint8).reshape(4, 5, 3)
+    (row,) = table_of(tmp_path, [mask], image=image).to_dict("records")
+    assert [row[name] for name in MEASURES] == [1, 3, 2, 0, 0, 1]
+    assert [row["mean_red"], row["mean_green"], row["mean_blue"]] == image[2, 3].tolist()
+
+
+def test_columns_come_with_what_they_need(tmp_path):
+    plain = ["id", "class", "score", *MEASURES]
+    means = ["mean_red", "mean_green", "mean_blue"]
+    image = np.zeros((20, 30, 3), np.uint8)
+    assert list(table_of(tmp_path, [square()]).columns) == plain
+    assert list(table_of(tmp_path, [square()], image=image).columns) == [*plain, *means]
+    both = table_of(tmp_path, [square()], image=image, pixel_size=(1, 1))
+    assert list(both.columns) == [*plain, *MICRON_MEASURES, *means]
+
+
+def test_an_image_without_cells_is_a_header(tmp_path):
+    write_cell_table(tmp_path / "cells.csv", CellInstances.empty((4, 4)), NAMES)
+    assert list(pd.read_csv(tmp_path / "cells.csv").columns) == ["id", "class", "score", *MEASURES]
+    assert (tmp_path / "cells.csv").read_text().count("\n") == 1
