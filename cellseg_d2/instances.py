@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -97,6 +97,10 @@ class CellInstances:
             self.masks,
             self.origins + np.array([x, y]),
         )
+
+    def with_scores(self, scores: NDArray[np.floating[Any]]) -> CellInstances:
+        """The same cells with other scores, (N,)."""
+        return replace(self, scores=scores.astype(np.float32))
 
     @classmethod
     def empty(cls, image_size: tuple[int, int]) -> CellInstances:

@@ -18,19 +18,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import shapely
 from numpy.typing import NDArray
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from cellseg_d2.data.tiling import Tile
+from cellseg_d2.inference.overlaps import Bools, Floats, Ints, crop, neighbours, shared_pixels, suppress_pairs
 from cellseg_d2.instances import CellInstances
 
 logger = logging.getLogger(__name__)
-
-Bools = NDArray[np.bool_]
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -177,32 +173,6 @@ def _side_distances(points: Floats, boxes: Ints, image_size: tuple[int, int]) ->
     return np.where(_interior(boxes, image_size), distances, np.inf)
 
 
-def _neighbours(first: Ints, second: Ints) -> tuple[Ints, Ints]:
-    """Numbers of all pairs of boxes, one of each set, that overlap or touch."""
-    pairs = shapely.STRtree(shapely.box(*second.T)).query(shapely.box(*first.T))
-    return pairs[0].astype(np.int64), pairs[1].astype(np.int64)
-
-
-def _crop(mask: Bools, origin: tuple[int, int], window: tuple[int, int, int, int]) -> Bools:
-    """The part of a mask inside a window; empty where they do not meet."""
-    x0, y0, x1, y1 = window
-    x, y = origin
-    return mask[max(y0 - y, 0) : max(y1 - y, 0), max(x0 - x, 0) : max(x1 - x, 0)]
-
-
-def _shared_pixels(first: CellInstances, second: CellInstances, a: Ints, b: Ints) -> Ints:
-    """(M,), pixels that the masks ``first[a[m]]`` and ``second[b[m]]`` have in common."""
-    boxes, others = first.mask_boxes[a], second.mask_boxes[b]
-    common = np.concatenate([np.maximum(boxes, others)[:, :2], np.minimum(boxes, others)[:, 2:]], axis=1)
-    shared = np.zeros(len(a), np.int64)
-    for pair in np.flatnonzero((common[:, 2:] > common[:, :2]).all(axis=1)).tolist():
-        window = tuple(common[pair].tolist())
-        one = _crop(first.masks[a[pair]], boxes[pair, :2].tolist(), window)
-        other = _crop(second.masks[b[pair]], others[pair, :2].tolist(), window)
-        shared[pair] = np.count_nonzero(one & other)
-    return shared
-
-
 def _same_cell(first: _Candidates, second: _Candidates, a: Ints, b: Ints, shared: Ints, tolerance: int) -> Bools:
     """(M,), whether ``first[a[m]]`` and ``second[b[m]]``, which share ``shared[m]`` pixels, are views of one cell."""
     areas, others = first.areas[a], second.areas[b]
@@ -212,23 +182,15 @@ def _same_cell(first: _Candidates, second: _Candidates, a: Ints, b: Ints, shared
     return same
 
 
-def _suppress(stays: Bools, rank: Ints, a: Ints, b: Ints) -> None:
-    """Takes the worse one of each matching pair out of ``stays``; one that is out itself takes out no other."""
-    better, worse = np.where(rank[a] < rank[b], (a, b), (b, a))
-    for pair in np.argsort(rank[better], kind="stable").tolist():
-        if stays[better[pair]]:
-            stays[worse[pair]] = False
-
-
 def _duplicates(found: _Candidates, image_size: tuple[int, int], tolerance: int) -> Bools:
     """(N,), which instances show a cell that another tile shows deeper inside its window or with a higher score."""
     depth = _side_distances(found.points, found.windows, image_size).min(axis=1)
-    a, b = _neighbours(found.boxes, found.boxes)
+    a, b = neighbours(found.boxes, found.boxes)
     comparable = found.tile[a] < found.tile[b]
     a, b = a[comparable], b[comparable]
-    same = _same_cell(found, found, a, b, _shared_pixels(found.cells, found.cells, a, b), tolerance)
+    same = _same_cell(found, found, a, b, shared_pixels(found.cells, found.cells, a, b), tolerance)
     stays = np.ones(len(found), bool)
-    _suppress(stays, np.argsort(np.lexsort((found.tile, -found.cells.scores, -depth))), a[same], b[same])
+    suppress_pairs(stays, np.argsort(np.lexsort((found.tile, -found.cells.scores, -depth))), a[same], b[same])
     return ~stays
 
 
@@ -240,7 +202,7 @@ def _decided_by_owner(boxes: Ints, tiles: list[Tile], image_size: tuple[int, int
     """
     cores, windows = _as_boxes([tile.core for tile in tiles]), _as_boxes([tile.window for tile in tiles])
     points = (boxes[:, :2] + boxes[:, 2:]) / 2
-    box, tile = _neighbours(np.concatenate([points, points], axis=1), cores)
+    box, tile = neighbours(np.concatenate([points, points], axis=1), cores)
     owns = _within(points[box], cores[tile], 0)
     box, tile = box[owns], tile[owns]
     decided = np.zeros(len(boxes), bool)
@@ -252,8 +214,8 @@ def _large_cells(
     pool: _Candidates, kept: _Candidates, tiles: list[Tile], image_size: tuple[int, int], tolerance: int
 ) -> tuple[CellInstances, int]:
     """The cells that instances without an owner show, and how many of the instances went into them."""
-    a, b = _neighbours(pool.boxes, kept.boxes)
-    shared = _shared_pixels(pool.cells, kept.cells, a, b)
+    a, b = neighbours(pool.boxes, kept.boxes)
+    shared = shared_pixels(pool.cells, kept.cells, a, b)
     belongs = (2 * shared > pool.areas[a]) | _same_cell(pool, kept, a, b, shared, tolerance)
     pool = pool[np.setdiff1d(np.arange(len(pool)), a[belongs])]
 
@@ -266,24 +228,24 @@ def _large_cells(
     cells = CellInstances.concatenate([_union(pool, group) for group in groups])
     boxes, areas = cells.mask_boxes, cells.areas
     stays = ~_decided_by_owner(boxes, tiles, image_size)
-    a, b = _neighbours(boxes, kept.boxes)
-    stays[a[2 * _shared_pixels(cells, kept.cells, a, b) > np.minimum(areas[a], kept.areas[b])]] = False
+    a, b = neighbours(boxes, kept.boxes)
+    stays[a[2 * shared_pixels(cells, kept.cells, a, b) > np.minimum(areas[a], kept.areas[b])]] = False
     # Tiles that give one large cell different classes leave groups that overlap: the larger one stays.
-    a, b = _neighbours(boxes, boxes)
+    a, b = neighbours(boxes, boxes)
     a, b = a[a < b], b[a < b]
-    over = 2 * _shared_pixels(cells, cells, a, b) > np.minimum(areas[a], areas[b])
-    _suppress(stays, np.argsort(np.lexsort((-cells.scores, -areas))), a[over], b[over])
+    over = 2 * shared_pixels(cells, cells, a, b) > np.minimum(areas[a], areas[b])
+    suppress_pairs(stays, np.argsort(np.lexsort((-cells.scores, -areas))), a[over], b[over])
     return cells[stays], int(sizes[stays].sum())
 
 
 def _joints(pool: _Candidates) -> tuple[Ints, Ints]:
     """Pairs of instances of one class from different tiles that are parts of one cell."""
-    a, b = _neighbours(pool.boxes, pool.boxes)
+    a, b = neighbours(pool.boxes, pool.boxes)
     classes = pool.cells.classes
     possible = (pool.tile[a] < pool.tile[b]) & (classes[a] == classes[b])
     a, b = a[possible], b[possible]
     overlap = np.minimum(pool.windows[a], pool.windows[b])[:, 2:] - np.maximum(pool.windows[a], pool.windows[b])[:, :2]
-    shared = _shared_pixels(pool.cells, pool.cells, a, b)
+    shared = shared_pixels(pool.cells, pool.cells, a, b)
     joined = np.zeros(len(a), bool)
     for pair in np.flatnonzero((overlap > 0).all(axis=1) & (shared > 0)).tolist():
         one, other = _visible(pool, a[pair], b[pair]), _visible(pool, b[pair], a[pair])
@@ -297,7 +259,7 @@ def _joints(pool: _Candidates) -> tuple[Ints, Ints]:
 def _visible(pool: _Candidates, number: int, viewer: int) -> int:
     """How many pixels of an instance lie in the window of another one's tile."""
     window = tuple(pool.windows[viewer].tolist())
-    return int(np.count_nonzero(_crop(pool.cells.masks[number], pool.boxes[number, :2].tolist(), window)))
+    return int(np.count_nonzero(crop(pool.cells.masks[number], pool.boxes[number, :2].tolist(), window)))
 
 
 def _face(pool: _Candidates, a: int, b: int, axis: int) -> bool:

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import torch
-from detectron2.layers import paste_masks_in_image
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from torch import nn
@@ -11,7 +10,7 @@ from cellseg_d2.config import get_cfg
 from cellseg_d2.data.rle import encode_label_map
 from cellseg_d2.data.tiff import read_label_map
 from cellseg_d2.errors import CellSegError
-from cellseg_d2.inference.predictor import WholeImagePredictor, paste_in_boxes, to_cell_instances
+from cellseg_d2.inference.predictor import WholeImagePredictor
 
 
 class GroundTruthModel(nn.Module):
@@ -143,32 +142,6 @@ def test_red_is_red_for_the_model(image_format):
     red[..., 0] = 255
     _predictor(model, "INPUT.FORMAT", image_format).predict(red)
     assert [int(channel.max()) for channel in model.image] == ([255, 0, 0] if image_format == "RGB" else [0, 0, 255])
-
-
-def test_masks_are_those_that_detectron2_pastes():
-    generator = torch.Generator().manual_seed(1)
-    corners = torch.rand(60, 2, generator=generator) * 80 - 5
-    boxes = torch.cat([corners, corners + 0.3 + 50 * torch.rand(60, 2, generator=generator) ** 3], dim=1)
-    boxes[:, 0::2].clamp_(0, 90)  # as Detectron2 clips them
-    boxes[:, 1::2].clamp_(0, 70)
-    probabilities = torch.rand(60, 28, 28, generator=generator)
-    masks, origins = paste_in_boxes(probabilities, boxes, (70, 90), 0.5)
-    expected = paste_masks_in_image(probabilities, boxes, (70, 90), 0.5).numpy()
-    for mask, (x, y), full in zip(masks, origins, expected):
-        pasted = np.zeros((70, 90), bool)
-        pasted[y : y + mask.shape[0], x : x + mask.shape[1]] = mask
-        # a box without an area has no sampling points, and no cell
-        np.testing.assert_array_equal(pasted, full)
-
-
-def test_cells_without_a_pixel_are_left_out():
-    instances = Instances((20, 20))
-    instances.pred_boxes = Boxes(torch.tensor([[2.0, 2.0, 9.0, 9.0], [10.0, 10.0, 18.0, 18.0]]))
-    instances.scores, instances.pred_classes = torch.tensor([0.9, 0.8]), torch.tensor([1, 2])
-    instances.pred_masks = torch.stack([torch.zeros(1, 28, 28), torch.ones(1, 28, 28)])
-    cells = to_cell_instances(instances, 0.5)
-    assert cells.classes.tolist() == [2]
-    assert cells.areas.tolist() == [64]
 
 
 def test_a_checkpoint_that_does_not_exist_is_named(tmp_path):

@@ -1,0 +1,47 @@
+"""Which instances lie on each other, and by how many pixels: near pairs by a spatial index, masks by their crops."""
+
+from __future__ import annotations
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from cellseg_d2.instances import CellInstances
+
+Bools = NDArray[np.bool_]
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+def neighbours(first: Ints, second: Ints) -> tuple[Ints, Ints]:
+    """Numbers of all pairs of boxes, one of each set, that overlap or touch."""
+    pairs = shapely.STRtree(shapely.box(*second.T)).query(shapely.box(*first.T))
+    return pairs[0].astype(np.int64), pairs[1].astype(np.int64)
+
+
+def crop(mask: Bools, origin: tuple[int, int], window: tuple[int, int, int, int]) -> Bools:
+    """The part of a mask inside a window; empty where they do not meet."""
+    x0, y0, x1, y1 = window
+    x, y = origin
+    return mask[max(y0 - y, 0) : max(y1 - y, 0), max(x0 - x, 0) : max(x1 - x, 0)]
+
+
+def shared_pixels(first: CellInstances, second: CellInstances, a: Ints, b: Ints) -> Ints:
+    """(M,), pixels that the masks ``first[a[m]]`` and ``second[b[m]]`` have in common."""
+    boxes, others = first.mask_boxes[a], second.mask_boxes[b]
+    common = np.concatenate([np.maximum(boxes, others)[:, :2], np.minimum(boxes, others)[:, 2:]], axis=1)
+    shared = np.zeros(len(a), np.int64)
+    for pair in np.flatnonzero((common[:, 2:] > common[:, :2]).all(axis=1)).tolist():
+        window = tuple(common[pair].tolist())
+        one = crop(first.masks[a[pair]], boxes[pair, :2].tolist(), window)
+        other = crop(second.masks[b[pair]], others[pair, :2].tolist(), window)
+        shared[pair] = np.count_nonzero(one & other)
+    return shared
+
+
+def suppress_pairs(stays: Bools, rank: Ints, a: Ints, b: Ints) -> None:
+    """Takes the worse one of each matching pair out of ``stays``; one that is out itself takes out no other."""
+    better, worse = np.where(rank[a] < rank[b], (a, b), (b, a))
+    for pair in np.argsort(rank[better], kind="stable").tolist():
+        if stays[better[pair]]:
+            stays[worse[pair]] = False

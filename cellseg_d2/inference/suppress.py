@@ -1,0 +1,80 @@
+"""One instance a cell within one tile: the detector's own suppression goes by box and class, this one by mask."""
+
+from __future__ import annotations
+
+import heapq
+from collections import defaultdict
+
+import numpy as np
+
+from cellseg_d2.inference.overlaps import Floats, Ints, neighbours, shared_pixels, suppress_pairs
+from cellseg_d2.instances import CellInstances
+
+METHODS = ("hard", "soft", "none")
+
+
+def suppress(cells: CellInstances, *, method: str, iou: float, score_threshold: float = 0.0) -> CellInstances:
+    """Leaves one instance of those whose masks overlap by more than an IoU, whatever their classes.
+
+    Touching cells share few pixels, so they stay, however much their boxes overlap.
+
+    Args:
+        cells: of one image.
+        method: ``hard`` takes away all but the best-scored; ``soft`` multiplies the score of each by 1 - IoU for every
+            better one that it overlaps (Bodla et al., Soft-NMS, ICCV 2017, linear), which keeps second guesses for AP;
+            ``none`` gives the cells back.
+        iou: of two masks, in (0, 1).
+        score_threshold: what has less after ``soft`` is left out.
+
+    Returns:
+        The cells that are left, in their order.
+
+    Raises:
+        ValueError: there is no such method.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {METHODS}, not {method!r}")
+    if method == "none" or len(cells) < 2:
+        return cells
+    a, b, overlap = _overlapping(cells, iou)
+    if method == "hard":
+        stays = np.ones(len(cells), bool)
+        suppress_pairs(stays, np.argsort(np.argsort(-cells.scores, kind="stable")), a, b)
+        return cells[stays]
+    scores = _soft_scores(cells.scores.astype(np.float64), a, b, overlap)
+    return cells.with_scores(scores)[scores >= score_threshold]
+
+
+def _overlapping(cells: CellInstances, iou: float) -> tuple[Ints, Ints, Floats]:
+    """Pairs of instances whose masks' IoU is above ``iou``, and that IoU."""
+    areas, boxes = cells.areas, cells.mask_boxes
+    a, b = neighbours(boxes, boxes)
+    small, large = np.minimum(areas[a], areas[b]), np.maximum(areas[a], areas[b])
+    possible = (a < b) & (small > iou * large)  # an IoU is never above the ratio of the areas
+    a, b = a[possible], b[possible]
+    shared = shared_pixels(cells, cells, a, b)
+    overlap = shared / np.maximum(areas[a] + areas[b] - shared, 1)
+    chosen = overlap > iou
+    return a[chosen], b[chosen], overlap[chosen]
+
+
+def _soft_scores(scores: Floats, a: Ints, b: Ints, overlap: Floats) -> Floats:
+    """The scores as Soft-NMS leaves them: from the best on, each lowers those that it overlaps."""
+    near: dict[int, list[tuple[int, float]]] = defaultdict(list)
+    for first, second, value in zip(a.tolist(), b.tolist(), overlap.tolist()):
+        near[first].append((second, value))
+        near[second].append((first, value))
+    scores = scores.copy()
+    queue = [(-score, number) for number, score in enumerate(scores.tolist()) if number in near]
+    heapq.heapify(queue)
+    done: set[int] = set()
+    while queue:
+        score, number = heapq.heappop(queue)
+        if number in done or -score != scores[number]:  # an entry from before its score was lowered
+            continue
+        done.add(number)
+        for other, value in near[number]:
+            if other not in done:
+                scores[other] *= 1 - value
+                heapq.heappush(queue, (-scores[other], other))
+    return scores
