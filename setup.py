@@ -26,10 +26,13 @@ INSTALL_REQUIRES = [
     "imagecodecs>=2025.3.30",  # as tifffile, which needs it for LZW and most other compression but does not ask for it
     "pycocotools>=2.0.8",  # first release that runs with numpy 2
     "faster-coco-eval>=1.8",  # oldest tried
+    "roifile>=2025.12.12",  # oldest tried, and the newest for Python 3.10; export to ImageJ and Fiji
+    "scikit-image>=0.25",  # oldest tried; shape measures of the CSV export
     "shapely>=2.0",  # the vectorised functions, which 1.8 does not have
     "matplotlib>=3.10",  # oldest tried
     "tensorboard>=2.21",  # oldest tried; Detectron2's TensorboardXWriter imports it
     "tqdm>=4.70",  # oldest tried
+    "zarr>=2.18",  # oldest tried, and the newest for Python 3.10; windows of large TIFFs, OME-Zarr
     "pyyaml>=6.0.1",  # older sources do not build with Cython 3
 ]
 
@@ -49,6 +52,7 @@ EXTRAS = {
     "test": [
         "pytest>=9",  # oldest tried
         "hypothesis>=6.168",  # oldest tried
+        "pandas>=2.3",  # oldest tried; reads the CSV export back
     ],
     "dev": [
         "ruff>=0.17",  # oldest tried; the style of `ruff format` changes between releases

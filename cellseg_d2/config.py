@@ -25,6 +25,18 @@ def add_cellseg_config(cfg: CfgNode) -> None:
     cfg.CELLSEG.MAX_PARAMETERS = 200_000_000
     # The metric by which model_best.pth is chosen, as evaluation names it; larger is better.
     cfg.CELLSEG.BEST_METRIC = "segm/AP50"
+    # Refuse MODEL.WEIGHTS that are known to want another INPUT.FORMAT, other pixel statistics or another stride than
+    # the config says. To be switched off where statistics of one's own are wanted nevertheless.
+    cfg.CELLSEG.CHECK_WEIGHTS_ORIGIN = True
+    # Evaluations without a better CELLSEG.BEST_METRIC after which training ends; 0 trains on.
+    cfg.CELLSEG.EARLY_STOPPING = 0
+    # Log the losses on the validation tiles, without augmentation, whenever these are evaluated.
+    cfg.CELLSEG.VALIDATION_LOSS = True
+    # Moving average of the weights: the share of the old average that each step keeps, such as 0.999; 0 for none. The
+    # average is evaluated too, as ema/segm/AP50 and so on, and its best is kept as model_best_ema.pth.
+    cfg.CELLSEG.EMA_DECAY = 0.0
+    # What SOLVER.AMP.ENABLED computes in: "float16", with its losses scaled, or "bfloat16" (GPUs from Ampere on).
+    cfg.CELLSEG.AMP_DTYPE = "float16"
     # Cells of which augmentation leaves fewer pixels, or a smaller share (the change of scale taken out), are no target
     # in training.
     cfg.CELLSEG.MIN_AREA = 10
@@ -34,11 +46,30 @@ def add_cellseg_config(cfg: CfgNode) -> None:
     cfg.CELLSEG.IGNORE_CROWD = True
     # How images that are not 8 bit are scaled, see cellseg_d2.data.tiff.IntensityRule. Taken from the training dataset.
     cfg.CELLSEG.INTENSITY_RULE = INTENSITY_RULE
+    # Microns a pixel of the training images, 0 where they do not say. Taken from the training dataset.
+    cfg.CELLSEG.PIXEL_SIZE_UM = 0.0
     # Names of the classes. Taken from the training dataset, so that a checkpoint knows them.
     cfg.CELLSEG.CLASS_NAMES = []
+    _add_loss_config(cfg)
     _add_augmentation_config(cfg)
     _add_inference_config(cfg)
     _add_model_config(cfg)
+
+
+def _add_loss_config(cfg: CfgNode) -> None:
+    cfg.CELLSEG.LOSS = CfgNode()
+    # Weights of the five losses, on top of Detectron2's own keys. A cascade's stages share those of the box losses, and
+    # PointRend's two losses that of the mask loss.
+    cfg.CELLSEG.LOSS.RPN_CLS_WEIGHT = 1.0
+    cfg.CELLSEG.LOSS.RPN_LOC_WEIGHT = 1.0
+    cfg.CELLSEG.LOSS.BOX_CLS_WEIGHT = 1.0
+    cfg.CELLSEG.LOSS.BOX_REG_WEIGHT = 1.0
+    cfg.CELLSEG.LOSS.MASK_WEIGHT = 1.0
+    # Weight of each class, and of the background last, in the classification of boxes; empty for none.
+    cfg.CELLSEG.LOSS.CLASS_WEIGHTS = []
+    # The mask loss: "bce", Mask R-CNN's, or "dice_bce", which adds the Dice loss of each mask as loss_mask_dice (and of
+    # PointRend's points as loss_mask_point_dice). Needs CellMaskHead or CellPointRendMaskHead.
+    cfg.CELLSEG.LOSS.MASK = "bce"
 
 
 def _add_augmentation_config(cfg: CfgNode) -> None:
@@ -62,6 +93,11 @@ def _add_augmentation_config(cfg: CfgNode) -> None:
     cfg.CELLSEG.AUG.HUE_LIMIT = 20.0
     cfg.CELLSEG.AUG.SATURATION_LIMIT = 30.0
     cfg.CELLSEG.AUG.VALUE_LIMIT = 20.0
+    # Cells of another tile pasted in before all else, each class as likely as any other, so that rare ones come more
+    # often: probability, the most cells a tile gets, and whether they may cover cells (a crowd is never covered).
+    cfg.CELLSEG.AUG.COPY_PASTE_PROB = 0.0
+    cfg.CELLSEG.AUG.COPY_PASTE_MAX_CELLS = 10
+    cfg.CELLSEG.AUG.COPY_PASTE_ONTO_CELLS = False
 
 
 def _add_inference_config(cfg: CfgNode) -> None:
@@ -76,6 +112,22 @@ def _add_inference_config(cfg: CfgNode) -> None:
     cfg.CELLSEG.INFERENCE.MASK_THRESHOLD = 0.5
     # By how many pixels two tiles may place the same cell apart.
     cfg.CELLSEG.INFERENCE.TOLERANCE = 4
+    # What becomes of instances of one tile whose masks overlap by more than SUPPRESSION_IOU, whatever their classes:
+    # "hard" keeps the best, "soft" lowers the scores of the others, "none" leaves them to the detector's box NMS.
+    cfg.CELLSEG.INFERENCE.SUPPRESSION = "soft"
+    cfg.CELLSEG.INFERENCE.SUPPRESSION_IOU = 0.5
+    # Leave out tiles that show nothing: none of their channels varies by more than BACKGROUND_STD of 0..255.
+    cfg.CELLSEG.INFERENCE.SKIP_BACKGROUND = False
+    cfg.CELLSEG.INFERENCE.BACKGROUND_STD = 3.0
+    # Resample images whose pixel size is not that of the training data.
+    cfg.CELLSEG.INFERENCE.RESCALE = False
+    # Test-time augmentation: predict each tile in several views, join their boxes and average their masks. FLIPS alone
+    # are 3 views, QUARTER_TURNS alone 4, both 8; each at every one of SCALES.
+    cfg.CELLSEG.INFERENCE.TTA = CfgNode()
+    cfg.CELLSEG.INFERENCE.TTA.ENABLED = False
+    cfg.CELLSEG.INFERENCE.TTA.FLIPS = True
+    cfg.CELLSEG.INFERENCE.TTA.QUARTER_TURNS = True
+    cfg.CELLSEG.INFERENCE.TTA.SCALES = [1.0]
 
 
 def _add_model_config(cfg: CfgNode) -> None:

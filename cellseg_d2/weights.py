@@ -1,14 +1,17 @@
-"""Weights that come as Python packages: ``package://PACKAGE/FILE`` as a value of MODEL.WEIGHTS."""
+"""Where MODEL.WEIGHTS lie: URLs and their cache, and weights that come as Python packages."""
 
 from __future__ import annotations
 
+import os
 from importlib import util
 from pathlib import Path
+from urllib.parse import urlparse
 
-from detectron2.utils.file_io import PathManager
-from iopath.common.file_io import PathHandler
+from detectron2.checkpoint.catalog import ModelCatalog, ModelCatalogHandler
+from detectron2.utils.file_io import Detectron2Handler, PathManager
+from iopath.common.file_io import PathHandler, get_cache_dir
 
-from cellseg_d2.errors import CellSegError
+from cellseg_d2.errors import CellSegError, one_line
 
 PREFIX = "package://"
 
@@ -36,3 +39,53 @@ class PackagePathHandler(PathHandler):
 def register_package_weights() -> None:
     """Makes Detectron2's file access understand ``package://``; calling it again changes nothing."""
     PathManager.register_handler(PackagePathHandler(), allow_override=True)
+
+
+def local_path(weights: str) -> str:
+    """The file of weights on this machine, fetched if need be.
+
+    Args:
+        weights: a value of MODEL.WEIGHTS, a path or URL. What follows a ``?`` is Detectron2's, no part of the address.
+
+    Raises:
+        CellSegError: the file is missing, or cannot be fetched; the message says what to fetch, and where to put it.
+    """
+    address, _, query = weights.partition("?")
+    if query not in ("", "matching_heuristics=True"):
+        raise CellSegError(f"{weights}: Detectron2 knows no ?{query}; fetch the file and give its path")
+    try:
+        path = PathManager.get_local_path(address)
+    except CellSegError:
+        raise
+    except Exception as error:  # each handler raises its own: URLError, OSError, KeyError for unknown catalog names
+        raise CellSegError(
+            f"{weights} cannot be fetched ({one_line(error, 100)}); {_mend(address)}"
+            "set MODEL.WEIGHTS to a file that is here, or to '' to begin from random weights"
+        ) from error
+    if not os.path.isfile(path):
+        raise CellSegError(f"{weights}: there is no such file")
+    return path
+
+
+def _mend(address: str) -> str:
+    """Which file to fetch by other means, and where it will be found."""
+    url = web_address(address)
+    return f"fetch {url} elsewhere and put it at {cache_path(url)}, or " if url else ""
+
+
+def web_address(address: str) -> str:
+    """The ``https`` address behind one of Detectron2's; empty where there is none."""
+    if address.startswith(Detectron2Handler.PREFIX):
+        return Detectron2Handler.S3_DETECTRON2_PREFIX + address.removeprefix(Detectron2Handler.PREFIX)
+    if address.startswith(ModelCatalogHandler.PREFIX):
+        try:
+            return ModelCatalog.get(address.removeprefix(ModelCatalogHandler.PREFIX))
+        except (KeyError, RuntimeError):  # no such name
+            return ""
+    return address if address.startswith(("http://", "https://")) else ""
+
+
+def cache_path(url: str) -> Path:
+    """Where a download is kept and looked for: iopath's cache, ``$FVCORE_CACHE`` or else in the home folder."""
+    path = urlparse(url).path
+    return Path(get_cache_dir()) / os.path.dirname(path.lstrip("/")) / url.rpartition("/")[2]

@@ -108,3 +108,21 @@ def decode_annotations(annotations: Iterable[Mapping[str, Any]], size: tuple[int
 def read_folder(folder: Path) -> dict[str, bytes]:
     """Every file's content by its path below the folder."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def write_drawn_dataset(root: Path, images: int = 8, side: int = 96, cells: int = 9) -> None:
+    """Samples of the input layout with ``cells`` round cells each, apart from each other, in two classes."""
+    rng = np.random.default_rng(0)
+    columns = int(np.ceil(np.sqrt(cells)))
+    step = side // columns
+    y, x = np.mgrid[:side, :side]
+    for number in range(images):
+        image = rng.integers(0, 60, (side, side, 3), dtype=np.uint8)
+        maps = {1: np.zeros((side, side), np.int32), 2: np.zeros((side, side), np.int32)}
+        for cell in range(cells):
+            row, column = divmod(cell, columns)
+            radius = rng.uniform(0.2, 0.4) * step
+            inside = (y - (row + 0.5) * step) ** 2 + (x - (column + 0.5) * step) ** 2 <= radius**2
+            maps[1 + cell % 2][inside] = cell + 1
+            image[inside] = (200, 60, 160) if cell % 2 else (90, 200, 120)
+        write_sample(root, f"image{number}", image, maps)

@@ -41,9 +41,10 @@ def train(args: argparse.Namespace, cfg: CfgNode) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    from detectron2.engine import default_argument_parser, launch
+    from detectron2.engine import default_argument_parser
 
     from cellseg_d2.config import config_path
+    from cellseg_d2.engine.launch import launch
     from cellseg_d2.engine.setup import build_cfg, check_run
 
     parser = default_argument_parser()
@@ -53,14 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     cfg = build_cfg(args.config_file, args.opts, whole_images=args.eval_only)
     check_run(cfg, args)
     args.config_file = str(config_path(args.config_file))  # Detectron2 opens it as a file
-    launch(
-        train,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args, cfg),
-    )
+    launch(train, args, args, cfg)
 
 
 if __name__ == "__main__":

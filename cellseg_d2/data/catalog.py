@@ -67,6 +67,7 @@ def register(folder: Path) -> list[str]:
             thing_dataset_id_to_contiguous_id={number: number - 1 for number in range(1, len(class_names) + 1)},
             intensity_rule=rule,
             image_count=counts.get(part, {}).get("tiles"),
+            most_cells=counts.get(part, {}).get("most_instances_in_a_tile"),
         )
     return names
 

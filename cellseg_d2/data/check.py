@@ -19,9 +19,6 @@ from cellseg_d2.data.suggestions import Suggestion, largest_whole, suggest, to_y
 from cellseg_d2.data.tiff import read_image, read_label_map
 from cellseg_d2.errors import CellSegError
 
-SHIPPED_DETECTIONS = 500
-"""The lowest TEST.DETECTIONS_PER_IMAGE of the configs that come with the plugin."""
-
 SHIPPED_OVERLAP = 0.25
 """``CELLSEG.INFERENCE.OVERLAP``'s default."""
 
@@ -212,12 +209,6 @@ def _size_notes(report: CheckReport) -> list[str]:
             f"- The longest cell is {longest} px. Prediction at its default overlap of {SHIPPED_OVERLAP} sees cells",
             f"    up to {shown} px whole and puts larger ones together from pieces.",
             f"    Take the overlap below{' and a larger tile size' if too_long else ''}.",
-        ]
-    most = tiles["instances"].get("max", 0)
-    if most > SHIPPED_DETECTIONS:
-        notes += [
-            f"- A tile has up to {most} cells; some configs keep only {SHIPPED_DETECTIONS} detections of one.",
-            "    Take the settings below, or the rest is lost without a word.",
         ]
     return notes
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import find_objects
 
 from cellseg_d2.data.augmentation import area_scale, build_augmentation
+from cellseg_d2.data.copy_paste import CopyPaste, PaintedTile
 from cellseg_d2.data.rle import paint
 from cellseg_d2.data.stream import SEED_KEY
 from cellseg_d2.structures import CROWD_CLASS, LabelMasks
@@ -33,6 +34,7 @@ class CellDatasetMapper:
         min_visible: share of its area that it must have left, the change of scale taken out.
         ignore_crowd: whether what is no target is kept as ground truth of class -1, which CellRPN and CellROIHeads
             leave out of the losses; else it is left out, and learnt as background.
+        copy_paste: of cells of other tiles, before the augmentation; None for none.
     """
 
     @configurable
@@ -45,6 +47,7 @@ class CellDatasetMapper:
         min_area: int,
         min_visible: float,
         ignore_crowd: bool,
+        copy_paste: CopyPaste | None = None,
     ) -> None:
         self.is_train = is_train
         self.augmentation = augmentation
@@ -52,10 +55,11 @@ class CellDatasetMapper:
         self.min_area = min_area
         self.min_visible = min_visible
         self.ignore_crowd = ignore_crowd
+        self.copy_paste = copy_paste
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
-        """The arguments of ``__init__``, from a config."""
+        """The arguments of ``__init__``, from a config; ``copy_paste`` needs the dataset, see ``build_copy_paste``."""
         return {
             "is_train": is_train,
             "augmentation": build_augmentation(cfg) if is_train else None,
@@ -85,21 +89,30 @@ class CellDatasetMapper:
     def _augmented(
         self, image: NDArray[np.uint8], annotations: list[dict[str, Any]]
     ) -> tuple[NDArray[np.uint8], Instances]:
-        crowds = {cell["segmentation"]["counts"]: cell for cell in annotations if cell.get("iscrowd", 0)}
-        cells = [cell for cell in annotations if not cell.get("iscrowd", 0)]
-        shown = [*cells, *crowds.values()] if self.ignore_crowd else cells  # a crowd of every class is painted once
-        classes = np.full(len(shown), CROWD_CLASS, np.int64)
-        classes[: len(cells)] = [cell["category_id"] for cell in cells]
-        layers, layer_of = paint([cell["segmentation"] for cell in shown], image.shape[:2])
-        required = np.maximum(self.min_visible * np.bincount(layers.reshape(-1), minlength=len(shown) + 1)[1:], 1)
-
-        sample = T.AugInput(image, sem_seg=np.moveaxis(layers, 0, -1))
+        tile = paint_tile(image, annotations)
+        if self.copy_paste is not None:
+            tile = self.copy_paste(tile)
+        required = np.maximum(self.min_visible * tile.areas, 1)
+        sample = T.AugInput(tile.image, sem_seg=np.moveaxis(tile.layers, 0, -1))
         if self.augmentation is not None:
             required *= area_scale(self.augmentation(sample))
-        required[: len(cells)] = np.maximum(required[: len(cells)], self.min_area)
+        is_cell = tile.classes != CROWD_CLASS
+        required[is_cell] = np.maximum(required[is_cell], self.min_area)
         label_maps = sample.sem_seg.reshape(*sample.image.shape[:2], -1)
-        instances = instances_from_label_maps(label_maps, layer_of, classes, required)
+        instances = instances_from_label_maps(label_maps, tile.layer_of, tile.classes, required)
         return sample.image, instances if self.ignore_crowd else instances[instances.gt_classes != CROWD_CLASS]
+
+
+def paint_tile(image: NDArray[np.uint8], annotations: list[dict[str, Any]]) -> PaintedTile:
+    """A tile with its cells, then its crowds; a crowd that is annotated with every class comes once."""
+    crowds = {cell["segmentation"]["counts"]: cell for cell in annotations if cell.get("iscrowd", 0)}
+    cells = [cell for cell in annotations if not cell.get("iscrowd", 0)]
+    rles = [cell["segmentation"] for cell in (*cells, *crowds.values())]
+    classes = np.full(len(rles), CROWD_CLASS, np.int64)
+    classes[: len(cells)] = [cell["category_id"] for cell in cells]
+    layers, layer_of = paint(rles, image.shape[:2])
+    areas = np.bincount(layers.reshape(-1), minlength=len(rles) + 1)[1:]
+    return PaintedTile(image, layers, layer_of, classes, areas)
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSample
 from detectron2.utils import comm
 from torch.utils.data import Dataset, Sampler
 
+from cellseg_d2.data.suggestions import repeat_threshold
 from cellseg_d2.errors import CellSegError
 
 logger = logging.getLogger(__name__)
@@ -75,43 +75,65 @@ def build_stream(cfg: CfgNode, seed: int, start: int = 0) -> tuple[StreamDataset
     """The training samples of a config, in the order in which they are trained on.
 
     Args:
-        cfg: DATASETS.TRAIN and DATALOADER are used.
+        cfg: DATASETS.TRAIN and DATALOADER are used; see :func:`repeat_factors` for the RepeatFactorTrainingSampler.
         seed: of the order and of the augmentations.
         start: samples that were used before, over all processes.
 
     Raises:
-        CellSegError: DATALOADER.SAMPLER_TRAIN is none of those whose stream can be taken up again.
+        CellSegError: DATALOADER.SAMPLER_TRAIN is none of those whose stream can be taken up again, or its threshold is
+            below 0.
     """
     check_sampler(cfg)
     dicts = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
     sampler: Sampler[int] = TrainingSampler(len(dicts), seed=seed)
     if cfg.DATALOADER.SAMPLER_TRAIN == "RepeatFactorTrainingSampler":
-        factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
-            dicts, cfg.DATALOADER.REPEAT_THRESHOLD
-        )
-        _log_shares(dicts, factors, MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes)
-        sampler = RepeatFactorTrainingSampler(factors, seed=seed)
+        sampler = RepeatFactorTrainingSampler(repeat_factors(cfg, dicts), seed=seed)
     # serialised: worker processes share one copy, which plain dicts lose as their reference counts are touched
     return StreamDataset(DatasetFromList(dicts, copy=False), seed), StreamSampler(sampler, len(dicts), start)
 
 
 def check_sampler(cfg: CfgNode) -> None:
-    """Raises CellSegError where the stream of DATALOADER.SAMPLER_TRAIN could not be taken up again."""
+    """Raises CellSegError where the stream of DATALOADER.SAMPLER_TRAIN could not be made, or not be taken up again."""
     if cfg.DATALOADER.SAMPLER_TRAIN not in SAMPLERS:
         raise CellSegError(f"DATALOADER.SAMPLER_TRAIN is {cfg.DATALOADER.SAMPLER_TRAIN}; write {' or '.join(SAMPLERS)}")
+    if cfg.DATALOADER.REPEAT_THRESHOLD < 0:
+        raise CellSegError(
+            f"DATALOADER.REPEAT_THRESHOLD is {cfg.DATALOADER.REPEAT_THRESHOLD}; write a share of the tiles, or 0 to "
+            "take it from the data"
+        )
 
 
-def _log_shares(dicts: Sequence[dict[str, Any]], factors: torch.Tensor, names: Sequence[str]) -> None:
-    """Says how much more often tiles of rare classes come, and what that makes of the classes' shares."""
-    plain: Counter[int] = Counter()
-    repeated: Counter[int] = Counter()
-    for sample, factor in zip(dicts, factors.tolist()):
-        own = Counter(cell["category_id"] for cell in sample["annotations"] if not cell.get("iscrowd"))
-        plain.update(own)
-        repeated.update({number: count * factor for number, count in own.items()})
-    before, after = max(sum(plain.values()), 1), max(sum(repeated.values()), 1)
-    shares = ", ".join(
-        f"{name} {100 * plain[number] / before:.1f} -> {100 * repeated[number] / after:.1f} %"
-        for number, name in enumerate(names)
+def repeat_factors(cfg: CfgNode, dicts: Sequence[dict[str, Any]]) -> torch.Tensor:
+    """How many times an epoch each tile comes, after its rarest class, and a line that says what it does to each class.
+
+    That is repeat-factor sampling (Gupta et al., LVIS, CVPR 2019): a class in the share f of all tiles makes these come
+    max(1, sqrt(t / f)) times, or t / f times without DATALOADER.REPEAT_SQRT. It is Detectron2's
+    ``repeat_factors_from_category_frequency``, but for crowds, which are not learnt and here do not count as cells: one
+    of every class, as an ``ignore.tif`` gives, would put all classes into its tile.
+
+    Args:
+        cfg: DATALOADER.REPEAT_THRESHOLD is t; 0, Detectron2's default, stands for
+            :func:`cellseg_d2.data.suggestions.repeat_threshold`.
+        dicts: T, of Detectron2's dataset format.
+
+    Returns:
+        (T,) float32.
+    """
+    names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes
+    learnt = ([cell["category_id"] for cell in sample["annotations"] if not cell.get("iscrowd", 0)] for sample in dicts)
+    cells = np.stack([np.bincount(np.array(own, np.int64), minlength=len(names)) for own in learnt])
+    shares = (cells > 0).mean(axis=0)
+    power = 0.5 if cfg.DATALOADER.REPEAT_SQRT else 1.0
+    threshold = cfg.DATALOADER.REPEAT_THRESHOLD
+    if not threshold and shares.any():
+        threshold = repeat_threshold(float(shares[shares > 0].min()), float(shares.max()), power)
+    rarity = np.divide(threshold, shares, out=np.ones(len(names)), where=shares > 0)
+    by_class = np.maximum(rarity**power, 1)
+    factors = np.where(cells > 0, by_class, 1).max(axis=1)
+    before, after = (counts / max(counts.sum(), 1) for counts in (cells.sum(axis=0), factors @ cells))
+    changes = ", ".join(
+        f"{name} x {times:.2f}, {100 * plain:.1f} -> {100 * repeated:.1f} %"
+        for name, times, plain, repeated in zip(names, by_class, before, after)
     )
-    logger.info("tiles come up to %.2f times an epoch; shares of the cells: %s", float(factors.max()), shares)
+    logger.info("repeat threshold %.3g; how often a class's tiles come, its share of cells: %s", threshold, changes)
+    return torch.from_numpy(factors.astype(np.float32))

@@ -18,11 +18,11 @@ SMALLEST_ANCHOR = 2
 """In strides. Anchors farther apart than half their side would miss cells between them: at 2, a cell of the anchor's
 own size that lies as badly as it can still has an IoU of 0.39 with one, above the 0.3 of background."""
 
-ROOM = 1.5
-"""Cells allowed for over the most that a tile of the dataset has."""
+ROOM = 2
+"""Detections kept for each cell of the tile that has most: AP wants those of low score too."""
 
-DETECTIONS, PROPOSALS = 100, 1000
-"""Detectron2's own TEST.DETECTIONS_PER_IMAGE, and the RPN's top-k values in its Base-RCNN-FPN.yaml."""
+DETECTIONS, PROPOSALS = 500, 2000
+"""The least of each that are kept, also where cells are few."""
 
 TOLERANCE = 4
 """``CELLSEG.INFERENCE.TOLERANCE``'s default."""
@@ -75,8 +75,8 @@ def _rounded(size: float) -> int:
 
 def _caps(summary: Mapping[str, Any]) -> dict[str, Suggestion]:
     most = summary["tiles"]["instances"]["max"]
-    detections = max(DETECTIONS, _up(most * ROOM, 50))
-    proposals = max(PROPOSALS, _up(2 * detections, 500))
+    detections = detections_for(most)
+    proposals = proposals_for(detections)
     several = "two proposals a detection, since several fall on one cell"
     return {
         "TEST.DETECTIONS_PER_IMAGE": Suggestion(
@@ -84,8 +84,18 @@ def _caps(summary: Mapping[str, Any]) -> dict[str, Suggestion]:
         ),
         "MODEL.RPN.PRE_NMS_TOPK_TEST": Suggestion(proposals, f"of each level, before NMS: {several}"),
         "MODEL.RPN.POST_NMS_TOPK_TEST": Suggestion(proposals, f"{several}; {PROPOSALS} at least"),
-        "MODEL.RPN.POST_NMS_TOPK_TRAIN": Suggestion(proposals, "as many as in prediction"),
+        "MODEL.RPN.POST_NMS_TOPK_TRAIN": Suggestion(proposals // 2, "half as many as in prediction"),
     }
+
+
+def detections_for(most_cells: int) -> int:
+    """Detections that a tile keeps, from the cells of the tile that has most."""
+    return max(DETECTIONS, _up(most_cells * ROOM, 50))
+
+
+def proposals_for(detections: int) -> int:
+    """Proposals of a tile that lead to as many detections: two for each, since several fall on one cell."""
+    return max(PROPOSALS, _up(2 * detections, 500))
 
 
 def _up(value: float, step: int) -> int:
@@ -120,8 +130,7 @@ def _repeats(summary: Mapping[str, Any]) -> dict[str, Suggestion]:
     rarest, commonest = by_share[0], by_share[-1]
     if shares[commonest] < UNEVEN * shares[rarest]:
         return {}
-    # Detectron2 repeats a tile sqrt(threshold / share) times, after its rarest class
-    threshold = round(min(shares[commonest], MOST_REPEATS**2 * shares[rarest]), 3)
+    threshold = round(repeat_threshold(shares[rarest], shares[commonest]), 3)
     times = math.sqrt(threshold / shares[rarest])
     return {
         "DATALOADER.SAMPLER_TRAIN": Suggestion(
@@ -130,6 +139,17 @@ def _repeats(summary: Mapping[str, Any]) -> dict[str, Suggestion]:
         ),
         "DATALOADER.REPEAT_THRESHOLD": Suggestion(threshold, f"its tiles come {times:.1f} times as often"),
     }
+
+
+def repeat_threshold(rarest: float, commonest: float, power: float = 0.5) -> float:
+    """A repeat threshold from the shares of the tiles that the rarest and the commonest class are in.
+
+    A tile comes (threshold / share of its rarest class) ** power times. So the threshold is the share of the commonest
+    class, towards which all are evened out, but no more than makes the tiles of the rarest come :data:`MOST_REPEATS`
+    times. LVIS's own 0.001 is for 1000 classes, and the median of the shares repeats nothing where most are equally
+    rare.
+    """
+    return min(commonest, rarest * float(MOST_REPEATS) ** (1 / power))
 
 
 def _percent(share: float) -> str:

@@ -5,19 +5,25 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+from collections import Counter
+from collections.abc import Iterator
+from itertools import accumulate
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 
 from cellseg_d2.config import cfg_from_text
+from cellseg_d2.engine.pretrained import CONFIG_KEY, check_origin, match_by_ending, recognise
 from cellseg_d2.errors import CellSegError, one_line
+from cellseg_d2.weights import local_path
 
 logger = logging.getLogger(__name__)
 
-CONFIG_KEY = "cellseg_d2_config"
-BEST_NAME = "model_best"
+LISTED = 12
+"""Layers that a message names of each kind of misfit, before it only counts."""
 
 
 class CellCheckpointer(DetectionCheckpointer):
@@ -29,6 +35,7 @@ class CellCheckpointer(DetectionCheckpointer):
     - writes a file whole or not at all,
     - never lets the best checkpoint become the one to resume from,
     - opens ``.pth`` files with ``weights_only=True``, so that a foreign file cannot run code,
+    - reads torchvision's networks too, and refuses weights that were trained on other input than the config's,
     - names the layers that did not fit, and with ``strict`` refuses them.
 
     Args:
@@ -40,22 +47,25 @@ class CellCheckpointer(DetectionCheckpointer):
 
     def __init__(self, model: torch.nn.Module, cfg: CfgNode, *, strict: bool, **checkpointables: Any) -> None:
         super().__init__(model, cfg.OUTPUT_DIR, **checkpointables)
+        self.cfg = cfg
         self.cfg_text = cfg.dump()
         self.strict = strict
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """Saves to ``OUTPUT_DIR/name.pth``."""
+        """Saves to ``OUTPUT_DIR/name.pth`` all that training goes on from, and makes it the file to resume from."""
+        state = {key: value.state_dict() for key, value in self.checkpointables.items()}
+        self.save_weights(name, **state, **kwargs)
+        if self.save_dir and self.save_to_disk:
+            self.tag_last_checkpoint(f"{name}.pth")
+
+    def save_weights(self, name: str, **kwargs: Any) -> None:
+        """Saves to ``OUTPUT_DIR/name.pth`` the model and its config, and what is given: to predict with."""
         if not self.save_dir or not self.save_to_disk:
             return
-        data = {"model": self.model.state_dict(), CONFIG_KEY: self.cfg_text, **kwargs}
-        for key, value in self.checkpointables.items():
-            data[key] = value.state_dict()
         path = os.path.join(self.save_dir, f"{name}.pth")
-        torch.save(data, f"{path}.partial")
+        torch.save({"model": self.model.state_dict(), CONFIG_KEY: self.cfg_text, **kwargs}, f"{path}.partial")
         os.replace(f"{path}.partial", path)
         logger.info("saved %s", path)
-        if name != BEST_NAME:
-            self.tag_last_checkpoint(f"{name}.pth")
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Writes the name of the file to resume from, whole or not at all."""
@@ -64,32 +74,76 @@ class CellCheckpointer(DetectionCheckpointer):
             file.write(last_filename_basename)
         os.replace(f"{path}.partial", path)
 
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
+        """Loads a file or URL; an empty path loads nothing.
+
+        Raises:
+            CellSegError: it cannot be read, or does not go with the config or the model.
+        """
+        if path:
+            local_path(path)
+        return super().load(path, checkpointables)
+
     def _load_file(self, filename: str) -> dict[str, Any]:
         """A file in the form that Detectron2 goes on with; only kinds that cannot run code are opened."""
-        if not filename.endswith((".pth", ".pt")):
+        if filename.endswith((".pth", ".pt")):
+            content = super()._load_file(filename)  # which looks at the URL's query, and calls _torch_load
+        else:
             content = open_weights(filename)
-            if "model" in content and "__author__" in content:
-                return content  # Detectron2's model zoo
-            weights = content.get("blobs", content)  # Caffe2's and Detectron's, as the zoo's ImageNet weights
-            weights = {name: value for name, value in weights.items() if not name.endswith("_momentum")}
-            return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
-        return super()._load_file(filename)
+        known = recognise(content, filename)
+        check_origin(known.origin, self.cfg, filename)
+        by_ending = known.by_ending or content.get("matching_heuristics", False)
+        return {**content, "model": known.weights, "matching_heuristics": by_ending}
 
     def _torch_load(self, f: str) -> dict[str, Any]:
         return open_weights(f)
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        wanted = set(self.model.state_dict())
+        given = set(checkpoint["model"])
+        if checkpoint.pop("matching_heuristics", False):
+            checkpoint["model"] = match_by_ending(checkpoint["model"], wanted)
         incompatible = super()._load_model(checkpoint)
-        shapes = [f"{name} {old} -> {new}" for name, old, new in incompatible.incorrect_shapes]
-        if self.strict and (shapes or incompatible.missing_keys):
-            first = (shapes or [f"{name} is missing" for name in incompatible.missing_keys])[0]
-            count = len(shapes) + len(incompatible.missing_keys)
-            raise CellSegError(
-                f"the checkpoint does not fit the model: {first} ({count} such); give its own config file"
-            )
-        if shapes:
-            logger.warning("begun afresh, since their shapes differ from the checkpoint's: %s", "; ".join(shapes))
+        shapes = {name: f"{name} {old} -> {new}" for name, old, new in incompatible.incorrect_shapes}
+        missing = set(incompatible.missing_keys) - shapes.keys()
+        extra = set(incompatible.unexpected_keys)
+        afresh = _listed([*shapes.values(), *_by_layer(missing, wanted - missing)])
+        unused = _by_layer({name for name in extra if not name.endswith("num_batches_tracked")}, given - extra)
+        rest = f"; not used: {_listed(unused)}" if unused else ""
+        loaded = len(wanted) - len(missing) - len(shapes)
+        if not loaded:
+            raise CellSegError(f"the checkpoint has no weights of this model: {afresh}{rest}; give one of its network")
+        if self.strict and afresh:
+            raise CellSegError(f"the checkpoint does not fit the model: {afresh}{rest}; give its own config file")
+        lost = f"; begun afresh: {afresh}" if afresh else ""
+        level = logging.WARNING if shapes else logging.INFO
+        logger.log(level, "loaded %d of the model's %d tensors%s%s", loaded, len(wanted), lost, rest)
         return incompatible
+
+    def _log_incompatible_keys(self, incompatible: Any) -> None:
+        """Nothing: fvcore would say here name by name what :meth:`_load_model` has said by layer."""
+
+
+def _by_layer(names: set[str], others: set[str]) -> list[str]:
+    """The outermost layers that hold some of these tensors and none of the others, as ``layer (count tensors)``."""
+    inner = {layer for name in others for layer in _layers(name)}
+    counts = Counter(next((layer for layer in _layers(name) if layer not in inner), name) for name in names)
+    return [f"{layer} ({count} tensors)" if count > 1 else layer for layer, count in sorted(counts.items())]
+
+
+def _layers(name: str) -> Iterator[str]:
+    """``a.b.c`` -> ``a``, ``a.b``, ``a.b.c``."""
+    return accumulate(name.split("."), "{}.{}".format)
+
+
+def _listed(items: list[str]) -> str:
+    more = f" and {len(items) - LISTED} more" if len(items) > LISTED else ""
+    return ", ".join(items[:LISTED]) + more
+
+
+def check_weights(path: str, cfg: CfgNode) -> None:
+    """Raises CellSegError where a file cannot be read, or its weights were trained on other input than the config's."""
+    check_origin(recognise(open_weights(path), path).origin, cfg, path)
 
 
 def open_weights(path: str) -> dict[str, Any]:
@@ -105,20 +159,27 @@ def open_weights(path: str) -> dict[str, Any]:
     return load_file(path)
 
 
-def load_file(path: str | os.PathLike[str]) -> dict[str, Any]:
+def load_file(path: str | os.PathLike[str], *, mapped: bool = False) -> dict[str, Any]:
     """The content of a ``.pth`` file, on the CPU.
+
+    Args:
+        path: the file.
+        mapped: leave its tensors on the disk until they are used, where its format allows that.
 
     Raises:
         CellSegError: no such file, or it holds more than tensors and built-in containers.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(os.fspath(path), map_location="cpu", weights_only=True, mmap=mapped and is_zipfile(path))
     except FileNotFoundError as error:
         raise CellSegError(f"{path}: there is no such checkpoint") from error
     except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, ... by what is wrong
         raise CellSegError(
             f"{path}: is no checkpoint of tensors ({type(error).__name__}: {one_line(error, 100)})"
         ) from error
+    if not isinstance(content, dict):
+        raise CellSegError(f"{path}: is no checkpoint, but a {type(content).__name__}")
+    return content
 
 
 class _ArraysOnly(pickle.Unpickler):
@@ -161,7 +222,7 @@ def checkpoint_cfg(path: str | os.PathLike[str]) -> CfgNode:
     Raises:
         CellSegError: the file cannot be read, or carries no config.
     """
-    text = load_file(path).get(CONFIG_KEY)
+    text = load_file(path, mapped=True).get(CONFIG_KEY)
     if not isinstance(text, str):
         raise CellSegError(f"{path}: carries no config; give --config-file, with MODEL.WEIGHTS {path}")
     cfg = cfg_from_text(text)

@@ -4,61 +4,168 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 from detectron2.engine import HookBase
-
-from cellseg_d2.engine.checkpoint import BEST_NAME, CellCheckpointer
+from detectron2.utils import comm
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 logger = logging.getLogger(__name__)
 
+Best = dict[str, Any]
+"""The best ``value`` of a metric and the ``iteration`` it was reached at; both None before the first."""
 
-class BestCheckpoint(HookBase):
-    """Saves ``model_best.pth`` whenever a metric is better than ever.
+
+class _AfterEvaluation(HookBase):
+    """Looks at the metrics whenever Detectron2's ``EvalHook``, of the same period, has just written them.
+
+    Args:
+        period: of evaluation, in iterations; 0 for evaluation at the end only.
+    """
+
+    def __init__(self, period: int) -> None:
+        self.period = period
+
+    def after_step(self) -> None:
+        """After an evaluation in between."""
+        done = self.trainer.iter + 1
+        if self.period > 0 and done % self.period == 0 and done != self.trainer.max_iter:
+            self.evaluated(self.trainer.iter)
+
+    def after_train(self) -> None:
+        """After the last evaluation."""
+        if self.trainer.iter + 1 >= self.trainer.max_iter:  # not where training stopped at an exception
+            self.evaluated(self.trainer.max_iter - 1)
+
+    def latest(self, metric: str, iteration: int) -> float | None:
+        """A metric as this iteration's evaluation gave it; None where it gave none."""
+        value, written_at = self.trainer.storage.latest().get(metric, (None, None))
+        return value if written_at is not None and written_at >= iteration else None
+
+    def evaluated(self, iteration: int) -> None:
+        """What to do then."""
+        raise NotImplementedError
+
+
+class BestCheckpoint(_AfterEvaluation):
+    """Saves the weights whenever a metric is better than ever.
 
     Unlike Detectron2's ``BestCheckpointer`` it knows the best value after a resume, and ``last_checkpoint`` stays where
     it is. It must run after the evaluation and before the periodic checkpointer, which then saves its state.
 
     Args:
         period: of evaluation, in iterations; 0 for evaluation at the end only.
-        checkpointer: writes the file.
-        metric: as evaluation names it, such as ``segm/AP50``; larger is better.
+        savers: by metric, as evaluation names it, such as ``segm/AP50``, what to call with the iteration and the value;
+            larger is better.
     """
 
-    def __init__(self, period: int, checkpointer: CellCheckpointer, metric: str) -> None:
-        self.period = period
-        self.checkpointer = checkpointer
-        self.metric = metric
-        self.best_value: float | None = None
-        self.best_iteration: int | None = None
+    def __init__(self, period: int, savers: Mapping[str, Callable[[int, float], None]]) -> None:
+        super().__init__(period)
+        self.savers = dict(savers)
+        self.best: dict[str, Best] = {metric: {"value": None, "iteration": None} for metric in savers}
 
-    def after_step(self) -> None:
-        """Looks at the metric where it was just evaluated."""
-        done = self.trainer.iter + 1
-        if self.period > 0 and done % self.period == 0 and done != self.trainer.max_iter:
-            self._compare(self.trainer.iter)
-
-    def after_train(self) -> None:
-        """Looks at the metric of the last evaluation."""
-        if self.trainer.iter + 1 >= self.trainer.max_iter:  # not where training stopped at an exception
-            self._compare(self.trainer.max_iter - 1)
-
-    def _compare(self, iteration: int) -> None:
-        latest = self.trainer.storage.latest().get(self.metric)
-        if latest is None:
-            logger.warning("evaluation gave no %s, so no best checkpoint is kept", self.metric)
-            return
-        value = latest[0]
-        if math.isnan(value) or (self.best_value is not None and value <= self.best_value):
-            return
-        self.best_value, self.best_iteration = float(value), iteration
-        logger.info("best %s so far: %.2f at iteration %d", self.metric, value, iteration)
-        self.checkpointer.save(BEST_NAME, iteration=iteration)
+    def evaluated(self, iteration: int) -> None:
+        """Saves where a metric is better."""
+        for metric, save in self.savers.items():
+            value = self.latest(metric, iteration)
+            if value is None:
+                logger.warning("evaluation gave no %s, so no best checkpoint is kept", metric)
+                continue
+            if not is_better(value, self.best[metric]["value"]):
+                continue
+            self.best[metric] = {"value": float(value), "iteration": iteration}
+            logger.info("best %s so far: %.2f at iteration %d", metric, value, iteration)
+            save(iteration, float(value))
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps of this hook."""
-        return {"best_value": self.best_value, "best_iteration": self.best_iteration}
+        return {"best": self.best}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes up from a checkpoint; a metric that it does not know begins afresh."""
+        self.best |= {metric: best for metric, best in state["best"].items() if metric in self.best}
+
+
+class EarlyStopping(_AfterEvaluation):
+    """Asks the trainer to stop when a metric has not been better for some evaluations.
+
+    Every process needs this hook, since all have to stop at the same iteration; only the first one knows the metrics.
+
+    Args:
+        period: of evaluation, in iterations.
+        metric: as evaluation names it; larger is better.
+        patience: evaluations without a better value.
+    """
+
+    def __init__(self, period: int, metric: str, patience: int) -> None:
+        super().__init__(period)
+        self.metric = metric
+        self.patience = patience
+        self.best_value: float | None = None
+        self.without_gain = 0
+
+    def before_train(self) -> None:
+        """Stops at once where the run that is resumed had been stopped."""
+        self._stop_if_due()
+
+    def evaluated(self, iteration: int) -> None:
+        """Counts."""
+        value = self.latest(self.metric, iteration)
+        if value is not None and is_better(value, self.best_value):
+            self.best_value, self.without_gain = float(value), 0
+        else:
+            self.without_gain += 1
+        self.best_value, self.without_gain = comm.all_gather((self.best_value, self.without_gain))[0]
+        self._stop_if_due()
+
+    def _stop_if_due(self) -> None:
+        if self.without_gain >= self.patience:
+            logger.info("%s was not better than %s in %d evaluations", self.metric, self.best_value, self.without_gain)
+            self.trainer.stopping = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps of this hook."""
+        return {"best_value": self.best_value, "without_gain": self.without_gain}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes up from a checkpoint."""
-        self.best_value, self.best_iteration = state["best_value"], state["best_iteration"]
+        self.best_value, self.without_gain = state["best_value"], state["without_gain"]
+
+
+class ProgressBar(HookBase):
+    """A bar with the loss and the time left on a terminal, under the log lines; nothing where there is no terminal."""
+
+    def __init__(self) -> None:
+        self._open = ExitStack()
+        self._bar: tqdm[Any] | None = None
+
+    def before_train(self) -> None:
+        """Opens the bar and lets log lines pass above it."""
+        if not sys.stderr.isatty():
+            return
+        loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore", "cellseg_d2")]
+        self._open.enter_context(logging_redirect_tqdm(loggers))
+        start, end = self.trainer.start_iter, self.trainer.max_iter
+        self._bar = self._open.enter_context(tqdm(total=end, initial=start, desc="training", unit="iteration"))
+
+    def after_step(self) -> None:
+        """One iteration on."""
+        if self._bar is None:
+            return
+        loss = self.trainer.storage.latest().get("total_loss")
+        if loss is not None:
+            self._bar.set_postfix(loss=f"{loss[0]:.3f}", refresh=False)
+        self._bar.update()
+
+    def after_train(self) -> None:
+        """Closes the bar, also where training ended by an exception."""
+        self._open.close()
+
+
+def is_better(value: float, best: float | None) -> bool:
+    """Whether a value is above the best so far; NaN is not, and a tie keeps the first."""
+    return not math.isnan(value) and (best is None or value > best)

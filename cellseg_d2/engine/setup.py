@@ -13,17 +13,23 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 from detectron2.utils import comm
-from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import setup_logger
 
 from cellseg_d2.config import cfg_with_overrides, get_cfg
 from cellseg_d2.data.catalog import check_registered
+from cellseg_d2.data.copy_paste import check_copy_paste
 from cellseg_d2.data.stream import check_sampler
-from cellseg_d2.engine.checkpoint import CellCheckpointer, checkpoint_cfg, open_weights
-from cellseg_d2.errors import CellSegError, one_line
-from cellseg_d2.modeling.roi_heads import ignores_crowd
+from cellseg_d2.engine.checkpoint import CellCheckpointer, check_weights, checkpoint_cfg
+from cellseg_d2.engine.density import set_caps
+from cellseg_d2.engine.launch import process_count, started_process
+from cellseg_d2.errors import CellSegError
+from cellseg_d2.modeling.roi_heads import check_losses, ignores_crowd
+from cellseg_d2.weights import local_path
 
 logger = logging.getLogger(__name__)
+
+AMP_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+"""What CELLSEG.AMP_DTYPE may be."""
 
 
 def build_cfg(config_file: str, overrides: Sequence[str], *, whole_images: bool = False) -> CfgNode:
@@ -97,13 +103,19 @@ def resolve(cfg: CfgNode) -> None:
             "CELLSEG.IGNORE_CROWD needs MODEL.PROPOSAL_GENERATOR.NAME CellRPN and MODEL.ROI_HEADS.NAME CellROIHeads or "
             "CellCascadeROIHeads; Detectron2's own would look for crowds"
         )
+    check_losses(cfg)
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.POINT_HEAD.NUM_CLASSES = len(class_names)
     cfg.CELLSEG.CLASS_NAMES = class_names
     cfg.CELLSEG.INTENSITY_RULE = metadata.get("intensity_rule", cfg.CELLSEG.INTENSITY_RULE)
+    images = sum(_image_count(dataset) for dataset in cfg.DATASETS.TRAIN)
     if cfg.SOLVER.MAX_ITER <= 0:
-        images = sum(_image_count(dataset) for dataset in cfg.DATASETS.TRAIN)
         cfg.SOLVER.MAX_ITER = math.ceil(cfg.CELLSEG.EPOCHS * images / cfg.SOLVER.IMS_PER_BATCH)
-        logger.info("%d epochs of %d tiles are %d iterations", cfg.CELLSEG.EPOCHS, images, cfg.SOLVER.MAX_ITER)
+    epochs = cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH / max(images, 1)
+    logger.info(
+        "SOLVER.MAX_ITER %d of %d tiles each: %.1f epochs of %d tiles (CELLSEG.EPOCHS is %d)",
+        *(cfg.SOLVER.MAX_ITER, cfg.SOLVER.IMS_PER_BATCH, epochs, images, cfg.CELLSEG.EPOCHS),
+    )
+    set_caps(cfg)
     use_available_device(cfg)
 
 
@@ -143,8 +155,11 @@ def check_run(cfg: CfgNode, args: argparse.Namespace) -> None:
         cfg: of :func:`build_cfg`.
         args: of Detectron2's ``default_argument_parser``.
     """
-    check_processes(cfg, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
-    processes = args.num_gpus * args.num_machines
+    if started_process() is None:
+        check_processes(cfg, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
+    elif args.num_gpus * args.num_machines > 1:
+        raise CellSegError("the processes are started already, by torchrun or Slurm: leave --num-gpus out")
+    processes = process_count(args)
     if cfg.SOLVER.IMS_PER_BATCH % processes:
         raise CellSegError(
             f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} cannot be shared by {processes} processes; "
@@ -157,11 +172,24 @@ def check_run(cfg: CfgNode, args: argparse.Namespace) -> None:
             raise CellSegError(f"{cfg.DATASETS.TRAIN[0]} has no validation part; convert with a --val-fraction above 0")
         if not cfg.MODEL.WEIGHTS:
             raise CellSegError("--eval-only needs weights; add MODEL.WEIGHTS PATH")
-        CellCheckpointer(model, cfg, strict=True).load(local_weights(cfg))
+        CellCheckpointer(model, cfg, strict=True).load(cfg.MODEL.WEIGHTS)
         return
     check_sampler(cfg)
+    check_copy_paste(cfg)
+    check_trainer(cfg)
     if not (args.resume and resumes_from(cfg.OUTPUT_DIR)) and cfg.MODEL.WEIGHTS:
-        open_weights(PathManager.get_local_path(local_weights(cfg).partition("?")[0]))
+        check_weights(local_path(cfg.MODEL.WEIGHTS), cfg)
+
+
+def check_trainer(cfg: CfgNode) -> None:
+    """Raises CellSegError for keys of the trainer that cannot be meant."""
+    options = cfg.CELLSEG
+    if options.AMP_DTYPE not in AMP_DTYPES:
+        raise CellSegError(f"CELLSEG.AMP_DTYPE is {options.AMP_DTYPE}; write {' or '.join(AMP_DTYPES)}")
+    if not 0 <= options.EMA_DECAY < 1:
+        raise CellSegError(f"CELLSEG.EMA_DECAY is {options.EMA_DECAY}; write a share such as 0.999, or 0 for none")
+    if options.EARLY_STOPPING > 0 and (cfg.TEST.EVAL_PERIOD <= 0 or not cfg.DATASETS.TEST):
+        raise CellSegError("CELLSEG.EARLY_STOPPING needs TEST.EVAL_PERIOD above 0 and a validation part")
 
 
 def check_processes(
@@ -234,18 +262,6 @@ def local_weights(cfg: CfgNode) -> str:
     Raises:
         CellSegError: the file is missing, or cannot be fetched.
     """
-    weights = cfg.MODEL.WEIGHTS
-    if not weights:
-        return weights
-    try:
-        path = PathManager.get_local_path(weights.partition("?")[0])
-    except CellSegError:
-        raise
-    except Exception as error:  # each handler raises its own: URLError, OSError, KeyError for unknown catalog names
-        raise CellSegError(
-            f"MODEL.WEIGHTS {weights} cannot be fetched ({one_line(error, 100)}); "
-            "fetch it elsewhere and give its path, or '' to begin from random weights"
-        ) from error
-    if not os.path.isfile(path):
-        raise CellSegError(f"MODEL.WEIGHTS {weights}: there is no such file")
-    return weights
+    if cfg.MODEL.WEIGHTS:
+        local_path(cfg.MODEL.WEIGHTS)
+    return cfg.MODEL.WEIGHTS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import cv2
@@ -15,15 +16,20 @@ from detectron2.evaluation.evaluator import inference_context
 from detectron2.utils import comm
 from torch.nn.parallel import DistributedDataParallel
 
+from cellseg_d2.data.copy_paste import build_copy_paste
 from cellseg_d2.data.mapper import CellDatasetMapper, from_model_input
 from cellseg_d2.data.stream import build_stream
+from cellseg_d2.engine.averaging import WeightAverage
 from cellseg_d2.engine.checkpoint import CellCheckpointer
-from cellseg_d2.engine.hooks import BestCheckpoint
-from cellseg_d2.engine.setup import check_size, count_parameters
+from cellseg_d2.engine.hooks import BestCheckpoint, EarlyStopping, ProgressBar
+from cellseg_d2.engine.setup import AMP_DTYPES, check_size, count_parameters
+from cellseg_d2.engine.validation import validation_losses
 from cellseg_d2.evaluation.coco import CellCOCOEvaluator
 from cellseg_d2.inference.predictor import WholeImagePredictor
 
 logger = logging.getLogger(__name__)
+
+BEST_NAME = "model_best"
 
 
 class CellTrainer(DefaultTrainer):
@@ -42,14 +48,17 @@ class CellTrainer(DefaultTrainer):
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg, self.stream_seed)
-        device_ids = [comm.get_local_rank()] if cfg.MODEL.DEVICE.startswith("cuda") else None
+        device_ids = [torch.cuda.current_device()] if cfg.MODEL.DEVICE.startswith("cuda") else None
         model = create_ddp_model(model, broadcast_buffers=False, device_ids=device_ids)
-        self._trainer = (AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer)(model, data_loader, optimizer)
+        self._trainer = _build_loop(cfg, model, data_loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = CellCheckpointer(model, cfg, strict=False, trainer=weakref.proxy(self))
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
+        self.stopping = False
+        network = _without_ddp(model)
+        self.average = WeightAverage(network, cfg.CELLSEG.EMA_DECAY) if cfg.CELLSEG.EMA_DECAY > 0 else None
         self.register_hooks(self.build_hooks())
 
     @classmethod
@@ -75,7 +84,7 @@ class CellTrainer(DefaultTrainer):
         """
         cv2.setNumThreads(0)  # the loader's workers are forked: one thread each, and no lock of OpenCV's pool
         dataset, sampler = build_stream(cfg, seed, start)
-        mapper = CellDatasetMapper(cfg, is_train=True)
+        mapper = CellDatasetMapper(cfg, is_train=True, copy_paste=build_copy_paste(cfg, dataset.dicts))
         # a seed of its own: else the loader would draw one from the state that the model's sampling draws from
         return build_detection_train_loader(cfg, mapper=mapper, dataset=dataset, sampler=sampler, seed=seed)
 
@@ -126,21 +135,92 @@ class CellTrainer(DefaultTrainer):
             model: of these weights; in training mode or not, it is left as it was.
             evaluators: one a dataset; None for those of :meth:`build_evaluator`.
         """
-        network = model.module if isinstance(model, DistributedDataParallel) else model
+        network = _without_ddp(model)
         with inference_context(network):
             return super().test(cfg, _Predict(WholeImagePredictor(network, cfg), cfg.INPUT.FORMAT), evaluators)
 
+    def evaluate(self) -> dict[str, Any]:
+        """The metrics of the weights, as ``ema`` those of their average, and as ``validation`` the losses."""
+        results = dict(self.test(self.cfg, self.model))
+        if self.average is not None:
+            with self.average.applied():
+                results["ema"] = self.test(self.cfg, self.model)
+        if self.cfg.CELLSEG.VALIDATION_LOSS and self.cfg.DATASETS.TEST:
+            network = _without_ddp(self.model)
+            results["validation"] = validation_losses(network, self.cfg, self.cfg.DATASETS.TEST[0])
+        self._last_eval_results = results  # what Detectron2 compares with TEST.EXPECTED_RESULTS
+        return results
+
     def build_hooks(self) -> list[hooks.HookBase]:
-        """Detectron2's hooks and the best checkpoint, before the periodic checkpointer, which saves their state."""
-        default = super().build_hooks()
-        if not comm.is_main_process():
-            return default
+        """Detectron2's hooks and the plugin's, the periodic checkpointer after all whose state it is to save."""
+        default = [hook for hook in super().build_hooks() if hook is not None]
         periodic = [hook for hook in default if isinstance(hook, hooks.PeriodicCheckpointer)]
-        evaluation = [hook for hook in default if isinstance(hook, hooks.EvalHook)]
         writers = [hook for hook in default if isinstance(hook, hooks.PeriodicWriter)]
-        rest = [hook for hook in default if hook is not None and hook not in periodic + evaluation + writers]
-        best = BestCheckpoint(self.cfg.TEST.EVAL_PERIOD, self.checkpointer, self.cfg.CELLSEG.BEST_METRIC)
-        return [*rest, *evaluation, best, *periodic, *writers]
+        replaced = (hooks.EvalHook, hooks.PeriodicCheckpointer, hooks.PeriodicWriter)
+        ours: list[hooks.HookBase] = [hook for hook in default if not isinstance(hook, replaced)]
+        if self.average is not None:
+            ours.append(self.average)
+        period, metric = self.cfg.TEST.EVAL_PERIOD, self.cfg.CELLSEG.BEST_METRIC
+        if self.cfg.DATASETS.TEST:
+            ours.append(hooks.EvalHook(period, self.evaluate))
+            if comm.is_main_process():
+                ours.append(BestCheckpoint(period, self._best_savers()))
+            if self.cfg.CELLSEG.EARLY_STOPPING > 0:
+                ours.append(EarlyStopping(period, metric, self.cfg.CELLSEG.EARLY_STOPPING))
+        bar = [ProgressBar()] if comm.is_main_process() else []
+        return [*ours, *periodic, *writers, *bar]
+
+    def _best_savers(self) -> dict[str, Callable[[int, float], None]]:
+        """By metric, what keeps the weights that are best by it."""
+        metric = self.cfg.CELLSEG.BEST_METRIC
+
+        def save(iteration: int, value: float, name: str = BEST_NAME) -> None:
+            self.checkpointer.save_weights(name, iteration=iteration, metric=value)
+
+        def save_average(iteration: int, value: float) -> None:
+            with self.average.applied():
+                save(iteration, value, f"{BEST_NAME}_ema")
+
+        return {metric: save} if self.average is None else {metric: save, f"ema/{metric}": save_average}
+
+    def before_train(self) -> None:
+        """Detectron2's, where there is anything left to train."""
+        super().before_train()
+        if self.stopping:
+            raise StopTraining
+
+    def after_step(self) -> None:
+        """Detectron2's, and the end of training where a hook has asked for it."""
+        super().after_step()
+        if self.stopping:
+            self.checkpointer.save("model_final", iteration=self.iter)
+            raise StopTraining
+
+    def train(self) -> Any:
+        """Trains to SOLVER.MAX_ITER, or until a hook stops it."""
+        try:
+            return super().train()
+        except StopTraining:
+            logger.info("training stopped after %d iterations", self.iter + 1)
+            return None
+
+
+class StopTraining(BaseException):
+    """Ends training early. No ``Exception``: Detectron2 would log it as a failure, with its traceback."""
+
+
+def _build_loop(cfg: CfgNode, model: torch.nn.Module, data_loader: Any, optimizer: Any) -> SimpleTrainer:
+    """Detectron2's loop, in the precision that the config asks for."""
+    if not cfg.SOLVER.AMP.ENABLED:
+        return SimpleTrainer(model, data_loader, optimizer)
+    precision = AMP_DTYPES[cfg.CELLSEG.AMP_DTYPE]
+    # float16 underflows without a scale on the losses; bfloat16 has the range of float32
+    scaler = torch.cuda.amp.GradScaler(enabled=precision is torch.float16)
+    return AMPTrainer(model, data_loader, optimizer, precision=precision, grad_scaler=scaler)
+
+
+def _without_ddp(model: torch.nn.Module) -> torch.nn.Module:
+    return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 class _Predict:

@@ -19,13 +19,14 @@ class CellCOCOEvaluator(COCOEvaluator):
 
     Args:
         dataset_name: a registered COCO dataset.
-        max_dets_per_image: detections scored per image and class; raised to the most cells that an image has.
+        max_dets_per_image: detections scored per image and class; raised to twice the most cells that an image has,
+            as untiled images may have more than any tile.
     """
 
     def __init__(self, dataset_name: str, *, max_dets_per_image: int) -> None:
         super().__init__(dataset_name, ("segm", "bbox"), max_dets_per_image=max_dets_per_image)
         cells = Counter(cell["image_id"] for cell in self._coco_api.dataset.get("annotations", ()))
-        self.max_detections = max(max_dets_per_image, *cells.values(), 0)
+        self.max_detections = max(max_dets_per_image, 2 * max(cells.values(), default=0))
 
     def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]) -> None:
         """Takes the cells of images.

@@ -27,6 +27,8 @@ class EfficientNetLite0(Backbone):
     Args:
         out_features: of ``res2`` (stride 4) to ``res5`` (stride 32).
         norm: ``FrozenBN`` or ``BN``.
+        freeze_at: stages from the beginning that are not trained, as Detectron2 counts them: 0 for none, 1 for the
+            stem, 2 for the stem and ``res2``, up to 5 for all.
 
     Raises:
         CellSegError: the network's package is not installed, or a value is unknown.
@@ -34,12 +36,16 @@ class EfficientNetLite0(Backbone):
 
     size_divisibility = 32
 
-    def __init__(self, out_features: list[str], norm: str) -> None:
+    def __init__(self, out_features: list[str], norm: str, freeze_at: int = 0) -> None:
         super().__init__()
         if norm not in ("FrozenBN", "BN"):
             raise CellSegError(f"MODEL.EFFICIENTNET_LITE.NORM must be FrozenBN or BN, not {norm}")
         if unknown := set(out_features) - set(_STAGES):
             raise CellSegError(f"MODEL.EFFICIENTNET_LITE.OUT_FEATURES: {sorted(unknown)} are not of {list(_STAGES)}")
+        if not 0 <= freeze_at <= len(_STAGES) + 1:
+            raise CellSegError(
+                f"MODEL.BACKBONE.FREEZE_AT is {freeze_at}; give 0 for no stage to {len(_STAGES) + 1} for all"
+            )
         try:
             from efficientnet_lite_pytorch import EfficientNet
         except ImportError as error:
@@ -51,9 +57,20 @@ class EfficientNetLite0(Backbone):
         self._blocks = network._blocks
         if norm == "FrozenBN":
             FrozenBatchNorm2d.convert_frozen_batchnorm(self)
+        self._freeze(freeze_at)
         self._out_features = list(out_features)
         self._out_feature_channels = {name: _STAGES[name][1] for name in out_features}
         self._out_feature_strides = {name: _STAGES[name][2] for name in out_features}
+
+    def _freeze(self, freeze_at: int) -> None:
+        """Takes the first stages out of training, their batch statistics too, as Detectron2's ``ResNet.freeze``."""
+        if freeze_at < 1:
+            return
+        last_blocks = [0, *(blocks for blocks, _, _ in _STAGES.values())]
+        self._bn0 = FrozenBatchNorm2d.convert_frozen_batchnorm(self._bn0)
+        for module in (self._conv_stem, *self._blocks[: last_blocks[freeze_at - 1]]):
+            module.requires_grad_(False)
+            FrozenBatchNorm2d.convert_frozen_batchnorm(module)
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """(N, 3, H, W) -> stage name -> (N, C, H / stride, W / stride)."""
@@ -72,7 +89,7 @@ def build_efficientnet_lite0_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) 
     """EfficientNet-Lite0 with Detectron2's FPN on top, p2 to p6."""
     options = cfg.MODEL.EFFICIENTNET_LITE
     return FPN(
-        bottom_up=EfficientNetLite0(options.OUT_FEATURES, options.NORM),
+        bottom_up=EfficientNetLite0(options.OUT_FEATURES, options.NORM, cfg.MODEL.BACKBONE.FREEZE_AT),
         in_features=cfg.MODEL.FPN.IN_FEATURES,
         out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
         norm=cfg.MODEL.FPN.NORM,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import torch
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_MASK_HEAD_REGISTRY
 from detectron2.projects.point_rend import PointRendMaskHead
 from detectron2.projects.point_rend.mask_head import calculate_uncertainty
@@ -10,12 +12,40 @@ from detectron2.projects.point_rend.point_features import (
     get_point_coords_wrt_image,
     get_uncertain_point_coords_with_randomness,
 )
+from detectron2.projects.point_rend.point_head import roi_mask_point_loss
 from detectron2.structures import Boxes, Instances
+
+from cellseg_d2.modeling.losses import dice_loss, loss_weight, mask_losses, own_class_logits, with_dice
 
 
 @ROI_MASK_HEAD_REGISTRY.register()
 class CellPointRendMaskHead(PointRendMaskHead):
-    """Detectron2's head, which takes bitmasks only, with point labels from label maps."""
+    """Detectron2's head, which takes bitmasks only, with point labels from label maps and the plugin's losses.
+
+    The Dice loss is added to the coarse masks' and to the points' loss: the points make the outline that is predicted.
+    """
+
+    def __init__(self, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> None:
+        super().__init__(cfg, input_shape)
+        self.loss_weight = loss_weight(cfg, "MASK_WEIGHT")
+        self.dice = with_dice(cfg)
+
+    def forward(
+        self, features: dict[str, torch.Tensor], instances: list[Instances]
+    ) -> dict[str, torch.Tensor] | list[Instances]:
+        """Feature maps of the images -> losses in training, else the instances with ``pred_masks``."""
+        if not self.training:
+            return super().forward(features, instances)
+        boxes = [proposals.proposal_boxes for proposals in instances]
+        coarse = self.coarse_head(self._roi_pooler(features, boxes))
+        losses = mask_losses(coarse, instances, self.dice)
+        if self.mask_point_on:
+            points, labels = self._sample_train_points(coarse, instances)
+            logits = self._get_point_logits(self._point_pooler(features, boxes, points), points, coarse)
+            losses["loss_mask_point"] = roi_mask_point_loss(logits, instances, labels)
+            if self.dice:
+                losses["loss_mask_point_dice"] = dice_loss(own_class_logits(logits, instances), labels)
+        return {name: loss * self.loss_weight for name, loss in losses.items()}
 
     @torch.no_grad()
     def _sample_train_points(

@@ -1,15 +1,21 @@
-"""RoI heads that leave crowds out of their losses."""
+"""RoI heads that leave crowds out of their losses, and whose losses CELLSEG.LOSS sets."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import ROI_MASK_HEAD_REGISTRY
 from detectron2.modeling.proposal_generator import PROPOSAL_GENERATOR_REGISTRY
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, CascadeROIHeads, StandardROIHeads
 from detectron2.structures import ImageList, Instances, pairwise_iou
 from torch import Tensor
 
+from cellseg_d2.errors import CellSegError
+from cellseg_d2.modeling.box_predictor import CellOutputLayers
+from cellseg_d2.modeling.mask_head import CellMaskHead
+from cellseg_d2.modeling.point_rend import CellPointRendMaskHead
 from cellseg_d2.modeling.rpn import CellRPN, lies_on_crowd
 from cellseg_d2.structures import CROWD_CLASS
 
@@ -53,14 +59,61 @@ def without_crowds(proposals: Instances, targets: Instances) -> tuple[Instances,
     return proposals[away], cells
 
 
+class OwnLosses:
+    """Builds the box predictors whose losses CELLSEG.LOSS sets.
+
+    Mixed into Detectron2's standard and cascade RoI heads, which build their predictors' class without asking.
+    """
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        """The arguments of ``__init__``, from a config."""
+        check_losses(cfg)
+        return super().from_config(cfg, input_shape)  # type: ignore[misc]
+
+    @classmethod
+    def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        parts = super()._init_box_head(cfg, input_shape)  # type: ignore[misc]
+        if "box_predictor" in parts:
+            return {**parts, "box_predictor": CellOutputLayers(cfg, parts["box_head"].output_shape)}
+        stages = zip(parts["box_heads"], parts["box_predictors"])
+        predictors = [
+            CellOutputLayers(cfg, head.output_shape, box2box_transform=predictor.box2box_transform)
+            for head, predictor in stages
+        ]
+        return {**parts, "box_predictors": predictors}
+
+
 @ROI_HEADS_REGISTRY.register()
-class CellCascadeROIHeads(IgnoreCrowd, CascadeROIHeads):
-    """Detectron2's Cascade R-CNN heads (Cai and Vasconcelos, CVPR 2018), with crowds left out.
+class CellCascadeROIHeads(IgnoreCrowd, OwnLosses, CascadeROIHeads):
+    """Detectron2's Cascade R-CNN heads (Cai and Vasconcelos, CVPR 2018), with crowds left out and losses of our own.
 
     They are left out once, before the first stage: a box that a stage moves onto a crowd is background to the next one.
     """
 
 
 @ROI_HEADS_REGISTRY.register()
-class CellROIHeads(IgnoreCrowd, StandardROIHeads):
-    """Detectron2's box and mask heads, with crowds left out."""
+class CellROIHeads(IgnoreCrowd, OwnLosses, StandardROIHeads):
+    """Detectron2's box and mask heads, with crowds left out and losses of our own."""
+
+
+LOSS_KEYS = {
+    "PROPOSAL_GENERATOR": (PROPOSAL_GENERATOR_REGISTRY, (CellRPN,), ("RPN_CLS_WEIGHT", "RPN_LOC_WEIGHT")),
+    "ROI_HEADS": (
+        ROI_HEADS_REGISTRY,
+        (CellROIHeads, CellCascadeROIHeads),
+        ("BOX_CLS_WEIGHT", "BOX_REG_WEIGHT", "CLASS_WEIGHTS"),
+    ),
+    "ROI_MASK_HEAD": (ROI_MASK_HEAD_REGISTRY, (CellMaskHead, CellPointRendMaskHead), ("MASK_WEIGHT", "MASK")),
+}
+"""For each part of a model its registry, the classes that know keys of CELLSEG.LOSS, and these keys."""
+
+
+def check_losses(cfg: CfgNode) -> None:
+    """Raises CellSegError where a part of the model knows nothing of what CELLSEG.LOSS sets for it."""
+    for part, (registry, classes, keys) in LOSS_KEYS.items():
+        changed = [key for key in keys if cfg.CELLSEG.LOSS[key] not in (1.0, [], "bce")]
+        name = cfg.MODEL[part].NAME
+        if changed and not issubclass(registry.get(name), classes):
+            known = " or ".join(one.__name__ for one in classes)
+            raise CellSegError(f"CELLSEG.LOSS.{changed[0]} needs MODEL.{part}.NAME {known}; {name} does not know it")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
 from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.proposal_generator import PROPOSAL_GENERATOR_REGISTRY, RPN
 from detectron2.structures import Boxes, Instances, pairwise_ioa, pairwise_iou
 
+from cellseg_d2.modeling.losses import loss_weights
 from cellseg_d2.structures import CROWD_CLASS
 
 MATCH_BLOCK = 2**24
@@ -65,6 +69,14 @@ class CellRPN(RPN):
     Crowds are ground truth with ``gt_classes`` of -1. Without this the sliver of a cell that a tile's edge cut off,
     which conversion marked as crowd, would be trained as background.
     """
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        """The arguments of ``__init__``, from a config."""
+        arguments = super().from_config(cfg, input_shape)
+        keys = {"loss_rpn_cls": "RPN_CLS_WEIGHT", "loss_rpn_loc": "RPN_LOC_WEIGHT"}
+        arguments["loss_weight"] = loss_weights(cfg, keys, arguments["loss_weight"])
+        return arguments
 
     @torch.no_grad()
     def label_and_sample_anchors(

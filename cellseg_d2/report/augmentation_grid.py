@@ -12,6 +12,7 @@ from detectron2.structures import Instances
 from detectron2.utils.env import seed_all_rng
 from numpy.typing import NDArray
 
+from cellseg_d2.data.copy_paste import build_copy_paste
 from cellseg_d2.data.mapper import CellDatasetMapper, from_model_input
 from cellseg_d2.export.overlay import draw_grid, draw_overlay, write_picture
 from cellseg_d2.instances import CellInstances
@@ -33,8 +34,8 @@ def write_augmentation_grid(
     seed_all_rng(seed)
     plain = CellDatasetMapper(cfg, is_train=True)
     plain.augmentation = None
-    augmented = CellDatasetMapper(cfg, is_train=True)
     dicts = sorted(DatasetCatalog.get(cfg.DATASETS.TRAIN[0]), key=lambda sample: -len(sample["annotations"]))
+    augmented = CellDatasetMapper(cfg, is_train=True, copy_paste=build_copy_paste(cfg, dicts))
     pictures = [
         _draw(mapper(sample), cfg.INPUT.FORMAT)
         for sample in dicts[:samples]

@@ -10,7 +10,15 @@ from matplotlib.figure import Figure
 
 from cellseg_d2.errors import CellSegError
 
-LOSSES = ("total_loss", "loss_cls", "loss_box_reg", "loss_mask", "loss_rpn_cls", "loss_rpn_loc")
+VALIDATION_LOSS = "validation/total_loss"
+
+METRICS = {
+    "segm/AP50": "mask AP50",
+    "bbox/AP50": "box AP50",
+    "segm/AP": "mask AP",
+    "ema/segm/AP50": "mask AP50, averaged weights",
+}
+"""What is drawn of a validation, and how it is called."""
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -42,14 +50,19 @@ def plot_curves(metrics: Path, output: Path) -> None:
     records = read_metrics(metrics)
     figure = Figure(figsize=(10, 4), layout="constrained")
     loss_axes, ap_axes = figure.subplots(1, 2)
-    for name in LOSSES:
+    # "loss_*": a cascade has those of its stages, PointRend those of its points
+    losses = sorted({name for record in records for name in record if name.startswith("loss_")})
+    for name in ("total_loss", *losses):
         points = [(record["iteration"], record[name]) for record in records if name in record]
         if points:
             loss_axes.plot(*zip(*points), label=name, linewidth=2.5 if name == "total_loss" else 1.2)
-    loss_axes.set(title="Training loss", xlabel="iteration", ylabel="loss", ylim=(0, None))
+    points = [(record["iteration"], record[VALIDATION_LOSS]) for record in records if VALIDATION_LOSS in record]
+    if points:
+        loss_axes.plot(*zip(*points), marker="o", color="black", label="total_loss, validation")
+    loss_axes.set(title="Losses", xlabel="iteration", ylabel="loss", ylim=(0, None))
     if loss_axes.lines:
         loss_axes.legend(fontsize="small")
-    for name, label in (("segm/AP50", "mask AP50"), ("bbox/AP50", "box AP50"), ("segm/AP", "mask AP")):
+    for name, label in METRICS.items():
         points = [(record["iteration"], record[name]) for record in records if name in record]
         if points:
             ap_axes.plot(*zip(*points), marker="o", label=label)

@@ -7,8 +7,10 @@ from detectron2.data import DatasetCatalog
 from detectron2.data import transforms as T
 
 from cellseg_d2.config import get_cfg
+from cellseg_d2.data.copy_paste import CopyPaste
 from cellseg_d2.data.mapper import CellDatasetMapper, instances_from_label_maps, to_model_input
 from cellseg_d2.data.rle import encode_label_map
+from cellseg_d2.data.stream import SEED_KEY
 
 
 def _cfg(image_format="RGB", **probabilities):
@@ -110,6 +112,54 @@ def test_a_change_of_scale_makes_no_cell_less_visible(scale, tmp_path):
     instances = mapper(_sample(tmp_path, labels, [2]))["instances"]
     assert instances.gt_classes.tolist() == [2]
     assert instances.gt_masks.area()[0] == pytest.approx(400 * scale**2, rel=0.11)
+
+
+def _pasting(sample, onto_cells=False, probability=1.0, **keys):
+    """A mapper that pastes one of a sample's own cells."""
+    cfg = _cfg()
+    cfg.CELLSEG.update(keys)
+    copy_paste = CopyPaste([sample], probability, 1, onto_cells)
+    return CellDatasetMapper(cfg, is_train=True, copy_paste=copy_paste)
+
+
+def test_pasted_cells_are_targets_behind_those_that_were_there(label_map, tmp_path):
+    sample = {**_sample(tmp_path, label_map, [3, 1, 2]), SEED_KEY: 0}
+    instances = _pasting(sample)(sample)["instances"]
+    assert instances.gt_classes[:3].tolist() == [3, 1, -1]
+    assert len(instances) == 4
+    areas = {-1: 4, 1: 300, 3: 400}  # a pasted cell under CELLSEG.MIN_AREA is no target either
+    assert instances.gt_masks.area()[3] == areas[instances.gt_classes[3].item()]
+    assert (instances.gt_masks.get_bounding_boxes().tensor == instances.gt_boxes.tensor).all()
+
+
+def test_a_cell_that_a_pasted_one_covers_is_no_target(tmp_path):
+    large, narrow = np.zeros((40, 40), np.int32), np.zeros((40, 40), np.int32)
+    large[1:39, 1:39] = 1
+    narrow[:10] = 1  # at most two of its ten rows, and a few columns, stay uncovered
+    (tmp_path / "source").mkdir()
+    mapper = _pasting(_sample(tmp_path / "source", large, [2]), onto_cells=True)
+    instances = mapper(_sample(tmp_path, narrow, [0]))["instances"]
+    assert instances.gt_classes.tolist() == [-1, 2]
+    assert instances.gt_masks.area()[1] == 38 * 38
+
+
+@pytest.mark.parametrize("ignore_crowd", [True, False])
+@pytest.mark.parametrize("onto_cells", [True, False])
+def test_nothing_is_pasted_onto_a_crowd(ignore_crowd, onto_cells, tmp_path):
+    labels = np.zeros((40, 40), np.int32)
+    labels[5:15, 5:15] = 1
+    (tmp_path / "source").mkdir()
+    mapper = _pasting(_sample(tmp_path / "source", labels, [2]), onto_cells, IGNORE_CROWD=ignore_crowd)
+    instances = mapper(_sample(tmp_path, np.ones((40, 40), np.int32), [0], crowd=[0]))["instances"]
+    assert instances.gt_classes.tolist() == ([-1] if ignore_crowd else [])
+
+
+def test_probability_zero_is_no_copy_paste(label_map, tmp_path):
+    sample = {**_sample(tmp_path, label_map, [3, 1, 2]), SEED_KEY: 5}
+    plain, never = CellDatasetMapper(_cfg(), is_train=True)(sample), _pasting(sample, probability=0.0)(sample)
+    assert torch.equal(plain["image"], never["image"])
+    assert torch.equal(plain["instances"].gt_masks.layers, never["instances"].gt_masks.layers)
+    assert torch.equal(plain["instances"].gt_classes, never["instances"].gt_classes)
 
 
 def test_a_tile_without_cells_gives_empty_ground_truth(tmp_path):

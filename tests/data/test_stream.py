@@ -6,14 +6,24 @@ import logging
 import numpy as np
 import pytest
 import torch
-from detectron2.data import build_detection_train_loader
-from detectron2.data.samplers import TrainingSampler
+from detectron2.data import MetadataCatalog, build_detection_train_loader
+from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
+from drawing import drawn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cellseg_d2.config import get_cfg
+from cellseg_d2.data.copy_paste import build_copy_paste
 from cellseg_d2.data.mapper import CellDatasetMapper
-from cellseg_d2.data.stream import SEED_KEY, StreamDataset, StreamSampler, build_stream
+from cellseg_d2.data.stream import (
+    SEED_KEY,
+    StreamDataset,
+    StreamSampler,
+    build_stream,
+    check_sampler,
+    repeat_factors,
+)
+from cellseg_d2.data.suggestions import repeat_threshold
 from cellseg_d2.errors import CellSegError
 
 DICTS = [{"image_id": number} for number in range(7)]
@@ -43,7 +53,7 @@ def _first_batches(cfg, workers, seed=5, start=0):
     dataset, sampler = build_stream(cfg, seed, start)
     loader = build_detection_train_loader(
         dataset,
-        mapper=CellDatasetMapper(cfg, is_train=True),
+        mapper=CellDatasetMapper(cfg, is_train=True, copy_paste=build_copy_paste(cfg, dataset.dicts)),
         sampler=sampler,
         total_batch_size=4,
         aspect_ratio_grouping=False,
@@ -56,13 +66,16 @@ def _cfg(*opts):
     return get_cfg("mask_rcnn_lite0_FPN", ["DATASETS.TRAIN", "('nuclei_train',)", *opts])
 
 
-def test_an_epochs_augmentations_do_not_depend_on_the_workers(nuclei):
-    alone, shared = (_first_batches(_cfg(), workers) for workers in (0, 2))
+@pytest.mark.parametrize("probability", [0.0, 0.9], ids=["augmented", "with copy-paste"])
+def test_samples_do_not_depend_on_the_workers(probability, nuclei):
+    cfg = _cfg("CELLSEG.AUG.COPY_PASTE_PROB", str(probability))
+    alone, shared = (_first_batches(cfg, workers) for workers in (0, 2))
     for one, other in zip(itertools.chain(*alone), itertools.chain(*shared)):
         assert one["file_name"] == other["file_name"]
         assert torch.equal(one["image"], other["image"])
         assert torch.equal(one["instances"].gt_masks.layers, other["instances"].gt_masks.layers)
-    again = _first_batches(_cfg(), 0, start=4)
+        assert torch.equal(one["instances"].gt_classes, other["instances"].gt_classes)
+    again = _first_batches(cfg, 0, start=4)
     assert torch.equal(again[0][0]["image"], alone[1][0]["image"])
 
 
@@ -71,12 +84,14 @@ def test_another_seed_gives_other_samples(nuclei):
     assert one["image"].shape != other["image"].shape or not torch.equal(one["image"], other["image"])
 
 
-def test_a_samples_augmentation_leaves_numpys_state_alone(nuclei):
-    dataset, sampler = build_stream(_cfg(), 1)
+def test_a_sample_leaves_numpys_state_alone(nuclei):
+    cfg = _cfg("CELLSEG.AUG.COPY_PASTE_PROB", "1.0")
+    dataset, sampler = build_stream(cfg, 1)
+    mapper = CellDatasetMapper(cfg, is_train=True, copy_paste=build_copy_paste(cfg, dataset.dicts))
     np.random.seed(0)
     expected = np.random.random()
     np.random.seed(0)
-    CellDatasetMapper(_cfg(), is_train=True)(dataset[next(iter(sampler))])
+    mapper(dataset[next(iter(sampler))])
     assert np.random.random() == expected
 
 
@@ -89,6 +104,66 @@ def test_tiles_of_rare_classes_come_more_often_and_it_is_said(nuclei, caplog):
     plain = [any(cell["category_id"] == 3 for cell in sample["annotations"]) for sample in dataset.dicts]
     assert np.mean(rare) > np.mean(plain)
     assert "class4" in caplog.text
+
+
+CLASSES = ("common", "half", "rare", "nowhere")
+
+
+def _tiles(*cells):
+    """Dataset dicts with cells of these classes; a number below 0 is a crowd of class -1 - number."""
+    return [
+        {"annotations": [{"category_id": max(number, -1 - number), "iscrowd": int(number < 0)} for number in own]}
+        for own in cells
+    ]
+
+
+def _repeats(threshold=0.0, use_sqrt=True):
+    """A config that repeats tiles of a dataset with CLASSES."""
+    MetadataCatalog.get("tiles_by_class").set(thing_classes=list(CLASSES))
+    values = {"SAMPLER_TRAIN": "RepeatFactorTrainingSampler", "REPEAT_THRESHOLD": threshold, "REPEAT_SQRT": use_sqrt}
+    opts = [text for key, value in values.items() for text in (f"DATALOADER.{key}", str(value))]
+    return get_cfg("mask_rcnn_lite0_FPN", ["DATASETS.TRAIN", "('tiles_by_class',)", *opts])
+
+
+@drawn
+@given(st.lists(st.lists(st.integers(0, 3), max_size=5), min_size=1, max_size=12), st.floats(0.01, 2), st.booleans())
+def test_without_crowds_repeats_are_detectron2s(cells, threshold, use_sqrt):
+    expected = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
+        _tiles(*cells), threshold, sqrt=use_sqrt
+    )
+    torch.testing.assert_close(repeat_factors(_repeats(threshold, use_sqrt), _tiles(*cells)), expected)
+
+
+def test_without_a_threshold_each_class_is_evened_out_towards_the_commonest(caplog):
+    tiles = _tiles(*[[0]] * 12, *[[0, 1]] * 3, [0, 0, 1, 2])
+    with caplog.at_level(logging.INFO, "cellseg_d2"):
+        factors = repeat_factors(_repeats(), tiles)
+    np.testing.assert_allclose(factors, [1] * 12 + [2] * 3 + [4])  # in 16, 4 and 1 of 16 tiles
+    assert "threshold 1;" in caplog.text
+    assert "common x 1.00, 77.3 -> 65.0 %" in caplog.text  # 17 -> 26 cells, of 22 -> 40
+    assert "rare x 4.00, 4.5 -> 10.0 %" in caplog.text
+    assert "nowhere x 1.00, 0.0 -> 0.0 %" in caplog.text
+
+
+def test_crowds_do_not_make_a_class_common():
+    tiles = _tiles(*[[0, -2, -3]] * 3, [1])
+    np.testing.assert_allclose(repeat_factors(_repeats(), tiles), [1, 1, 1, 3**0.5])
+    np.testing.assert_allclose(repeat_factors(_repeats(use_sqrt=False), tiles), [1, 1, 1, 3])
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0])
+def test_no_class_is_repeated_without_end(power):
+    assert (repeat_threshold(0.001, 0.9, power) / 0.001) ** power == pytest.approx(4)
+    assert repeat_threshold(0.5, 0.9, power) == 0.9
+
+
+def test_a_dataset_of_crowds_is_not_repeated():
+    np.testing.assert_array_equal(repeat_factors(_repeats(), _tiles([-1], [])), [1, 1])
+
+
+def test_a_threshold_below_zero_is_refused():
+    with pytest.raises(CellSegError, match=r"REPEAT_THRESHOLD is -0.5; write"):
+        check_sampler(_repeats(-0.5))
 
 
 def test_a_sampler_that_cannot_be_resumed_is_refused(nuclei):

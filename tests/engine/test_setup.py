@@ -87,10 +87,17 @@ def test_a_config_that_does_not_fit_the_data_is_refused(opts, named, nuclei):
         (["MODEL.WEIGHTS", "nowhere.pth"], [], "nowhere.pth"),
         (["MODEL.WEIGHTS", "catalog://nothing"], [], "cannot be fetched"),
         (["DATASETS.TRAIN", "('nuclei_train',)"], ["--eval-only"], "no validation part"),
+        (["INPUT.FORMAT", "BGR"], [], "set INPUT.FORMAT RGB"),
+        (["CELLSEG.AMP_DTYPE", "float8"], [], "write float16 or bfloat16"),
+        (["CELLSEG.EMA_DECAY", "1.0"], [], "EMA_DECAY is 1.0"),
+        (["CELLSEG.EARLY_STOPPING", "3", "TEST.EVAL_PERIOD", "0"], [], "needs TEST.EVAL_PERIOD"),
+        (["CELLSEG.AUG.COPY_PASTE_PROB", "2.0"], [], "a probability from 0 to 1"),
+        (["CELLSEG.LOSS.MASK", "dice_bce", "MODEL.ROI_MASK_HEAD.NAME", "MaskRCNNConvUpsampleHead"], [], "LOSS.MASK"),
     ],
     ids=[
         *("no process", "no machine", "rank", "url", "parameters", "sampler", "batch"),
         *("no weights", "no such file", "no such file to begin from", "no such URL", "no val"),
+        *("weights of another channel order", "precision", "average", "stopping", "copy-paste", "a loss key in vain"),
     ],
 )
 def test_what_would_end_in_a_launched_process_is_refused_before(opts, flags, named, nuclei):

@@ -28,6 +28,47 @@ def test_norm_is_frozen_where_asked(norm, frozen):
     assert any(isinstance(module, torch.nn.BatchNorm2d) for module in modules) != frozen
 
 
+@pytest.mark.parametrize("freeze_at", range(6))
+def test_stages_from_the_beginning_are_frozen(freeze_at):
+    backbone = EfficientNetLite0(STAGES, "BN", freeze_at)
+    stages = [
+        [backbone._conv_stem, backbone._bn0],  # the convolution's weight, the norm's weight and bias
+        *(list(backbone._blocks[first:end]) for first, end in ((0, 3), (3, 5), (5, 11), (11, 16))),
+    ]
+    for number, modules in enumerate(stages, start=1):
+        inner = [module for part in modules for module in part.modules()]
+        parameters = [parameter for part in modules for parameter in part.parameters()]
+        assert {parameter.requires_grad for parameter in parameters} == {number > freeze_at}
+        assert any(isinstance(module, FrozenBatchNorm2d) for module in inner) == (number <= freeze_at)
+        assert any(isinstance(module, torch.nn.BatchNorm2d) for module in inner) == (number > freeze_at)
+
+
+def test_frozen_stages_do_not_change_in_training():
+    backbone = EfficientNetLite0(STAGES, "BN", 3).train()
+    before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
+    optimizer = torch.optim.SGD([p for p in backbone.parameters() if p.requires_grad], lr=1.0)
+    sum(output.square().mean() for output in backbone(torch.randn(2, 3, 64, 64)).values()).backward()
+    optimizer.step()
+    changed = {name for name, tensor in backbone.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert changed == {name for name in before if name.startswith("_blocks.") and int(name.split(".")[1]) >= 5}
+
+
+def test_the_config_freezes_stages():
+    cfg = get_cfg("mask_rcnn_lite0_FPN", ["MODEL.EFFICIENTNET_LITE.NORM", "BN"])
+    trained = []
+    for freeze_at in (cfg.MODEL.BACKBONE.FREEZE_AT, 1):
+        cfg.MODEL.BACKBONE.FREEZE_AT = freeze_at
+        bottom_up = build_efficientnet_lite0_fpn_backbone(cfg, ShapeSpec(channels=3)).bottom_up
+        trained.append(bottom_up._conv_stem.weight.requires_grad)
+    assert trained == [True, False]
+
+
+@pytest.mark.parametrize("freeze_at", [-1, 6])
+def test_stages_that_are_not_there_cannot_be_frozen(freeze_at):
+    with pytest.raises(CellSegError, match=r"MODEL\.BACKBONE\.FREEZE_AT"):
+        EfficientNetLite0(STAGES, "BN", freeze_at)
+
+
 def test_imagenet_weights_give_the_features_of_the_original_network():
     register_package_weights()
     weights = get_cfg("mask_rcnn_lite0_FPN").MODEL.WEIGHTS

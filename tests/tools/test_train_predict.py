@@ -17,7 +17,7 @@ LITE = "configs/mask_rcnn_lite0_FPN.yaml"
 QUICK = [
     *("CELLSEG.DATASET", "nuclei", "SEED", "1", "DATALOADER.NUM_WORKERS", "0", "INPUT.CROP.SIZE", "[96, 96]"),
     *("SOLVER.IMS_PER_BATCH", "2", "SOLVER.CHECKPOINT_PERIOD", "2", "TEST.EVAL_PERIOD", "2"),
-    *("TEST.DETECTIONS_PER_IMAGE", "50"),
+    *("TEST.DETECTIONS_PER_IMAGE", "50", "CELLSEG.EMA_DECAY", "0.9"),
 ]
 
 
@@ -55,13 +55,14 @@ def _one_error_line(done):
 def test_training_leaves_what_is_needed_to_go_on_and_to_look_at(trained):
     output, printed = trained
     files = {path.name for path in output.iterdir()}
-    assert {"model_0000001.pth", "model_final.pth", "model_best.pth", "metrics.json", "config.yaml", "log.txt"} <= files
+    assert {"model_0000001.pth", "model_final.pth", "metrics.json", "config.yaml", "log.txt"} <= files
+    assert {"model_best.pth", "model_best_ema.pth"} <= files
     assert any(name.startswith("events.out.tfevents") for name in files)
     assert (output / "last_checkpoint").read_text() == "model_final.pth"
     assert "the model has 5.0 M parameters" in printed
-    assert "segm/AP50" in _metrics(output)[-1]
+    assert {"segm/AP50", "ema/segm/AP50", "validation/total_loss"} <= set(_metrics(output)[-1])
     # the ImageNet weights were found by their names: only what ImageNet does not have begins afresh
-    assert "_blocks.0._depthwise_conv" not in printed.split("not found in the checkpoint")[-1].split("not used")[0]
+    assert "bottom_up" not in printed.split("begun afresh: ")[1].split("; not used")[0]
 
 
 def test_resume_goes_on_where_it_stopped(trained, train, tmp_path):
@@ -75,7 +76,7 @@ def test_resume_goes_on_where_it_stopped(trained, train, tmp_path):
     before = torch.load(tmp_path / "model_0000001.pth", weights_only=True)
     after = torch.load(tmp_path / "model_final.pth", weights_only=True)
     assert (before["iteration"], after["iteration"]) == (1, 4)
-    assert before["trainer"]["hooks"]["BestCheckpoint"]["best_iteration"] == 1
+    assert before["trainer"]["hooks"]["BestCheckpoint"]["best"]["segm/AP50"]["iteration"] == 1
 
 
 def test_killed_and_resumed_the_weights_are_those_of_an_unbroken_run(trained, nuclei, repo_root, tmp_path):
@@ -102,8 +103,23 @@ def test_killed_and_resumed_the_weights_are_those_of_an_unbroken_run(trained, nu
     ours, unbroken = (torch.load(folder / "model_final.pth", weights_only=True) for folder in (tmp_path, trained[0]))
     assert ours["iteration"] == unbroken["iteration"] == 3
     assert all(torch.equal(ours["model"][name], value) for name, value in unbroken["model"].items())
-    best, expected = (state["trainer"]["hooks"]["BestCheckpoint"] for state in (ours, unbroken))
-    assert best == expected
+    hooks, expected = (state["trainer"]["hooks"] for state in (ours, unbroken))
+    assert hooks["BestCheckpoint"] == expected["BestCheckpoint"]
+    averages = hooks["WeightAverage"]["average"], expected["WeightAverage"]["average"]
+    assert all(torch.equal(averages[0][name], value) for name, value in averages[1].items())
+    assert any(not torch.equal(ours["model"][name], value) for name, value in averages[0].items())
+
+
+def test_training_stops_early_and_a_resume_does_not_go_on(train, tmp_path):
+    """Nothing is found at a score of 1, so no evaluation is better than the first."""
+    keys = [*QUICK, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "1.0", "CELLSEG.EARLY_STOPPING", "1", "TEST.EVAL_PERIOD", "1"]
+    for options in ([], ["--resume"]):
+        done = train(*options, *keys, "SOLVER.MAX_ITER", "9", "OUTPUT_DIR", tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert "was not better" in done.stdout + done.stderr
+        assert "Traceback" not in done.stdout + done.stderr
+        assert torch.load(tmp_path / "model_final.pth", weights_only=True)["iteration"] == 1
+        assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
 
 
 def test_two_processes_without_a_gpu_train_one_model(train, tmp_path):

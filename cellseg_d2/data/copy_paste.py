@@ -1,0 +1,230 @@
+"""Cells of other tiles pasted into training tiles, so that rare classes are seen more often.
+
+After Ghiasi et al., "Simple Copy-Paste is a Strong Data Augmentation Method for Instance Segmentation" (CVPR 2021),
+with three changes for cells: classes are drawn alike, not tiles; a cell goes to a random place of its own, not to where
+it was; and by default it covers none that is there.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.data import detection_utils as utils
+from numpy.typing import NDArray
+
+from cellseg_d2.data.rle import Rle, decode_runs
+from cellseg_d2.errors import CellSegError
+from cellseg_d2.structures import CROWD_CLASS
+
+logger = logging.getLogger(__name__)
+
+TRIES = 10
+"""Places at which a cell is tried before it is left out."""
+
+
+@dataclass(frozen=True)
+class PaintedTile:
+    """A training tile before augmentation, with N cells and crowds, of which number i has the value i + 1.
+
+    Attributes:
+        image: (H, W, 3) uint8, RGB.
+        layers: (L, H, W) int32, label maps; cells that overlap lie in different ones.
+        layer_of: (N,) int64, the label map of each cell.
+        classes: (N,) int64, contiguous, or -1 for a crowd.
+        areas: (N,) int64, pixels of each cell, those among them that a pasted one has covered.
+    """
+
+    image: NDArray[np.uint8]
+    layers: NDArray[np.int32]
+    layer_of: NDArray[np.int64]
+    classes: NDArray[np.int64]
+    areas: NDArray[np.int64]
+
+
+class SourceCells:
+    """Which cells of a dataset can be pasted: no crowds, and none that touches its tile's edge, which may have cut it.
+
+    Only numbers are kept, in arrays that worker processes share, of M cells in T tiles, sorted by tile.
+
+    Args:
+        dicts: of Detectron2's dataset format, masks as compressed RLEs; each is looked at once.
+
+    Attributes:
+        bounds: (T + 1,) int64, the place at which the cells of each tile begin.
+        annotation: (M,) int32, each cell's place among its tile's annotations.
+        counts: cells of each class that has any, by contiguous number.
+    """
+
+    def __init__(self, dicts: Sequence[dict[str, Any]]) -> None:
+        whole = [_whole_cells(dicts[number]) for number in range(len(dicts))]
+        self.bounds = np.cumsum([0, *(len(places) for places, _ in whole)])
+        self.annotation = np.concatenate([np.zeros(0, np.int32), *(places for places, _ in whole)])
+        classes = np.concatenate([np.zeros(0, np.int32), *(own for _, own in whole)])
+        present, rank, counts = np.unique(classes, return_inverse=True, return_counts=True)
+        self.counts = dict(zip(present.tolist(), counts.tolist()))
+        self._of_class = np.split(np.argsort(rank, kind="stable"), np.cumsum(counts)[:-1])
+        self._commonness = counts[rank].astype(np.float32)
+
+    def __len__(self) -> int:
+        return len(self.annotation)
+
+    def draw(self, most: int) -> tuple[int, NDArray[np.int32]]:
+        """A tile and 1 to ``most`` of its cells, as places among its annotations, from numpy's global state.
+
+        A class is drawn, each as likely, then any cell of it: that decides on the tile. Of the tile, cells are taken
+        one after another with a probability inverse to their class's number of cells in the dataset, so that the first,
+        too, is of each class as often (weighted sampling without replacement by exponential keys: Efraimidis and
+        Spirakis, Information Processing Letters 97, 2006).
+        """
+        own = self._of_class[np.random.randint(len(self._of_class))]
+        tile = int(np.searchsorted(self.bounds, own[np.random.randint(len(own))], side="right")) - 1
+        low, high = self.bounds[tile : tile + 2]
+        keys = np.random.exponential(self._commonness[low:high])
+        chosen = low + np.argsort(keys)[: np.random.randint(1, most + 1)]
+        return tile, self.annotation[chosen]
+
+
+def _whole_cells(sample: dict[str, Any]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Of a tile's annotations, the places and the classes of those that can be pasted."""
+    cells = [place for place, cell in enumerate(sample["annotations"]) if not cell.get("iscrowd", 0)]
+    size = sample["height"], sample["width"]
+    rles = [sample["annotations"][place]["segmentation"] for place in cells]
+    x0, y0, x1, y1 = decode_runs(rles, size).bboxes(len(rles)).T
+    whole = (x0 > 0) & (y0 > 0) & (x1 < size[1]) & (y1 < size[0])  # a mask without a pixel has a box of zeros
+    places = np.array(cells, np.int32)[whole]
+    return places, np.array([sample["annotations"][place]["category_id"] for place in places], np.int32)
+
+
+class CopyPaste:
+    """Pastes cells of one tile of a dataset into another tile, or the same one, at its own scale.
+
+    Each cell, its pixels under its mask, goes to a random place where it lies wholly inside, on no crowd and on no cell
+    pasted before, and is left out if none is found in :data:`TRIES`. All is drawn from numpy's global state, as in
+    Detectron2's augmentations. The cost is one image read and the pixels of the cells pasted.
+
+    Args:
+        dicts: of Detectron2's dataset format; kept as they are given, so that workers share a serialised list.
+        probability: of a tile getting any.
+        max_cells: drawn for a tile, of 1 to this number each as likely.
+        onto_cells: whether cells that were there may be covered.
+
+    Raises:
+        CellSegError: no cell can be pasted.
+    """
+
+    def __init__(self, dicts: Sequence[dict[str, Any]], probability: float, max_cells: int, onto_cells: bool) -> None:
+        self.dicts = dicts
+        self.sources = SourceCells(dicts)
+        if not len(self.sources):
+            raise CellSegError(
+                "no training tile has a cell clear of its edge to paste; write CELLSEG.AUG.COPY_PASTE_PROB 0"
+            )
+        self.probability = probability
+        self.max_cells = max_cells
+        self.onto_cells = onto_cells
+
+    def __call__(self, tile: PaintedTile) -> PaintedTile:
+        """The tile with further cells behind its own, which lose the pixels that these cover; the input stays as is."""
+        if np.random.random() >= self.probability:
+            return tile
+        number, places = self.sources.draw(self.max_cells)
+        source = self.dicts[number]
+        cells = [source["annotations"][place] for place in places]
+        source_image = utils.read_image(source["file_name"], format="RGB")
+        utils.check_image_size(source, source_image)
+
+        image, layers, count = tile.image.copy(), tile.layers.copy(), len(tile.classes)
+        blocking = np.append(False, (tile.classes == CROWD_CLASS) | (not self.onto_cells))
+        blocked = blocking[layers].any(axis=0)
+        classes, areas = [], []
+        pixels = _pixels([cell["segmentation"] for cell in cells], source_image.shape[:2])
+        for cell, (source_rows, source_columns) in zip(cells, pixels):
+            place = _free_place(blocked, source_rows - source_rows.min(), source_columns - source_columns.min())
+            if place is None:
+                continue
+            rows, columns = place
+            classes.append(cell["category_id"])
+            areas.append(len(source_rows))
+            image[rows, columns] = source_image[source_rows, source_columns]
+            layers[:, rows, columns] = 0
+            layers[0, rows, columns] = count + len(classes)
+            blocked[rows, columns] = True
+        return PaintedTile(
+            image,
+            layers,
+            np.append(tile.layer_of, np.zeros(len(classes), np.int64)),
+            np.append(tile.classes, np.array(classes, np.int64)),
+            np.append(tile.areas, np.array(areas, np.int64)),
+        )
+
+
+def _pixels(rles: Sequence[Rle], size: tuple[int, int]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Rows and columns of each cell's pixels, all of them decoded at once."""
+    runs = decode_runs(rles, size)
+    lengths = runs.stops - runs.starts
+    pixels = np.repeat(runs.starts - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())
+    columns, rows = np.divmod(pixels, size[0])
+    ends = np.cumsum(runs.areas(len(rles)))[:-1]
+    return zip(np.split(rows, ends), np.split(columns, ends))
+
+
+def _free_place(
+    blocked: NDArray[np.bool_], rows: NDArray[np.int64], columns: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+    """The first of :data:`TRIES` random places at which a cell is on nothing blocked, as its rows and columns there.
+
+    Args:
+        blocked: (H, W); a cell that is higher or wider finds no place.
+        rows: (P,) of the cell's pixels, from 0.
+        columns: (P,), as well.
+    """
+    room = blocked.shape[0] - rows.max(), blocked.shape[1] - columns.max()
+    if min(room) < 1:
+        return None
+    y, x = (np.random.randint(size, size=(TRIES, 1)) for size in room)
+    free = np.flatnonzero(~blocked[y + rows, x + columns].any(axis=1))
+    return (y[free[0]] + rows, x[free[0]] + columns) if free.size else None
+
+
+def build_copy_paste(cfg: CfgNode, dicts: Sequence[dict[str, Any]]) -> CopyPaste | None:
+    """What CELLSEG.AUG.COPY_PASTE_* asks for, and a line that says what it will do; None where its probability is 0.
+
+    Args:
+        cfg: DATASETS.TRAIN gives the names of the classes.
+        dicts: that cells are taken from; :attr:`StreamDataset.dicts`, which workers share.
+
+    Raises:
+        CellSegError: a value that cannot be meant, or no cell that could be pasted.
+    """
+    check_copy_paste(cfg)
+    aug = cfg.CELLSEG.AUG
+    if aug.COPY_PASTE_PROB == 0:
+        return None
+    copy_paste = CopyPaste(dicts, aug.COPY_PASTE_PROB, aug.COPY_PASTE_MAX_CELLS, aug.COPY_PASTE_ONTO_CELLS)
+    names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes
+    logger.info(
+        "copy-paste: %g %% of the tiles get 1 to %d cells of one tile as far as there is room, the first of each class "
+        "equally often; cells to paste: %s",
+        100 * aug.COPY_PASTE_PROB,
+        aug.COPY_PASTE_MAX_CELLS,
+        ", ".join(f"{name} {copy_paste.sources.counts.get(number, 0)}" for number, name in enumerate(names)),
+    )
+    return copy_paste
+
+
+def check_copy_paste(cfg: CfgNode) -> None:
+    """Raises CellSegError where a value of CELLSEG.AUG.COPY_PASTE_* cannot be meant."""
+    aug = cfg.CELLSEG.AUG
+    if not 0 <= aug.COPY_PASTE_PROB <= 1:
+        raise CellSegError(f"CELLSEG.AUG.COPY_PASTE_PROB is {aug.COPY_PASTE_PROB}; write a probability from 0 to 1")
+    if aug.COPY_PASTE_MAX_CELLS < 1:
+        raise CellSegError(
+            f"CELLSEG.AUG.COPY_PASTE_MAX_CELLS is {aug.COPY_PASTE_MAX_CELLS}; write at least 1, or "
+            "CELLSEG.AUG.COPY_PASTE_PROB 0 to paste none"
+        )

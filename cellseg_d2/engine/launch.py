@@ -1,0 +1,125 @@
+"""Starts the processes of a run, or joins those that torchrun or Slurm started."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from detectron2.engine import launch as detectron2_launch
+from detectron2.engine.launch import DEFAULT_TIMEOUT
+from detectron2.utils import comm
+
+from cellseg_d2.errors import CellSegError
+
+FIRST_PORT, PORTS = 20_000, 20_000
+"""Where a Slurm job's processes meet if nothing says otherwise: a port by the job's number, as jobs share machines."""
+
+
+@dataclass(frozen=True)
+class StartedProcess:
+    """One of several processes that something else started, and where they meet.
+
+    Attributes:
+        rank: among all processes.
+        world_size: all processes.
+        local_rank: among those of this machine.
+        local_size: processes of this machine, the same on each.
+        url: where they meet, as ``torch.distributed.init_process_group`` takes it.
+    """
+
+    rank: int
+    world_size: int
+    local_rank: int
+    local_size: int
+    url: str
+
+
+def started_process(environment: Mapping[str, str] = os.environ) -> StartedProcess | None:
+    """What torchrun's or ``srun``'s variables say of this process; None where it was started by itself.
+
+    The variables are those of https://pytorch.org/docs/stable/elastic/run.html and of srun's manual; an ``srun`` step
+    counts, a batch script or an interactive shell inside an allocation does not.
+
+    Raises:
+        CellSegError: a variable is missing, or the processes are spread unevenly over the machines.
+    """
+    try:
+        if {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"} <= environment.keys():
+            names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+            process = StartedProcess(*(int(environment[name]) for name in names), "env://")
+        elif "SLURM_STEP_NUM_TASKS" in environment:
+            process = _slurm_task(environment)
+        else:
+            return None
+    except (KeyError, ValueError) as error:
+        raise CellSegError(f"the processes' environment is incomplete: {error}") from error
+    if process.world_size % process.local_size:
+        raise CellSegError(
+            f"{process.world_size} processes with {process.local_size} on this machine: start as many on each machine"
+        )
+    return process if process.world_size > 1 else None
+
+
+def _slurm_task(environment: Mapping[str, str]) -> StartedProcess:
+    size, machines = int(environment["SLURM_STEP_NUM_TASKS"]), int(environment["SLURM_STEP_NUM_NODES"])
+    if size % machines:
+        raise ValueError(f"{size} tasks cannot be shared evenly by {machines} nodes")
+    host = environment.get("MASTER_ADDR") or ("127.0.0.1" if machines == 1 else _first_host(environment))
+    port = environment.get("MASTER_PORT") or str(FIRST_PORT + int(environment["SLURM_JOB_ID"]) % PORTS)
+    rank, local_rank = int(environment["SLURM_PROCID"]), int(environment["SLURM_LOCALID"])
+    return StartedProcess(rank, size, local_rank, size // machines, f"tcp://{host}:{port}")
+
+
+def _first_host(environment: Mapping[str, str]) -> str:
+    """The machine of rank 0; Slurm writes its lists of machines in a short form that its own command knows."""
+    command = ["scontrol", "show", "hostnames", environment["SLURM_STEP_NODELIST"]]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]
+    except (OSError, subprocess.CalledProcessError, IndexError) as error:
+        raise CellSegError(f"the first machine of {command[-1]} is not known ({error}); set MASTER_ADDR") from error
+
+
+def process_count(args: argparse.Namespace) -> int:
+    """Processes of a run over all machines, by Detectron2's arguments or by who started this process."""
+    process = started_process()
+    return process.world_size if process else args.num_gpus * args.num_machines
+
+
+def launch(main: Callable[..., Any], args: argparse.Namespace, *arguments: Any) -> None:
+    """Runs ``main(*arguments)`` in every process of a run.
+
+    Under torchrun and ``srun`` this process is one of them already; else Detectron2's ``launch`` starts them.
+
+    Args:
+        main: a function of a module.
+        args: with Detectron2's ``num_gpus``, ``num_machines``, ``machine_rank`` and ``dist_url``.
+        arguments: of ``main``.
+
+    Raises:
+        CellSegError: see :func:`started_process`.
+    """
+    process = started_process()
+    if process is None:
+        places = {"num_machines": args.num_machines, "machine_rank": args.machine_rank, "dist_url": args.dist_url}
+        detectron2_launch(main, args.num_gpus, **places, args=arguments)
+        return
+    cuda = torch.cuda.is_available()
+    if cuda:  # a task that Slurm gave a GPU of its own sees that one only
+        torch.cuda.set_device(process.local_rank % torch.cuda.device_count())
+    dist.init_process_group(
+        backend="nccl" if cuda else "gloo",
+        init_method=process.url,
+        world_size=process.world_size,
+        rank=process.rank,
+        timeout=DEFAULT_TIMEOUT,
+    )
+    comm.create_local_process_group(process.local_size)
+    comm.synchronize()
+    main(*arguments)
+    dist.destroy_process_group()

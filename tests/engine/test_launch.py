@@ -1,0 +1,65 @@
+import os
+import stat
+
+import pytest
+
+from cellseg_d2.engine.launch import StartedProcess, started_process
+from cellseg_d2.errors import CellSegError
+
+TORCHRUN = {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}
+SLURM = {
+    **{"SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NUM_NODES": "2"},
+    **{"SLURM_STEP_NODELIST": "node[07-08]", "SLURM_JOB_ID": "1234567"},
+}
+
+
+def test_torchruns_variables_are_recognised():
+    assert started_process(TORCHRUN) == StartedProcess(3, 4, 1, 2, "env://")
+
+
+def test_slurms_variables_are_recognised(monkeypatch, tmp_path):
+    command = tmp_path / "scontrol"
+    command.write_text('#!/bin/sh\n[ "$*" = "show hostnames node[07-08]" ] && printf "node07\\nnode08\\n"\n')
+    command.chmod(command.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert started_process(SLURM) == StartedProcess(3, 4, 1, 2, "tcp://node07:34567")
+
+
+def test_a_meeting_place_that_is_given_wins():
+    given = {**SLURM, "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500"}
+    assert started_process(given).url == "tcp://10.0.0.1:29500"
+
+
+def test_tasks_on_one_machine_meet_there():
+    alone = {**SLURM, "SLURM_STEP_NUM_NODES": "1"}
+    assert started_process(alone) == StartedProcess(3, 4, 1, 4, "tcp://127.0.0.1:34567")
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {},
+        {**TORCHRUN, "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"},
+        {**SLURM, "SLURM_STEP_NUM_TASKS": "1", "SLURM_STEP_NUM_NODES": "1"},
+        {"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_JOB_ID": "1"},
+    ],
+    ids=["nothing", "one process", "one task", "a batch script"],
+)
+def test_a_process_by_itself_is_none_of_several(environment):
+    assert started_process(environment) is None
+
+
+@pytest.mark.parametrize(
+    ("environment", "named"),
+    [
+        ({**TORCHRUN, "WORLD_SIZE": "5"}, "as many on each machine"),
+        ({**SLURM, "SLURM_STEP_NUM_TASKS": "5"}, "shared evenly"),
+        ({"SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NUM_NODES": "1"}, "SLURM_JOB_ID"),
+        ({**SLURM, "SLURM_STEP_NODELIST": "x", "PATH": ""}, "set MASTER_ADDR"),
+    ],
+    ids=["uneven", "uneven tasks", "incomplete", "no scontrol"],
+)
+def test_processes_that_cannot_meet_are_refused(environment, named, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(CellSegError, match=named):
+        started_process(environment)

@@ -1,0 +1,102 @@
+"""Several processes as a user starts them, on the CPU, against one process with the same batch."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+from drawing import write_drawn_dataset
+
+CELLS = 9
+"""In each image, so that both processes have as many RoIs to take the mean over."""
+
+KEYS = [
+    *("CELLSEG.DATASET", "drawn", "SEED", "1", "DATALOADER.NUM_WORKERS", "0", "SOLVER.IMS_PER_BATCH", "2"),
+    # all anchors and all proposals are sampled: what is drawn at random would differ between processes
+    *("MODEL.RPN.BATCH_SIZE_PER_IMAGE", "100000", "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "100000"),
+    *("MODEL.RPN.POSITIVE_FRACTION", "1.0", "MODEL.ROI_HEADS.POSITIVE_FRACTION", "1.0"),
+    *("TEST.DETECTIONS_PER_IMAGE", "50", "MODEL.RPN.POST_NMS_TOPK_TRAIN", "60", "INPUT.CROP.ENABLED", "False"),
+    *("CELLSEG.AUG.AFFINE_PROB", "0.0"),  # it would move cells out of the image
+]
+
+
+@pytest.fixture(scope="module")
+def place(repo_root, run_tool, tmp_path_factory):
+    """Working directory and environment of a run on drawn cells."""
+    root = tmp_path_factory.mktemp("drawn")
+    write_drawn_dataset(root / "input", images=10, cells=CELLS)
+    converted = run_tool("convert_tifs", "--input", root / "input", "--output", root / "datasets" / "drawn")
+    assert converted.returncode == 0, converted.stderr
+    environment = {"PYTHONPATH": str(repo_root), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment["DETECTRON2_DATASETS"] = str(root / "datasets")
+    return {"cwd": repo_root, "env": {**os.environ, **environment}}
+
+
+def _command(output, *options):
+    command = ["tools/train_net.py", *options, "--config-file", "mask_rcnn_lite0_FPN", *KEYS]
+    return [*command, "SOLVER.MAX_ITER", "1", "OUTPUT_DIR", str(output)]
+
+
+def _free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def _wait(*processes):
+    for process in processes:
+        printed = process.communicate(timeout=300)[0]
+        assert process.returncode == 0, printed
+
+
+def _start(command, place, **env):
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, cwd=place["cwd"], env={**place["env"], **env}, **streams)
+
+
+def _metrics(output):
+    lines = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
+    return {name: value for line in lines for name, value in line.items()}
+
+
+@pytest.fixture(scope="module")
+def alone(place, tmp_path_factory):
+    """The metrics of one process that trains on both images."""
+    output = tmp_path_factory.mktemp("alone")
+    _wait(_start([sys.executable, *_command(output)], place))
+    return _metrics(output)
+
+
+@pytest.mark.parametrize("starter", ["num-gpus", "torchrun", "slurm"])
+def test_two_processes_train_as_one_with_the_whole_batch(starter, place, alone, tmp_path):
+    if starter == "num-gpus":
+        _wait(_start([sys.executable, *_command(tmp_path, "--num-gpus", "2")], place))
+    elif starter == "torchrun":
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port"]
+        _wait(_start([*torchrun, _free_port(), *_command(tmp_path)], place))
+    else:
+        step = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NUM_NODES": "1", "SLURM_JOB_ID": "7"}
+        step |= {"SLURM_STEP_NODELIST": "localhost", "MASTER_PORT": _free_port()}
+        ranks = [{"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)} for rank in range(2)]
+        command = [sys.executable, *_command(tmp_path)]
+        _wait(*[_start(command, place, **step, **rank) for rank in ranks])
+    together = _metrics(tmp_path)
+    losses = [name for name in alone if name.startswith("loss_") or name == "total_loss"]
+    assert {"loss_cls", "loss_box_reg", "loss_mask", "loss_rpn_cls", "loss_rpn_loc"} < set(losses)
+    for name in losses:
+        assert together[name] == pytest.approx(alone[name], abs=1e-4), name
+    # each validation image is scored once, and each validation loss counted once, by whichever process
+    scores = [name for name in alone if name.startswith(("segm/", "bbox/", "validation/"))]
+    assert "segm/AP50" in scores and "validation/total_loss" in scores
+    for name in scores:
+        assert together[name] == pytest.approx(alone[name], abs=1e-2, nan_ok=True), name
+
+
+def test_processes_that_are_started_already_are_not_started_again(place, tmp_path):
+    started = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    refused = _start([sys.executable, *_command(tmp_path, "--num-gpus", "2")], place, **started)
+    printed = refused.communicate(timeout=300)[0]
+    assert refused.returncode == 2
+    assert "leave --num-gpus out" in printed
