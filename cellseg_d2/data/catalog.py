@@ -48,6 +48,7 @@ def register(folder: Path) -> list[str]:
         description = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
         class_names = list(description["class_names"])
         rule, counts = description["intensity_rule"], description["counts"]
+        pixel_size = description["statistics"]["images"].get("pixel_size_um", {}).get("p50", 0.0)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CellSegError(f"{folder / 'dataset.json'}: is not what convert_tifs.py writes; convert again") from error
     names = []
@@ -66,6 +67,7 @@ def register(folder: Path) -> list[str]:
             thing_classes=class_names,
             thing_dataset_id_to_contiguous_id={number: number - 1 for number in range(1, len(class_names) + 1)},
             intensity_rule=rule,
+            pixel_size_um=pixel_size,
             image_count=counts.get(part, {}).get("tiles"),
             most_cells=counts.get(part, {}).get("most_instances_in_a_tile"),
         )

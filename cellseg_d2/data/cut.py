@@ -142,6 +142,7 @@ def cut_sample(sample: Source, options: ConvertOptions, class_count: int) -> Cut
     height, width = image.shape[:2]
     windows = tile_windows(height, width, options.tile_size, options.overlap)
     tiles = [(window, annotate(layers, window, measures, options.min_area, options.min_visible)) for window in windows]
-    pixel_format = describe(sample.image) if sample.image.suffix.lower() in (".tif", ".tiff") else None
-    statistics = measure_image(sample.id, image, layers, measures, tiles, class_count, pixel_format)
+    is_tiff = sample.image.suffix.lower() in (".tif", ".tiff")
+    pixel_format, pixel_size = describe(sample.image) if is_tiff else (None, None)
+    statistics = measure_image(sample.id, image, layers, measures, tiles, class_count, pixel_format, pixel_size)
     return CutSample(image, tiles, statistics)

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from cellseg_d2.data.coco_json import Record
 from cellseg_d2.data.labels import CellMeasures, LabelLayer
 from cellseg_d2.data.options import ConvertOptions
+from cellseg_d2.data.pixel_size import PixelSize
 from cellseg_d2.data.tiff import PixelFormat
 from cellseg_d2.data.tiling import Window
 
@@ -37,6 +38,7 @@ class ImageStatistics:
         id: of the image.
         height, width: pixels.
         pixel_format: as in the file; None where that is not known.
+        pixel_size_um: (x, y) in microns a pixel; None where the file states none.
         digest: of the size and the pixels.
         classes: (N,) int64, 1 .. K.
         areas: (N,) int64, pixels.
@@ -52,6 +54,7 @@ class ImageStatistics:
     height: int
     width: int
     pixel_format: PixelFormat | None
+    pixel_size_um: PixelSize | None
     digest: str
     classes: Ints
     areas: Ints
@@ -75,6 +78,7 @@ def measure_image(
     tiles: Sequence[tuple[Window, Sequence[Record]]],
     class_count: int,
     pixel_format: PixelFormat | None = None,
+    pixel_size_um: PixelSize | None = None,
 ) -> ImageStatistics:
     """The statistics of one image; layers with ``crowd`` are not counted.
 
@@ -86,6 +90,7 @@ def measure_image(
         tiles: every window of a regular grid over the image, with its annotations.
         class_count: K.
         pixel_format: of the file.
+        pixel_size_um: of the file.
     """
     counted = [(layer, cells) for layer, cells in zip(layers, measures) if not layer.crowd]
     boxes = np.concatenate([cells.boxes for _, cells in counted] or [np.zeros((0, 4), np.int64)])
@@ -103,6 +108,7 @@ def measure_image(
         height=height,
         width=width,
         pixel_format=pixel_format,
+        pixel_size_um=pixel_size_um,
         digest=_digest(image),
         classes=joined([np.full(len(cells), layer.categories[0], np.int64) for layer, cells in counted]),
         areas=joined([cells.areas for _, cells in counted]),
@@ -168,7 +174,8 @@ def summarise(
         problems: a line for each file that cannot be used.
 
     Returns:
-        ``images``: count, sizes, formats as in the files, groups of ids with the same pixels. ``cells`` and, by name,
+        ``images``: count, sizes, formats as in the files, microns a pixel where stated, groups of ids with the
+        same pixels. ``cells`` and, by name,
         ``classes``: count, images with one, cells an image, areas, longest box sides and square roots of box areas in
         pixels. ``tiles``: instances in tiles that have one, over all classes and by class, cells that no tile shows
         whole, images of several tiles and the longest box sides in those. ``findings``: cells of several blobs, with
@@ -176,6 +183,7 @@ def summarise(
     """
     images = sorted(images, key=lambda image: image.id)
     names = dict(enumerate(class_names, start=1))
+    stated = [image for image in images if image.pixel_size_um is not None]
     formats = Counter(image.pixel_format for image in images if image.pixel_format is not None)
     return {
         "images": {
@@ -187,6 +195,7 @@ def summarise(
                 {"dtype": form.dtype, "bits": form.bits, "channels": form.channels, "images": count}
                 for form, count in sorted(formats.items())
             ],
+            "pixel_size_um": _distribution([float(np.mean(image.pixel_size_um)) for image in stated], digits=4),
             "duplicates": _duplicates(images),
         },
         "cells": _cells(images, None),

@@ -13,6 +13,9 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
+from cellseg_d2.data.percentiles import Blocks, percentiles
+from cellseg_d2.data.pixel_size import PixelSize, tiff_pixel_size
+from cellseg_d2.data.planes import Plane, describe_axes, describe_shape, is_opaque
 from cellseg_d2.errors import CellSegError, one_line
 
 logger = logging.getLogger(__name__)
@@ -23,16 +26,8 @@ INTENSITY_RULE = "percentile:0.1,99.9"
 MAX_PIXELS = 2**31
 """Images whose header declares more pixels are refused before memory is taken."""
 
-NO_RGB = {
-    "PALETTE": "a colour palette",
-    "SEPARATED": "CMYK colours",
-    "YCBCR": "YCbCr colours that are not JPEG's",
-    "CIELAB": "CIELAB colours",
-    "ICCLAB": "ICCLAB colours",
-    "ITULAB": "ITULAB colours",
-}
-"""Photometric interpretations (tifffile's names) whose values would be taken for RGB or grey and are neither."""
-
+BAND_PIXELS = 2**20
+"""Values that are counted at once for percentiles."""
 
 JPEG = tuple(tifffile.COMPRESSION[name] for name in ("OJPEG", "JPEG", "JPEG_LOSSY", "ALT_JPEG"))
 """Compressions whose YCbCr tifffile turns into RGB."""
@@ -80,11 +75,31 @@ class IntensityRule:
         """Scales an array of any shape and real type to uint8; a constant image becomes 0."""
         if image.dtype == np.uint8:
             return image
-        low, high = self.low, self.high
-        if self.kind == "percentile":
-            low, high = (float(value) for value in np.percentile(image, (self.low, self.high)))
-            if high <= low:  # the cells cover less of the image than the percentiles leave out
-                low, high = float(image.min()), float(image.max())
+        flat = image.reshape(-1)
+        firsts = range(0, flat.size, BAND_PIXELS)
+        return self.scale(
+            image, self.limits(lambda: (flat[first : first + BAND_PIXELS] for first in firsts), flat.size)
+        )
+
+    def limits(self, blocks: Blocks, count: int) -> tuple[float, float]:
+        """The intensities that become 0 and 255, of an image that is not 8 bit.
+
+        Args:
+            blocks: its values, of all channels and without alpha.
+            count: how many there are.
+        """
+        if self.kind == "range":
+            return self.low, self.high
+        least, low, high, largest = percentiles(blocks, count, (0, self.low, self.high, 100))
+        # the cells may cover less of the image than the percentiles leave out
+        return (low, high) if low < high else (least, largest)
+
+    @staticmethod
+    def scale(image: NDArray[Any], limits: tuple[float, float]) -> NDArray[np.uint8]:
+        """Brings what lies between the limits to 0..255; 8-bit images stay, without a range all is 0."""
+        if image.dtype == np.uint8:
+            return image
+        low, high = limits
         if high <= low:
             return np.zeros(image.shape, np.uint8)
         # 32-bit floats hold every value of types up to 16 bit; of wider ones they would lose small differences
@@ -108,20 +123,18 @@ class PixelFormat(NamedTuple):
     channels: int
 
 
-def describe(path: str | Path) -> PixelFormat:
-    """The pixel format of a TIFF that :func:`read_image` reads, from its header alone.
+def describe(path: str | Path) -> tuple[PixelFormat, PixelSize | None]:
+    """The pixel format of a TIFF that :func:`read_image` reads, and its pixel size where stated, from its header alone.
 
     Raises:
         CellSegError: the header cannot be read.
     """
-    try:
-        with _tifffile_silent(), tifffile.TiffFile(path) as file:
-            series = file.series[0]
-            channel_axis = next((axis for axis in "SC" if axis in series.axes), None)
-            channels = 1 if channel_axis is None else series.shape[series.axes.index(channel_axis)]
-            return PixelFormat(str(series.dtype), int(series.keyframe.bitspersample), int(channels))
-    except Exception as error:  # as in _read
-        raise CellSegError(f"{path}: cannot be read as a TIFF ({one_line(error)}); export it again") from error
+    with opened(Path(path)) as file:
+        series = file.series[0]
+        channel_axis = next((axis for axis in "SC" if axis in series.axes), None)
+        channels = 1 if channel_axis is None else series.shape[series.axes.index(channel_axis)]
+        pixel_format = PixelFormat(str(series.dtype), int(series.keyframe.bitspersample), int(channels))
+        return pixel_format, tiff_pixel_size(file, series.keyframe)
 
 
 @dataclass(frozen=True)
@@ -160,35 +173,20 @@ def read_image(path: str | Path, rule: str = INTENSITY_RULE, max_pixels: int = M
         CellSegError: missing, not a TIFF, truncated, too large, with pages or channels that no RGB image has, or of
             another colour space.
     """
-    raw = _read(Path(path), max_pixels)
-    if raw.photometric in NO_RGB:
-        raise CellSegError(f"{path}: has {NO_RGB[raw.photometric]}; save it as RGB")
-    pixels, axes = _drop_singletons(raw)
-    channel_axis = next((axis for axis in "SC" if axis in axes), None)
-    if sorted(axes.replace(channel_axis or "", "")) != ["X", "Y"]:
-        raise CellSegError(f"{path}: has the axes {_describe(raw)}; save one plane as grey, RGB or RGBA")
-    order = axes.replace(channel_axis or "", "") + (channel_axis or "")
-    pixels = np.moveaxis(pixels, [axes.index(axis) for axis in order], range(len(order)))
-    if order.startswith("XY"):
-        pixels = pixels.swapaxes(0, 1)
-    if pixels.ndim == 2:
-        pixels = pixels[..., None]
-    channels = pixels.shape[2]
-    if channels not in (1, 3, 4) or (channels == 4 and (raw.photometric, channel_axis) != ("RGB", "S")):
-        raise CellSegError(
-            f"{path}: has {channels} channels (axes {_describe(raw)}) that are not stated to be RGBA; "
-            "save one channel as grey, or three as RGB"
-        )
-    if not np.isrealobj(pixels) or (pixels.dtype.kind == "f" and not np.isfinite(pixels).all()):
-        raise CellSegError(f"{path}: holds complex, NaN or infinite intensities; replace them first")
-    if channels == 4:
-        if not _is_opaque(pixels[..., 3]):
-            logger.warning("%s: its alpha channel is not opaque everywhere; it is dropped", path)
-        pixels = pixels[..., :3]
-    pixels = IntensityRule.parse(rule).apply(pixels.astype(np.uint8) * 255 if pixels.dtype == bool else pixels)
-    if raw.photometric == "MINISWHITE":
-        pixels = 255 - pixels
-    return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
+    path = Path(path)
+    raw = _read(path, max_pixels)
+    plane = Plane.of(path, raw.axes, raw.pixels.shape, raw.photometric)
+    height, width = plane.size
+    pixels, opaque = plane.colours(plane.cut(raw.pixels, (0, 0, width, height)))
+    if not opaque:
+        warn_of_alpha(path)
+    image = plane.rgb(IntensityRule.parse(rule).apply(pixels))
+    return np.ascontiguousarray(np.broadcast_to(image, (height, width, 3)))
+
+
+def warn_of_alpha(path: Path) -> None:
+    """Tells that an image loses an alpha that means something."""
+    logger.warning("%s: its alpha channel is not opaque everywhere; it is dropped", path)
 
 
 def read_label_map(path: str | Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.int32]:
@@ -215,7 +213,7 @@ def read_label_map(path: str | Path, max_pixels: int = MAX_PIXELS) -> NDArray[np
     if pixels.ndim == 3:
         axis = next((axis for axis in "SC" if axis in axes), axes[0])
         planes = np.moveaxis(pixels, axes.index(axis), 0)
-        if axis == "S" and raw.alpha and len(planes) == 4 and _is_opaque(planes[3]):
+        if axis == "S" and raw.alpha and len(planes) == 4 and is_opaque(planes[3]):
             planes = planes[:3]
         if axis in "SC" or (axis not in "YX" and len(planes) <= 4):  # z-stacks without a cell are longer, as a rule
             if (planes == planes[0]).all():
@@ -224,7 +222,8 @@ def read_label_map(path: str | Path, max_pixels: int = MAX_PIXELS) -> NDArray[np
                 raise CellSegError(f"{path}: its channels differ, so it is no label map; save one value a cell")
     if pixels.ndim != 2:
         raise CellSegError(
-            f"{path}: has the axes {_describe(raw)}, a label map has one plane; save it as (height, width)"
+            f"{path}: has the axes {describe_axes(raw.axes, raw.pixels.shape)}, a label map has one plane; "
+            "save it as (height, width)"
         )
     if pixels.dtype.kind == "f":
         if not (np.isfinite(pixels).all() and (pixels == np.rint(pixels)).all()):
@@ -240,36 +239,86 @@ def read_label_map(path: str | Path, max_pixels: int = MAX_PIXELS) -> NDArray[np
 
 
 def _read(path: Path, max_pixels: int) -> _Raw:
+    with opened(path) as file:
+        series = only_image(path, file, max_pixels)
+        return _Raw(series.asarray(), series.axes, photometric(series.keyframe), _has_alpha(series.keyframe))
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[tifffile.TiffFile]:
+    """A TIFF, with :func:`damage_reported` for what is done with it.
+
+    Raises:
+        CellSegError: missing, empty, or not to be read.
+    """
+    check_file(path)
+    with damage_reported(path, "a TIFF"), tifffile.TiffFile(path) as file:
+        yield file
+
+
+def check_file(path: Path) -> None:
+    """Refuses what is no file or has no bytes.
+
+    Raises:
+        CellSegError: in one line.
+    """
     if not path.is_file():
         raise CellSegError(f"{path}: there is no such file")
     if path.stat().st_size == 0:
         raise CellSegError(f"{path}: is empty (0 bytes); export it again")
+
+
+@contextmanager
+def damage_reported(path: Path, kind: str) -> Iterator[None]:
+    """Turns what the decoders of a damaged file raise into one line; tifffile's log of it is left out.
+
+    Args:
+        path: the file.
+        kind: what it should be, with its article.
+
+    Raises:
+        CellSegError: instead of any other exception.
+    """
+    log = logging.getLogger("tifffile")
+    before, log.disabled = log.disabled, True
     try:
-        with _tifffile_silent(), tifffile.TiffFile(path) as file:
-            series = file.series[0]
-            page = series.keyframe
-            sides = [
-                side for side, axis in zip(series.shape, series.axes) if axis not in "SC" or side > 4
-            ]  # no channels
-            declared = int(np.prod(sides, dtype=object))
-            if declared > max_pixels:
-                raise CellSegError(f"{path}: declares {_shape(series.shape)}, over the limit of {max_pixels} pixels")
-            pages = sum(other.shape == series.shape for other in file.series)  # a smaller one is a preview or a label
-            if pages > 1:
-                raise CellSegError(f"{path}: holds {pages} images of {_shape(series.shape)}; save one plane")
-            end = max(map(sum, zip(page.dataoffsets, page.databytecounts)), default=0)
-            if end > file.filehandle.size:  # some decoders invent what is missing, others take memory for it first
-                raise CellSegError(f"{path}: ends after {file.filehandle.size} of {end} bytes; copy or export it again")
-            return _Raw(series.asarray(), series.axes, _photometric(page), _has_alpha(page))
+        yield
     except CellSegError:
         raise
     except MemoryError as error:
         raise CellSegError(f"{path}: does not fit into memory") from error
-    except Exception as error:  # the decoders of damaged files raise anything from struct.error to their own types
-        raise CellSegError(f"{path}: cannot be read as a TIFF ({one_line(error)}); export it again") from error
+    except Exception as error:  # anything from struct.error to types of the decoders' own
+        raise CellSegError(f"{path}: cannot be read as {kind} ({one_line(error)}); export it again") from error
+    finally:
+        log.disabled = before
 
 
-def _photometric(page: Any) -> str:
+def only_image(path: Path, file: tifffile.TiffFile, max_pixels: int | None) -> Any:
+    """The file's first series, tifffile's word for one image with its pyramid, checked from the header alone.
+
+    Args:
+        path: for messages.
+        file: the same file, open.
+        max_pixels: images that declare more are refused; None where no more than windows are read.
+
+    Raises:
+        CellSegError: too large, truncated, or beside another one of the same size.
+    """
+    series = file.series[0]
+    page = series.keyframe
+    sides = [side for side, axis in zip(series.shape, series.axes) if axis not in "SC" or side > 4]  # no channels
+    if max_pixels is not None and int(np.prod(sides, dtype=object)) > max_pixels:
+        raise CellSegError(f"{path}: declares {describe_shape(series.shape)}, over the limit of {max_pixels} pixels")
+    pages = sum(other.shape == series.shape for other in file.series)  # a smaller one is a preview or a label
+    if pages > 1:
+        raise CellSegError(f"{path}: holds {pages} images of {describe_shape(series.shape)}; save one plane")
+    end = max(map(sum, zip(page.dataoffsets, page.databytecounts)), default=0)
+    if end > file.filehandle.size:  # some decoders invent what is missing, others take memory for it first
+        raise CellSegError(f"{path}: ends after {file.filehandle.size} of {end} bytes; copy or export it again")
+    return series
+
+
+def photometric(page: Any) -> str:
     """The name of what a decoded page's values mean; numbers that tifffile does not know stay numbers."""
     name = str(getattr(page.photometric, "name", page.photometric))
     converted = page.planarconfig == tifffile.PLANARCONFIG.CONTIG and not page.extrasamples
@@ -285,32 +334,7 @@ def _has_alpha(page: Any) -> bool:
     )
 
 
-def _is_opaque(alpha: NDArray[Any]) -> bool:
-    """Whether each value is the largest of its type, or at least 1 where the type is float or bilevel."""
-    largest = np.iinfo(alpha.dtype).max if alpha.dtype.kind in "iu" else 1
-    return bool(alpha.min() >= largest)
-
-
-@contextmanager
-def _tifffile_silent() -> Iterator[None]:
-    """Keeps tifffile from logging line after line about a damaged file, which is reported in one."""
-    log = logging.getLogger("tifffile")
-    before, log.disabled = log.disabled, True
-    try:
-        yield
-    finally:
-        log.disabled = before
-
-
 def _drop_singletons(raw: _Raw) -> tuple[NDArray[Any], str]:
     """Removes axes of length 1 but for the two last spatial ones."""
     keep = [number for number, axis in enumerate(raw.axes) if axis in "YX" or raw.pixels.shape[number] > 1]
     return raw.pixels.reshape([raw.pixels.shape[number] for number in keep]), "".join(raw.axes[n] for n in keep)
-
-
-def _describe(raw: _Raw) -> str:
-    return f"{raw.axes} {_shape(raw.pixels.shape)}"
-
-
-def _shape(shape: tuple[int, ...]) -> str:
-    return " x ".join(str(side) for side in shape)

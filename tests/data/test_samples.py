@@ -1,10 +1,14 @@
 """The input layout: what is found, what is left out, and the id file of the test images."""
 
 import json
+import logging
+from unittest import mock
 
+import cv2
 import numpy as np
 import pytest
 import tifffile
+import zarr
 from drawing import write_sample, write_test_images
 
 from cellseg_d2.data.samples import find_samples, find_test_images, list_images, read_image_ids
@@ -150,6 +154,124 @@ def test_one_file_is_a_source_too(tmp_path):
     assert (image.id, image.read(INTENSITY_RULE).shape) == (1, (6, 8, 3))
 
 
+def write_zarr(path, pixels):
+    """An OME-Zarr image of one grey plane, in OME-NGFF 0.3."""
+    options = {"zarr_format": 2} if int(zarr.__version__[0]) > 2 else {}
+    group = zarr.open_group(str(path), mode="w", **options)
+    zarr.open(str(path / "0"), mode="w", shape=pixels.shape, chunks=pixels.shape, dtype=pixels.dtype, **options)[:] = (
+        pixels
+    )
+    group.attrs["multiscales"] = [{"axes": ["y", "x"], "datasets": [{"path": "0"}]}]
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    """A folder with an image of each kind, of the same size, and what is none."""
+    folder = tmp_path / "images"
+    (folder / "notes").mkdir(parents=True)
+    tifffile.imwrite(folder / "c.TIF", IMAGE, photometric="rgb")
+    cv2.imwrite(str(folder / "b.png"), IMAGE)
+    cv2.imwrite(str(folder / "d.jpeg"), IMAGE)
+    write_zarr(folder / "a.ome.zarr", IMAGE[..., 0])
+    for name in ("._c.tif", "notes.txt", "c.csv"):
+        (folder / name).touch()
+    return folder
+
+
+def test_images_of_every_kind_are_found_and_read(mixed):
+    images = list_images(mixed, None)
+    assert [(image.id, image.path.name) for image in images] == [
+        (1, "a.ome.zarr"),
+        (2, "b.png"),
+        (3, "c.TIF"),
+        (4, "d.jpeg"),
+    ]
+    for image in images:
+        assert np.array_equal(image.read(INTENSITY_RULE), IMAGE)
+        with image.open(INTENSITY_RULE) as regions:
+            assert regions.size == (6, 8)
+            assert np.array_equal(regions.read((1, 2, 5, 6)), IMAGE[2:6, 1:5])
+
+
+def test_ids_name_images_of_every_kind(mixed):
+    names = ["d.jpeg", "c.TIF", "b.png", "a.ome.zarr"]
+    entries = [{"file_name": name, "id": number, "height": 6, "width": 8} for number, name in enumerate(names, start=7)]
+    images = list_images(mixed, ids_of(mixed.parent, entries))
+    assert [(image.path.name, image.id, image.size) for image in images] == [
+        (name, number, (6, 8)) for number, name in enumerate(names, start=7)
+    ]
+
+
+def test_images_beside_the_tiffs_are_no_test_images_of_the_input_layout(tmp_path, mixed):
+    mixed.rename(tmp_path / "test_release")
+    assert [image.path.name for image in find_test_images(tmp_path)] == ["c.TIF"]
+
+
+def test_an_ome_zarr_folder_is_an_image_not_a_folder_of_images(mixed):
+    assert [image.path for image in list_images(mixed / "a.ome.zarr", None)] == [mixed / "a.ome.zarr"]
+
+
+def test_several_sources_come_in_their_order_and_once(tmp_path, mixed):
+    other = tmp_path / "other"
+    other.mkdir()
+    tifffile.imwrite(other / "z.tif", IMAGE, photometric="rgb")
+    images = list_images([other / "z.tif", mixed / "d.jpeg", mixed, other / ".." / "other"], None)
+    assert [(image.id, image.path.stem) for image in images] == [
+        (1, "z"),
+        (2, "d"),
+        (3, "a.ome"),
+        (4, "b"),
+        (5, "c"),
+    ]
+
+
+def test_images_of_one_name_in_two_folders_are_refused(tmp_path):
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        tifffile.imwrite(tmp_path / folder / "a.tif", IMAGE)
+    with pytest.raises(CellSegError) as caught:
+        list_images([tmp_path / "one", tmp_path / "two"], None)
+    first, second = tmp_path / "one" / "a.tif", tmp_path / "two" / "a.tif"
+    assert str(caught.value) == f"{second}: has the name of {first}; rename one of the two, or predict them apart"
+
+
+def test_a_size_that_differs_from_the_id_file_is_refused_for_windows_too(mixed):
+    entries = [
+        {"file_name": name, "id": number, "height": 8, "width": 6}
+        for number, name in enumerate(("a.ome.zarr", "b.png", "c.TIF", "d.jpeg"))
+    ]
+    for image in list_images(mixed, ids_of(mixed.parent, entries)):
+        for read in (image.open, image.read):
+            with pytest.raises(CellSegError, match=r": is 6 x 8, the id file says 8 x 6; correct it"):
+                read(INTENSITY_RULE)
+
+
+def test_an_image_that_is_too_large_to_be_read_whole_is_refused(mixed):
+    for image in list_images(mixed, None):
+        with pytest.raises(CellSegError, match=r"over the limit of 47 pixels"):
+            image.read(INTENSITY_RULE, max_pixels=47)
+
+
+def test_slides_are_left_out_with_the_mend_where_tiffslide_is_missing(mixed, caplog):
+    (mixed / "e.svs").touch()
+    with mock.patch.dict("sys.modules", tiffslide=None), caplog.at_level(logging.WARNING, "cellseg_d2"):
+        assert [image.path.stem for image in list_images(mixed, None)] == ["a.ome", "b", "c", "d"]
+        assert "1 slides are left out" in caplog.text
+        assert "pip install 'cellseg_d2[slides]'" in caplog.text
+        for path in mixed.iterdir():
+            if path.is_file() and path.suffix != ".svs":
+                path.unlink()
+        (mixed / "a.ome.zarr").rename(mixed.parent / "a.ome.zarr")
+        with pytest.raises(CellSegError, match=r"e\.svs: needs tiffslide .*; pip install 'cellseg_d2\[slides\]'"):
+            list_images(mixed, None)
+
+
+def test_slides_are_listed_with_tiffslide(mixed):
+    pytest.importorskip("tiffslide")
+    (mixed / "e.SVS").touch()
+    assert [image.path.name for image in list_images(mixed, None)][-1] == "e.SVS"
+
+
 def test_sizes_in_an_id_file_may_be_left_out(tmp_path):
     write_test_images(tmp_path, {"a.tif": IMAGE}, [{"file_name": "a.tif", "id": 5}])
     (image,) = find_test_images(tmp_path)
@@ -194,9 +316,20 @@ def test_a_source_without_images_is_refused(tmp_path, make):
         pytest.param([{"file_name": "a.tif"}], "is not a JSON list", id="no id"),
         pytest.param([{"file_name": "a.tif", "id": "1"}], "whole-number id", id="text id"),
         pytest.param([{"file_name": "x/a.tif", "id": 1}], "is not a plain file name", id="a path"),
+        pytest.param([{"file_name": "../a.tif", "id": 1}], "is not a plain file name", id="outside of the folder"),
+        pytest.param([{"file_name": "/a.tif", "id": 1}], "is not a plain file name", id="an absolute path"),
+        pytest.param([{"file_name": "..", "id": 1}], "is not a plain file name", id="the folder above"),
+        pytest.param([{"file_name": "", "id": 1}], "is not a plain file name", id="no name"),
+        pytest.param([{"file_name": "a.tif", "id": True}], "whole-number id", id="true for an id"),
         pytest.param([{"file_name": ["a"], "id": 1}], "is not a plain file name", id="a list for a name"),
-        pytest.param([{"file_name": "a.tif", "id": 1}, {"file_name": "a.tif", "id": 2}], "twice", id="name twice"),
-        pytest.param([{"file_name": "a.tif", "id": 1}, {"file_name": "b.tif", "id": 1}], "twice", id="id twice"),
+        pytest.param(
+            [{"file_name": "a.tif", "id": 1}, {"file_name": "a.tif", "id": 2}],
+            "the file name 'a.tif' twice",
+            id="name twice",
+        ),
+        pytest.param(
+            [{"file_name": "a.tif", "id": 1}, {"file_name": "b.tif", "id": 1}], "the id 1 twice", id="id twice"
+        ),
         pytest.param([{"file_name": "a.tif", "id": 1, "height": "tall", "width": 5}], "height", id="height in words"),
         pytest.param([{"file_name": "a.tif", "id": 1, "height": [6], "width": [8]}], "height", id="height in a list"),
     ],

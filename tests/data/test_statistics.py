@@ -6,11 +6,12 @@ import pickle
 import numpy as np
 import pytest
 import tifffile
-from drawing import drawn, label_maps, noise
+from drawing import drawn, label_maps, noise, write_sample
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cellseg_d2.data.coco_json import annotate
+from cellseg_d2.data.cut import cut_sample, find_sources
 from cellseg_d2.data.labels import LabelLayer, measure_cells
 from cellseg_d2.data.options import ConvertOptions
 from cellseg_d2.data.statistics import measure_image, summarise
@@ -173,7 +174,18 @@ def test_statistics_travel_between_processes(two_images):
 )
 def test_a_pixel_format_is_read_from_the_header(tmp_path, pixels, options, expected):
     tifffile.imwrite(tmp_path / "image.tif", pixels, **options)
-    assert describe(tmp_path / "image.tif") == expected
+    assert describe(tmp_path / "image.tif") == (expected, None)
+
+
+def test_pixel_sizes_are_told_where_files_state_them(tmp_path):
+    stated = {"resolution": (20_000, 20_000), "resolutionunit": "centimeter"}
+    for name, options in (("a", stated), ("b", {}), ("c", stated)):
+        write_sample(tmp_path, name, np.zeros((9, 9, 3), np.uint8), {1: np.eye(9, dtype=np.uint8)}, **options)
+    sources, names = find_sources(tmp_path, ConvertOptions())
+    cut = [cut_sample(source, ConvertOptions(), len(names)).statistics for source in sources]
+    assert [one.pixel_size_um for one in cut] == [(0.5, 0.5), None, (0.5, 0.5)]
+    sizes = summarise(cut, names, ConvertOptions())["images"]["pixel_size_um"]
+    assert (sizes["min"], sizes["p50"], sizes["max"]) == (0.5, 0.5, 0.5)
 
 
 def test_the_format_of_a_file_that_is_no_tiff_is_one_line(tmp_path):
