@@ -15,8 +15,9 @@ from detectron2.structures import Boxes, Instances, pairwise_ioa, pairwise_iou
 from cellseg_d2.modeling.losses import loss_weights
 from cellseg_d2.structures import CROWD_CLASS
 
-MATCH_BLOCK = 2**24
-"""Entries of the ground truth x anchors matrix that are held at once: 64 MB as float32."""
+MATCH_BLOCK = {"cpu": 1024, "cuda": 16384}
+"""Anchors that are compared at once. Neighbours in the list are neighbours in the image, so a small block meets few
+cells; on a GPU the number of blocks costs more than their size."""
 
 ON_CROWD = 0.5
 """A box lies on a crowd if this share of its area does."""
@@ -33,7 +34,8 @@ def match_in_blocks(matcher: Matcher, targets: Boxes, anchors: Boxes) -> tuple[t
     """``matcher(pairwise_iou(targets, anchors))`` without ever holding the whole matrix.
 
     With 700 cells and the 65,472 anchors of a 512 px tile the matrix and its copies take most of a training step's
-    memory. Anchors are matched block by block; what needs all of them, each target's best anchor, is a second pass.
+    memory, and a good part of its time. Here each block of anchors is compared with the targets whose boxes meet its
+    own.
 
     Args:
         matcher: Detectron2's.
@@ -43,23 +45,38 @@ def match_in_blocks(matcher: Matcher, targets: Boxes, anchors: Boxes) -> tuple[t
     Returns:
         (N,) int64, each anchor's target, and (N,) int8, its label, as the matcher gives them.
     """
-    step = max(MATCH_BLOCK // max(len(targets), 1), 1)
-    if len(anchors) <= step:
-        return matcher(pairwise_iou(targets, anchors))
     by_threshold = copy.copy(matcher)
     by_threshold.allow_low_quality_matches = False
-    blocks = [anchors[first : first + step] for first in range(0, len(anchors), step)]
-    matches, labels, best = [], [], torch.zeros(len(targets), device=anchors.device)
-    for block in blocks:
-        quality = pairwise_iou(targets, block)
-        block_matches, block_labels = by_threshold(quality)
-        matches.append(block_matches)
-        labels.append(block_labels)
-        best = torch.maximum(best, quality.max(dim=1).values)
+    matches = torch.zeros(len(anchors), dtype=torch.int64, device=anchors.device)
+    labels = torch.full((len(anchors),), matcher.labels[0], dtype=torch.int8, device=anchors.device)
+    best = torch.zeros(len(targets), device=anchors.device)
+    candidates = []  # for each target, the anchors of a block that no other of the block exceeds
+    step = MATCH_BLOCK[anchors.device.type]
+    for first in range(0, len(anchors) if len(targets) else 0, step):
+        block = anchors[first : first + step]
+        near = _meeting(targets, block)
+        if not len(near):
+            continue
+        quality = pairwise_iou(targets[near], block)
+        own, labels[first : first + step] = by_threshold(quality)
+        matches[first : first + step] = torch.where(quality.amax(dim=0) > 0, near[own], 0)
+        highest = quality.amax(dim=1)
+        best[near] = torch.maximum(best[near], highest)
+        row, column = torch.nonzero((quality == highest[:, None]) & (quality > 0), as_tuple=True)
+        candidates.append((near[row], highest[row], first + column))
     if matcher.allow_low_quality_matches:
-        for block, block_labels in zip(blocks, labels):
-            block_labels[(pairwise_iou(targets, block) == best[:, None]).any(dim=0)] = 1
-    return torch.cat(matches), torch.cat(labels)
+        for target, quality, anchor in candidates:
+            labels[anchor[quality == best[target]]] = 1
+        if (best == 0).any():  # a target that meets no anchor is as near to one as to any other, says the matcher
+            labels[:] = 1
+    return matches, labels
+
+
+def _meeting(targets: Boxes, block: Boxes) -> torch.Tensor:
+    """Numbers of the targets that meet the box around a block of anchors."""
+    low, high = block.tensor[:, :2].amin(dim=0), block.tensor[:, 2:].amax(dim=0)
+    meets = (targets.tensor[:, :2] < high) & (targets.tensor[:, 2:] > low)
+    return torch.nonzero(meets.all(dim=1))[:, 0]
 
 
 @PROPOSAL_GENERATOR_REGISTRY.register()

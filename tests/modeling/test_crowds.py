@@ -43,12 +43,25 @@ def _rpns(positives=10**6):
 @pytest.mark.parametrize("low_quality", [True, False])
 @pytest.mark.parametrize("block", [1, 40, 1000, 10**9])
 @pytest.mark.parametrize("targets", [0, 1, 37])
-def test_matching_in_blocks_gives_the_same_result(targets, block, low_quality, monkeypatch):
+@pytest.mark.parametrize("ordered", [True, False], ids=["anchors in rows", "anchors anywhere"])
+def test_matching_in_blocks_gives_the_same_result(ordered, targets, block, low_quality, monkeypatch):
     matcher = Matcher([0.3, 0.7], [0, -1, 1], allow_low_quality_matches=low_quality)
     cells, anchors = _drawn_boxes(targets, 1), _drawn_boxes(500, 2)
+    if ordered:
+        anchors = anchors[torch.argsort(anchors.tensor[:, 1])]
     expected = matcher(pairwise_iou(cells, anchors))
-    monkeypatch.setattr(rpn, "MATCH_BLOCK", block)
+    monkeypatch.setattr(rpn, "MATCH_BLOCK", {"cpu": block})
     matches, labels = rpn.match_in_blocks(matcher, cells, anchors)
+    assert torch.equal(matches, expected[0])
+    assert torch.equal(labels, expected[1])
+
+
+@pytest.mark.parametrize("low_quality", [True, False])
+def test_a_target_far_from_every_anchor_is_treated_as_detectron2_does(low_quality):
+    matcher = Matcher([0.3, 0.7], [0, -1, 1], allow_low_quality_matches=low_quality)
+    cells = Boxes(torch.tensor([[500.0, 500.0, 510.0, 510.0], [5.0, 5.0, 20.0, 20.0]]))
+    matches, labels = rpn.match_in_blocks(matcher, cells, _drawn_boxes(300, 3))
+    expected = matcher(pairwise_iou(cells, _drawn_boxes(300, 3)))
     assert torch.equal(matches, expected[0])
     assert torch.equal(labels, expected[1])
 
