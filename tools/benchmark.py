@@ -7,10 +7,12 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from cellseg_d2.benchmark import convert
 from cellseg_d2.cli import ToolParser, run_tool
+from cellseg_d2.errors import CellSegError
 
 SAMPLE = Path(__file__).resolve().parents[1] / "datasets" / "sample"
 
@@ -27,7 +29,18 @@ def build_parser() -> argparse.ArgumentParser:
     add_common(part, run_mapper)
     part = parts.add_parser("evaluate", help="mask AP at cell density against pycocotools")
     add_common(part, run_evaluate)
+    part = parts.add_parser("train", help="a training step by number of cells against torchvision's Mask R-CNN")
+    part.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
+    part.add_argument("--threads", type=positive, metavar="N", help="of torch, on both sides; default: torch's choice")
+    add_common(part, run_train)
     return parser
+
+
+def positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {number}")
+    return number
 
 
 def add_common(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], str]) -> None:
@@ -51,6 +64,18 @@ def run_evaluate(args: argparse.Namespace) -> str:
     from cellseg_d2.benchmark import evaluate
 
     return evaluate.report(repeats=1, images=1, cells=20, detections=30) if args.quick else evaluate.report()
+
+
+def run_train(args: argparse.Namespace) -> str:
+    import torch
+
+    from cellseg_d2.benchmark import train
+
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise CellSegError("--device cuda, but there is no CUDA here")
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    settings = train.QUICK if args.quick else train.FULL[device]
+    return train.report(replace(settings, device=device, threads=args.threads))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -59,6 +59,8 @@ def test_convert_prints_its_tables_and_writes_them(run_tool, small_root, tmp_pat
         pytest.param([], "the following arguments are required: PART", id="no part"),
         pytest.param(["bake"], "invalid choice: 'bake'", id="unknown part"),
         pytest.param(["convert", "--fast"], "unrecognized arguments: --fast", id="unknown option"),
+        pytest.param(["train", "--threads", "0"], "--threads: must be at least 1, not 0", id="no threads"),
+        pytest.param(["train", "--device", "tpu"], "--device: invalid choice: 'tpu'", id="unknown device"),
     ],
 )
 def test_bad_input_is_one_line(run_tool, tmp_path, arguments, message):
@@ -94,3 +96,18 @@ def test_evaluate_scores_alike_and_says_what_it_took(run_tool):
     assert is_ratio(theirs["times this evaluator"], theirs["median s"], ours["median s"])
     first, second = process.stdout.split("AP50 ")[1].split(". Ratios")[0].split(" and ")
     assert first == second
+
+
+def test_train_times_both_sides_and_says_what_they_trained_on(run_tool):
+    process = run_tool("benchmark", "train", "--quick", "--device", "cpu", "--threads", "1")
+    assert process.returncode == 0, process.stderr
+    assert "CPU with 1 threads" in process.stdout
+    tables = read_tables(process.stdout)
+    assert list(tables) == ["Training step, float32", "Training step, equal positive RoIs"]
+    for rows in tables.values():
+        ours, theirs = rows
+        assert [row["side, cells"] for row in rows] == ["this package, 4", "torchvision, 4"]
+        assert ours["times this package"] == "1.00"
+        assert is_ratio(theirs["times this package"], theirs["median s"], ours["median s"])
+    assert all(float(row["MB"]) > 100 for row in tables["Training step, float32"])
+    assert {row["positive RoIs"] for row in tables["Training step, equal positive RoIs"]} == {"4"}
