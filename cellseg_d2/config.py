@@ -119,7 +119,9 @@ def _add_inference_config(cfg: CfgNode) -> None:
     # Leave out tiles that show nothing: none of their channels varies by more than BACKGROUND_STD of 0..255.
     cfg.CELLSEG.INFERENCE.SKIP_BACKGROUND = False
     cfg.CELLSEG.INFERENCE.BACKGROUND_STD = 3.0
-    # Resample images whose pixel size is not that of the training data.
+    # Microns a pixel of the images to predict; 0 for what each file states.
+    cfg.CELLSEG.INFERENCE.PIXEL_SIZE_UM = 0.0
+    # Resample images whose pixel size is not CELLSEG.PIXEL_SIZE_UM, the training data's.
     cfg.CELLSEG.INFERENCE.RESCALE = False
     # Test-time augmentation: predict each tile in several views, join their boxes and average their masks. FLIPS alone
     # are 3 views, QUARTER_TURNS alone 4, both 8; each at every one of SCALES.

@@ -1,56 +1,98 @@
 #!/usr/bin/env python
-"""Finds the cells in whole images of any size: test-results.json and overlays."""
+"""Finds the cells in whole images of any size: test-results.json, and files for QuPath, ImageJ and others."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cellseg_d2
 from cellseg_d2.cli import ToolParser, run_tool
 
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
 
-def build_parser(formats: Sequence[str]) -> argparse.ArgumentParser:
+    from cellseg_d2.data.samples import TestImage
+    from cellseg_d2.inference.folder import Output
+
+
+def build_parser() -> argparse.ArgumentParser:
+    from cellseg_d2.inference.folder import DEFAULT_FORMATS, FORMATS
+
     parser = ToolParser(__doc__)
     parser.add_argument(
         "--weights", default="", metavar="CKPT", help="a checkpoint of train_net.py; carries its config"
     )
     parser.add_argument("--config-file", default="", metavar="FILE", help="instead: a config, with MODEL.WEIGHTS PATH")
-    parser.add_argument("--input", type=Path, required=True, help="a folder of TIFFs, or one TIFF")
+    parser.add_argument(
+        "--input", type=Path, nargs="+", required=True, metavar="PATH", help="folders, images, OME-Zarr folders"
+    )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where the results go")
     parser.add_argument("--image-ids", type=Path, metavar="JSON", help='[{"file_name", "id", "height", "width"}, ...]')
     parser.add_argument("--score-threshold", type=float, metavar="S", help="0.05 for AP (default), 0.5 for counting")
     parser.add_argument("--tile-size", type=int, metavar="PX", help="largest side of a tile (default 512)")
     parser.add_argument("--overlap", type=float, metavar="SHARE", help="share that neighbouring tiles have in common")
-    parser.add_argument("--formats", nargs="+", choices=formats, default=list(formats), help="what to write")
-    parser.add_argument("--overlay-threshold", type=float, default=0.5, metavar="S", help="score of a cell to be drawn")
+    parser.add_argument(
+        "--tta", action="store_true", help="predict each tile in several views, see CELLSEG.INFERENCE.TTA"
+    )
+    parser.add_argument("--skip-background", action="store_true", help="leave out tiles that show nothing")
+    parser.add_argument("--pixel-size", type=float, metavar="UM", help="microns a pixel, where the files do not say")
+    parser.add_argument("--rescale", action="store_true", help="resample images to the training data's pixel size")
+    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(DEFAULT_FORMATS), help="what to write")
+    parser.add_argument(
+        "--min-score", type=float, default=0.5, metavar="S", help="of a cell in all formats but coco (default 0.5)"
+    )
+    parser.add_argument("--thresholds", type=Path, metavar="JSON", help="the same by class, as evaluate.py writes it")
+    parser.add_argument("--zip", action="store_true", help="also pack test-results.json as test-results.zip")
+    parser.add_argument("--no-check", action="store_true", help="do not read test-results.json back with pycocotools")
+    parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="processes that share the images")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys, at the end")
+    parser.set_defaults(num_machines=1, machine_rank=0, dist_url="auto")
     return parser
+
+
+def predict(cfg: CfgNode, images: Sequence[TestImage], output: Output) -> None:
+    """Runs in each process."""
+    from detectron2.utils import comm
+
+    from cellseg_d2.inference.folder import predict_images
+    from cellseg_d2.inference.predictor import WholeImagePredictor
+
+    cellseg_d2.setup()
+    counts = predict_images(WholeImagePredictor.from_cfg(cfg), images, output)
+    if comm.is_main_process():
+        print(f"{len(images)} images: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
+        print(f"results: {output.folder}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     from cellseg_d2.data.samples import list_images
-    from cellseg_d2.engine.setup import prediction_cfg
-    from cellseg_d2.inference.folder import FORMATS, predict_images
-    from cellseg_d2.inference.predictor import WholeImagePredictor
+    from cellseg_d2.engine.launch import launch
+    from cellseg_d2.engine.setup import check_processes, prediction_cfg
+    from cellseg_d2.inference.folder import Output
 
-    args = build_parser(FORMATS).parse_args(argv)
+    args = build_parser().parse_args(argv)
     keys = {
         "MODEL.ROI_HEADS.SCORE_THRESH_TEST": args.score_threshold,
         "CELLSEG.INFERENCE.TILE_SIZE": args.tile_size,
         "CELLSEG.INFERENCE.OVERLAP": args.overlap,
+        "CELLSEG.INFERENCE.PIXEL_SIZE_UM": args.pixel_size,
+        "CELLSEG.INFERENCE.TTA.ENABLED": args.tta or None,
+        "CELLSEG.INFERENCE.SKIP_BACKGROUND": args.skip_background or None,
+        "CELLSEG.INFERENCE.RESCALE": args.rescale or None,
     }
     given = [text for key, value in keys.items() if value is not None for text in (key, str(value))]
     cellseg_d2.setup()
     images = list_images(args.input, args.image_ids)
+    thresholds = {}
     cfg = prediction_cfg(args.weights, args.config_file, [*given, *args.opts])
-    counts = predict_images(
-        WholeImagePredictor.from_cfg(cfg), images, args.output, args.formats, args.overlay_threshold
-    )
-    print(f"{len(images)} images: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
-    print(f"results: {args.output}")
+    check_processes(cfg, args.num_gpus)
+    output = Output(args.output, tuple(args.formats), args.min_score, thresholds, args.zip, not args.no_check)
+    launch(predict, args, cfg, images, output, timeout=timedelta(days=1))  # images may differ much in size
 
 
 if __name__ == "__main__":

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ import torch.distributed as dist
 from detectron2.engine import launch as detectron2_launch
 from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.utils import comm
+from torch.multiprocessing import ProcessRaisedException
 
 from cellseg_d2.errors import CellSegError
 
@@ -91,7 +94,9 @@ def process_count(args: argparse.Namespace) -> int:
     return process.world_size if process else args.num_gpus * args.num_machines
 
 
-def launch(main: Callable[..., Any], args: argparse.Namespace, *arguments: Any) -> None:
+def launch(
+    main: Callable[..., Any], args: argparse.Namespace, *arguments: Any, timeout: timedelta = DEFAULT_TIMEOUT
+) -> None:
     """Runs ``main(*arguments)`` in every process of a run.
 
     Under torchrun and ``srun`` this process is one of them already; else Detectron2's ``launch`` starts them.
@@ -100,14 +105,20 @@ def launch(main: Callable[..., Any], args: argparse.Namespace, *arguments: Any) 
         main: a function of a module.
         args: with Detectron2's ``num_gpus``, ``num_machines``, ``machine_rank`` and ``dist_url``.
         arguments: of ``main``.
+        timeout: how long a process waits for the others.
 
     Raises:
-        CellSegError: see :func:`started_process`.
+        CellSegError: see :func:`started_process`; and what one of the processes raised.
     """
     process = started_process()
     if process is None:
         places = {"num_machines": args.num_machines, "machine_rank": args.machine_rank, "dist_url": args.dist_url}
-        detectron2_launch(main, args.num_gpus, **places, args=arguments)
+        try:
+            detectron2_launch(main, args.num_gpus, **places, args=arguments, timeout=timeout)
+        except ProcessRaisedException as error:
+            if message := re.search(rf"^{CellSegError.__module__}\.CellSegError: (.*)", str(error), re.MULTILINE):
+                raise CellSegError(message[1]) from error
+            raise
         return
     cuda = torch.cuda.is_available()
     if cuda:  # a task that Slurm gave a GPU of its own sees that one only
@@ -117,7 +128,7 @@ def launch(main: Callable[..., Any], args: argparse.Namespace, *arguments: Any) 
         init_method=process.url,
         world_size=process.world_size,
         rank=process.rank,
-        timeout=DEFAULT_TIMEOUT,
+        timeout=timeout,
     )
     comm.create_local_process_group(process.local_size)
     comm.synchronize()

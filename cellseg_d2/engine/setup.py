@@ -107,6 +107,7 @@ def resolve(cfg: CfgNode) -> None:
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.POINT_HEAD.NUM_CLASSES = len(class_names)
     cfg.CELLSEG.CLASS_NAMES = class_names
     cfg.CELLSEG.INTENSITY_RULE = metadata.get("intensity_rule", cfg.CELLSEG.INTENSITY_RULE)
+    cfg.CELLSEG.PIXEL_SIZE_UM = float(metadata.get("pixel_size_um", cfg.CELLSEG.PIXEL_SIZE_UM))
     images = sum(_image_count(dataset) for dataset in cfg.DATASETS.TRAIN)
     if cfg.SOLVER.MAX_ITER <= 0:
         cfg.SOLVER.MAX_ITER = math.ceil(cfg.CELLSEG.EPOCHS * images / cfg.SOLVER.IMS_PER_BATCH)

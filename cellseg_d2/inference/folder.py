@@ -1,65 +1,208 @@
-"""A folder of images -> ``test-results.json`` and pictures."""
+"""A folder of images -> ``test-results.json`` and the files that people open next; by several processes, resumable."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
-from collections.abc import Collection, Sequence
+import shutil
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data.samplers import InferenceSampler
+from detectron2.utils import comm
+
 from cellseg_d2.data.coco_json import write_json
+from cellseg_d2.data.regions import ImageRegions
 from cellseg_d2.data.samples import TestImage
-from cellseg_d2.export.coco_results import check_results, to_results, write_results
+from cellseg_d2.errors import CellSegError
+from cellseg_d2.export.cell_table import write_cell_table
+from cellseg_d2.export.coco_results import ResultsWriter, check_results, to_results, zip_results
+from cellseg_d2.export.files import whole_file
+from cellseg_d2.export.geojson import write_geojson
+from cellseg_d2.export.imagej_rois import write_roi_zip
+from cellseg_d2.export.label_tiff import write_label_maps
 from cellseg_d2.export.overlay import write_overlay
 from cellseg_d2.inference.predictor import WholeImagePredictor
+from cellseg_d2.instances import CellInstances
 from cellseg_d2.progress import track
 
 logger = logging.getLogger(__name__)
 
-FORMATS = ("coco", "overlay")
+FORMATS = ("coco", "geojson", "rois", "labels", "csv", "overlay")
+DEFAULT_FORMATS = ("coco", "overlay")
 RESULTS_FILE = "test-results.json"
 IDS_FILE = "image_ids.json"
 
+PARTS_FOLDER = ".parts"
+"""Holds the results of each image that is done, until all are."""
 
-def predict_images(
-    predictor: WholeImagePredictor,
-    images: Sequence[TestImage],
-    output: Path,
-    formats: Collection[str] = FORMATS,
-    overlay_threshold: float = 0.5,
-) -> dict[str, int]:
-    """Predicts images and writes what is asked for to ``output``.
+SHARED_TILES = 64
+"""An image of more tiles than this for each process is shared by all processes, a smaller one is one process's."""
 
-    - ``coco``: ``test-results.json``, which appears whole or not at all and is read back with pycocotools, and
-      ``image_ids.json`` with the id, name and size of each image;
-    - ``overlay``: ``overlays/<name>.png``, of cells with a score of at least ``overlay_threshold``: the many of low
-      score that AP wants would hide the picture.
+LARGEST_PICTURE = 10**8
+"""Pixels of an image of which overlays are drawn and intensities measured, which needs all of it in memory."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where the results go, and which.
+
+    Attributes:
+        folder: of all files.
+        formats: of :data:`FORMATS`.
+        min_score: of a cell in all formats but ``coco``: the many of low score that AP wants would hide the others.
+        min_score_of_class: the same for single classes, by name.
+        pack: also make ``test-results.zip``.
+        check: read ``test-results.json`` back with pycocotools.
+    """
+
+    folder: Path
+    formats: Collection[str] = DEFAULT_FORMATS
+    min_score: float = 0.5
+    min_score_of_class: Mapping[str, float] = field(default_factory=dict)
+    pack: bool = False
+    check: bool = True
+
+
+def predict_images(predictor: WholeImagePredictor, images: Sequence[TestImage], output: Output) -> dict[str, int]:
+    """Predicts images and writes what is asked for.
+
+    - ``coco``: ``test-results.json``, which appears whole or not at all, and ``image_ids.json`` with the id, name and
+      size of each image;
+    - ``geojson/<name>.geojson``, ``rois/<name>.zip``, ``labels/<name>/*.tif``, ``csv/<name>.csv`` and
+      ``overlays/<name>.png``, see the writers in :mod:`cellseg_d2.export`.
+
+    A run that was stopped is taken up: images that are done are not predicted again, as long as config, weights and
+    output are the same. In several processes each predicts its share of the images, and of large images a share of the
+    tiles; all of them call this.
 
     Returns:
-        Class name -> number of cells written.
+        Class name -> number of cells in ``coco``; empty on all processes but the first.
 
     Raises:
-        CellSegError: an image cannot be read.
+        CellSegError: an image cannot be read, or a file cannot be written.
     """
-    results: list[dict[str, Any]] = []
+    parts = output.folder / PARTS_FOLDER
+    if comm.is_main_process():
+        _keep_parts_of(parts, _fingerprint(predictor.cfg, output))
+    comm.synchronize()
+    waiting = [image for image in images if not _part(parts, image).is_file()]
+    if len(waiting) < len(images):
+        logger.info("%d of %d images are done already", len(images) - len(waiting), len(images))
+    comm.synchronize()  # all have looked before the first new part appears
+    shared, single = _share(predictor, waiting)
+    for image in shared:
+        with image.open(predictor.cfg.CELLSEG.INTENSITY_RULE) as regions:
+            own = list(predictor.pieces(regions, comm.get_rank(), comm.get_world_size()))
+            gathered = comm.gather(own)
+            if comm.is_main_process():
+                cells = predictor.join([piece for pieces in gathered for piece in pieces], regions.size)
+                _write(predictor, cells, image, regions, output)
+    for image in track(single, len(single), "prediction") if comm.is_main_process() else single:
+        with image.open(predictor.cfg.CELLSEG.INTENSITY_RULE) as regions:
+            _write(predictor, predictor.predict(regions), image, regions, output)
+    comm.synchronize()
+    return _finish(images, predictor.class_names, output) if comm.is_main_process() else {}
+
+
+def _fingerprint(cfg: CfgNode, output: Output) -> str:
+    """Differs where a part of an earlier run would not be a part of this one."""
+    weights = Path(cfg.MODEL.WEIGHTS)
+    state = weights.stat() if weights.is_file() else None
+    known = [cfg.dump(), sorted(output.formats), output.min_score, sorted(output.min_score_of_class.items())]
+    known += [state.st_size, state.st_mtime_ns] if state else []
+    return hashlib.sha256(repr(known).encode()).hexdigest()
+
+
+def _keep_parts_of(parts: Path, fingerprint: str) -> None:
+    """Makes the folder of parts, and empties it of those of another run."""
+    settings = parts / "settings"
+    if parts.is_dir() and not (settings.is_file() and settings.read_text(encoding="utf-8") == fingerprint):
+        shutil.rmtree(parts)
+    try:
+        parts.mkdir(parents=True, exist_ok=True)
+        settings.write_text(fingerprint, encoding="utf-8")
+    except OSError as error:
+        raise CellSegError(f"{parts.parent}: cannot be written to ({error.strerror}); give another --output") from error
+
+
+def _part(parts: Path, image: TestImage) -> Path:
+    return parts / f"{image.id}.json"
+
+
+def _share(
+    predictor: WholeImagePredictor, images: Sequence[TestImage]
+) -> tuple[Sequence[TestImage], Sequence[TestImage]]:
+    """Images that all processes predict together, and this process's share of the others."""
+    processes = comm.get_world_size()
+    if processes == 1:
+        return [], images
+    large = []
+    for image in images:
+        with image.open(predictor.cfg.CELLSEG.INTENSITY_RULE) as regions:
+            large.append(len(predictor.grid(regions)) > SHARED_TILES * processes)
+    single = [image for image, is_large in zip(images, large) if not is_large]
+    own = [single[number] for number in InferenceSampler(len(single))] if single else []
+    return [image for image, is_large in zip(images, large) if is_large], own
+
+
+def _write(
+    predictor: WholeImagePredictor, cells: CellInstances, image: TestImage, regions: ImageRegions, output: Output
+) -> None:
+    """Writes all files of one image, its part last: an image with a part is done."""
+    names, pixel_size = predictor.class_names, predictor.pixel_size_of(regions)
+    least = np.array([output.min_score_of_class.get(name, output.min_score) for name in names] or [output.min_score])
+    sure = cells[cells.scores >= least[cells.classes]]
+    name = image.path.name.removesuffix(image.path.suffix).removesuffix(".ome")
+    if "geojson" in output.formats:
+        write_geojson(output.folder / "geojson" / f"{name}.geojson", sure, names)
+    if "rois" in output.formats:
+        write_roi_zip(output.folder / "rois" / f"{name}.zip", sure, names)
+    if "labels" in output.formats:
+        write_label_maps(output.folder / "labels" / name, sure, names, pixel_size)
+    height, width = regions.size
+    if {"csv", "overlay"} & set(output.formats):
+        fits = height * width <= LARGEST_PICTURE
+        if not fits:
+            logger.warning("%s: is too large for an overlay and for mean intensities", image.path)
+        pixels = regions.read((0, 0, width, height)) if fits else None
+        if "csv" in output.formats:
+            write_cell_table(output.folder / "csv" / f"{name}.csv", sure, names, pixels, pixel_size)
+        if "overlay" in output.formats and pixels is not None:
+            write_overlay(output.folder / "overlays" / f"{name}.png", pixels, sure)
+    entry = {"file_name": image.path.name, "id": image.id, "height": height, "width": width}
+    with whole_file(_part(output.folder / PARTS_FOLDER, image)) as partial:
+        results = to_results(cells, image.id) if "coco" in output.formats else []
+        counts = Counter(cells.classes.tolist())
+        partial.write_text(json.dumps({"image": entry, "counts": counts, "results": results}), encoding="utf-8")
+
+
+def _finish(images: Sequence[TestImage], names: Sequence[str], output: Output) -> dict[str, int]:
+    """Puts the parts together, and takes them away."""
     entries: list[dict[str, Any]] = []
-    counts = dict.fromkeys(predictor.class_names, 0)
-    for image_file in track(images, len(images), "prediction"):
-        image = image_file.read(predictor.cfg.CELLSEG.INTENSITY_RULE)
-        cells = predictor.predict(image)
-        height, width = image.shape[:2]
-        entries.append({"file_name": image_file.path.name, "id": image_file.id, "height": height, "width": width})
-        results += to_results(cells, image_file.id)
-        for number in cells.classes:
-            counts[predictor.class_names[number]] += 1
-        if "overlay" in formats:
-            sure = cells[cells.scores >= overlay_threshold]
-            write_overlay(output / "overlays" / f"{image_file.path.stem}.png", image, sure)
-    if "coco" in formats:
-        unchecked = output / f"{RESULTS_FILE}.unchecked"
-        write_results(unchecked, results)
-        sizes = {entry["id"]: (entry["height"], entry["width"]) for entry in entries}
-        check_results(unchecked, sizes, len(predictor.class_names))
-        unchecked.replace(output / RESULTS_FILE)
-        write_json(output / IDS_FILE, entries, indent=1)
-    return counts
+    counts: Counter[str] = Counter(dict.fromkeys(names, 0))
+    unchecked = output.folder / f"{RESULTS_FILE}.unchecked"
+    with ResultsWriter.open(unchecked) as writer:
+        for image in images:
+            part = json.loads(_part(output.folder / PARTS_FOLDER, image).read_text(encoding="utf-8"))
+            writer.append(part["results"])
+            entries.append(part["image"])
+            counts.update({names[int(number)]: count for number, count in part["counts"].items()})
+    if "coco" in output.formats:
+        if output.check:
+            sizes = {entry["id"]: (entry["height"], entry["width"]) for entry in entries}
+            check_results(unchecked, sizes, len(names))
+        unchecked.replace(output.folder / RESULTS_FILE)
+        write_json(output.folder / IDS_FILE, entries, indent=1)
+        if output.pack:
+            zip_results(output.folder / RESULTS_FILE)
+    else:
+        unchecked.unlink()
+    shutil.rmtree(output.folder / PARTS_FOLDER)
+    return dict(counts)

@@ -6,9 +6,8 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,7 +15,9 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from numpy.typing import NDArray
 
-from cellseg_d2.data.tiling import Tile, TileGrid, Window
+from cellseg_d2.data.pixel_size import PixelSize
+from cellseg_d2.data.regions import ImageRegions, WholeImage
+from cellseg_d2.data.tiling import Tile, TileGrid
 from cellseg_d2.engine.checkpoint import CellCheckpointer, checkpoint_cfg
 from cellseg_d2.engine.setup import use_available_device
 from cellseg_d2.errors import CellSegError
@@ -35,39 +36,6 @@ Piece = tuple[Tile, CellInstances]
 
 OTHER_SCALE = 1.5
 """By how much an image's pixel size may differ from the training data's before it is said."""
-
-
-class ImageRegions(Protocol):
-    """An image that is read window by window, such as those of :mod:`cellseg_d2.data.regions`."""
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(height, width) in pixels."""
-
-    @property
-    def pixel_size_um(self) -> tuple[float, float] | None:
-        """Microns a pixel, (x, y); None where the image does not say."""
-
-    def read(self, window: Window) -> NDArray[np.uint8]:
-        """The pixels of a window, (h, w, 3) uint8 RGB."""
-
-
-@dataclass(frozen=True)
-class ArrayImage:
-    """An image in memory, (H, W, 3) uint8 RGB."""
-
-    pixels: NDArray[np.uint8]
-    pixel_size_um: tuple[float, float] | None = None
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(height, width) in pixels."""
-        return self.pixels.shape[0], self.pixels.shape[1]
-
-    def read(self, window: Window) -> NDArray[np.uint8]:
-        """The pixels of a window, (h, w, 3)."""
-        x0, y0, x1, y1 = window
-        return self.pixels[y0:y1, x0:x1]
 
 
 class WholeImagePredictor:
@@ -121,7 +89,7 @@ class WholeImagePredictor:
         Returns:
             The cells in pixels of the image; classes are contiguous, 0 .. K - 1.
         """
-        regions = ArrayImage(image) if isinstance(image, np.ndarray) else image
+        regions = WholeImage(image) if isinstance(image, np.ndarray) else image
         return self.join(self.pieces(regions), regions.size)
 
     def pieces(self, image: ImageRegions, part: int = 0, parts: int = 1) -> Iterator[Piece]:
@@ -133,10 +101,10 @@ class WholeImagePredictor:
             parts: the number of shares.
         """
         options = self.cfg.CELLSEG.INFERENCE
-        scale = self.scale_of(image.pixel_size_um)
-        grid = TileGrid(*image.size, max(round(options.TILE_SIZE / scale), 1), options.OVERLAP)
+        self._warn_of_scale(image)
+        scale = self.scale_of(image)
         score_threshold = self.cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST
-        for batch in read_ahead(self._batches(image, list(grid)[part::parts])):
+        for batch in read_ahead(self._batches(image, list(self.grid(image))[part::parts])):
             shown = [crop for _, crop in batch if not self._is_background(crop)]
             found = iter(self.detector(shown, scale) if shown else [])
             for tile, crop in batch:
@@ -152,32 +120,52 @@ class WholeImagePredictor:
                 )
                 yield tile, cells.moved(*tile.window[:2], image.size)
 
+    def grid(self, image: ImageRegions) -> TileGrid:
+        """The tiles that an image is predicted in."""
+        options = self.cfg.CELLSEG.INFERENCE
+        side = max(round(options.TILE_SIZE / self.scale_of(image)), 1)
+        return TileGrid(*image.size, side, options.OVERLAP)
+
     def join(self, pieces: Iterable[Piece], size: tuple[int, int]) -> CellInstances:
         """The cells of an image from what all of its tiles show."""
         cells, report = stitch(pieces, size, tolerance=self.cfg.CELLSEG.INFERENCE.TOLERANCE)
         logger.debug("put together: %s", report)
         return cells
 
-    def scale_of(self, pixel_size_um: tuple[float, float] | None) -> float:
-        """By how much an image is enlarged for the model: 1, or with RESCALE its pixel size by the training data's."""
-        trained = self.cfg.CELLSEG.PIXEL_SIZE_UM
-        if pixel_size_um is None or not trained:
-            if self.cfg.CELLSEG.INFERENCE.RESCALE:
-                raise CellSegError(
-                    "RESCALE needs the pixel size of the image and of the training data; "
-                    "give --pixel-size, and CELLSEG.PIXEL_SIZE_UM"
-                )
+    def pixel_size_of(self, image: ImageRegions) -> PixelSize | None:
+        """Microns a pixel, (x, y): CELLSEG.INFERENCE.PIXEL_SIZE_UM, else what the image states."""
+        given = self.cfg.CELLSEG.INFERENCE.PIXEL_SIZE_UM
+        return (given, given) if given else image.pixel_size_um
+
+    def scale_of(self, image: ImageRegions) -> float:
+        """By how much an image is enlarged for the model: 1, or with RESCALE its pixel size by the training data's.
+
+        Raises:
+            CellSegError: RESCALE is asked for and one of the two is not known.
+        """
+        if not self.cfg.CELLSEG.INFERENCE.RESCALE:
             return 1.0
-        scale = float(np.mean(pixel_size_um)) / trained
-        if self.cfg.CELLSEG.INFERENCE.RESCALE:
-            return scale
-        if not 1 / OTHER_SCALE <= scale <= OTHER_SCALE:
-            logger.warning(
-                "the image has %.3g um a pixel, the training data %.3g: cells look %.2g times as large; --rescale "
-                "resamples it",
-                *(float(np.mean(pixel_size_um)), trained, 1 / scale),
+        scale = self._coarseness(image)
+        if scale is None:
+            raise CellSegError(
+                "to rescale, the pixel size of the images (--pixel-size) and of the training data (config key "
+                "CELLSEG.PIXEL_SIZE_UM) must be known"
             )
-        return 1.0
+        return scale
+
+    def _coarseness(self, image: ImageRegions) -> float | None:
+        """An image's pixel size by that of the training data; None where one of them is not known."""
+        own, trained = self.pixel_size_of(image), self.cfg.CELLSEG.PIXEL_SIZE_UM
+        return float(np.mean(own)) / trained if own and trained else None
+
+    def _warn_of_scale(self, image: ImageRegions) -> None:
+        coarseness = None if self.cfg.CELLSEG.INFERENCE.RESCALE else self._coarseness(image)
+        if coarseness is not None and not 1 / OTHER_SCALE <= coarseness <= OTHER_SCALE:
+            logger.warning(
+                "the image has %.3g um a pixel, the training data %.3g, so that its cells look %.2g times as large; "
+                "--rescale resamples it",
+                *(coarseness * self.cfg.CELLSEG.PIXEL_SIZE_UM, self.cfg.CELLSEG.PIXEL_SIZE_UM, 1 / coarseness),
+            )
 
     def _batches(self, image: ImageRegions, tiles: list[Tile]) -> Iterator[list[tuple[Tile, NDArray[np.uint8]]]]:
         """Tiles with their pixels; those of a batch have one size, as group normalisation would notice padding."""

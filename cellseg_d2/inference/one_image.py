@@ -1,0 +1,55 @@
+"""An array in, its cells out: prediction in one call from Python."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from detectron2.config import CfgNode
+from numpy.typing import NDArray
+
+from cellseg_d2.data.tiff import IntensityRule
+from cellseg_d2.inference.predictor import WholeImagePredictor
+from cellseg_d2.instances import CellInstances
+
+
+def segment(image: NDArray[Any], model: str | Path | CfgNode | WholeImagePredictor) -> CellInstances:
+    """Finds the cells of an image.
+
+    Args:
+        image: (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA, whose alpha is left out; 8 bit, or of any other real type,
+            which is scaled as the model's training images were.
+        model: a checkpoint's path, a config with MODEL.WEIGHTS, or a predictor: make that once for many images, since
+            the first two load the weights with each call.
+
+    Returns:
+        The cells: masks, boxes, scores, classes, see :class:`cellseg_d2.instances.CellInstances`.
+
+    Raises:
+        CellSegError: the weights cannot be read or do not fit.
+        ValueError: the image is of another shape.
+    """
+    predictor = model
+    if isinstance(model, CfgNode):
+        predictor = WholeImagePredictor.from_cfg(model)
+    elif isinstance(model, (str, Path)):
+        predictor = WholeImagePredictor.from_checkpoint(model)
+    return predictor.predict(as_rgb(image, predictor.cfg.CELLSEG.INTENSITY_RULE))
+
+
+def as_rgb(image: NDArray[Any], rule: str) -> NDArray[np.uint8]:
+    """A grey, RGB or RGBA array of any real type as (H, W, 3) uint8 RGB.
+
+    Args:
+        image: (H, W), (H, W, 1), (H, W, 3) or (H, W, 4).
+        rule: see :class:`cellseg_d2.data.tiff.IntensityRule`.
+
+    Raises:
+        ValueError: the image is of another shape.
+    """
+    colours = image[..., None] if image.ndim == 2 else image
+    if colours.ndim != 3 or colours.shape[2] not in (1, 3, 4) or not colours.size:
+        raise ValueError(f"an image has the shape (H, W), (H, W, 3) or (H, W, 4), not {image.shape}")
+    scaled = IntensityRule.parse(rule).apply(colours[..., :3])
+    return np.ascontiguousarray(np.broadcast_to(scaled, (*scaled.shape[:2], 3)))

@@ -1,0 +1,55 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from drawing import discs
+from ground_truth_model import BlobModel
+
+from cellseg_d2.config import get_cfg
+from cellseg_d2.inference import segment
+from cellseg_d2.inference.one_image import as_rgb
+from cellseg_d2.inference.predictor import WholeImagePredictor
+
+RULE = "range:0,1000"
+
+
+@pytest.fixture(scope="module")
+def predictor():
+    cfg = get_cfg("mask_rcnn_lite0_FPN", ["CELLSEG.CLASS_NAMES", "['nucleus']", "CELLSEG.INTENSITY_RULE", RULE])
+    return WholeImagePredictor(BlobModel(), cfg)
+
+
+@pytest.mark.parametrize(
+    ("channels", "dtype", "bright"),
+    [(None, np.uint8, 200), (1, np.uint8, 200), (3, np.uint8, 200), (4, np.uint8, 200), (3, np.uint16, 900)],
+)
+def test_arrays_of_every_kind_are_segmented(channels, dtype, bright, predictor):
+    cells = discs(np.random.default_rng(0), 70, 90, 5, radius=9) > 0
+    image = (cells * bright).astype(dtype)
+    if channels is not None:
+        image = np.repeat(image[..., None], channels, axis=2)
+    found = segment(image, predictor)
+    drawn = np.zeros(cells.shape, bool)
+    for mask, (x, y) in zip(found.masks, found.origins):
+        drawn[y : y + mask.shape[0], x : x + mask.shape[1]] |= mask
+    assert len(found) > 1
+    assert (drawn != cells).mean() < 0.02
+
+
+def test_alpha_is_left_out_and_grey_becomes_rgb():
+    rgba = np.zeros((2, 3, 4), np.uint8)
+    rgba[..., :3], rgba[..., 3] = (1, 2, 3), 255
+    assert as_rgb(rgba, RULE).tolist() == [[[1, 2, 3]] * 3] * 2
+    assert as_rgb(np.array([[0, 500]], np.uint16), RULE).tolist() == [[[0] * 3, [128] * 3]]
+
+
+@pytest.mark.parametrize("shape", [(5,), (4, 4, 2), (2, 4, 4, 3), (0, 4)])
+def test_other_shapes_are_refused(shape, predictor):
+    with pytest.raises(ValueError, match="an image has the shape"):
+        segment(np.zeros(shape, np.uint8), predictor)
+
+
+def test_the_package_is_imported_without_torch(repo_root):
+    code = "import sys; sys.modules.update(torch=None, detectron2=None); import cellseg_d2.inference.stitch"
+    subprocess.run([sys.executable, "-c", code], cwd=repo_root, check=True)
