@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from detectron2.structures import Boxes, Instances
+from detectron2.utils import comm
 from numpy.typing import NDArray
 from scipy import ndimage
 from torch import nn
 
+from cellseg_d2.config import get_cfg
 from cellseg_d2.data.rle import encode_label_map
+from cellseg_d2.data.samples import TestImage
+from cellseg_d2.inference import folder
+from cellseg_d2.inference.folder import Output
+from cellseg_d2.inference.predictor import WholeImagePredictor
 
 
 class GroundTruthModel(nn.Module):
@@ -68,3 +74,13 @@ class BlobModel(GroundTruthModel):
     def _instances(self, image):
         labels = ndimage.label(image[0] > 127)[0].astype(np.int64)
         return super()._instances(np.stack([labels, labels * 0, labels * 0]))
+
+
+def predict_in_a_process(images: Sequence[TestImage], output: Output, shared_tiles: int) -> None:
+    """What each of several processes runs; images of more than ``shared_tiles`` tiles for each are shared."""
+    torch.set_num_threads(1)
+    folder.SHARED_TILES = shared_tiles
+    cfg = get_cfg("mask_rcnn_lite0_FPN", ["CELLSEG.CLASS_NAMES", "['nucleus']", "CELLSEG.INFERENCE.TILE_SIZE", "48"])
+    model = BlobModel()
+    folder.predict_images(WholeImagePredictor(model, cfg), images, output)
+    (output.folder / f"calls{comm.get_rank()}").write_text(str(sum(map(len, model.calls))))

@@ -48,7 +48,8 @@ def register(folder: Path) -> list[str]:
         description = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
         class_names = list(description["class_names"])
         rule, counts = description["intensity_rule"], description["counts"]
-        pixel_size = description["statistics"]["images"].get("pixel_size_um", {}).get("p50", 0.0)
+        images = description.get("statistics", {}).get("images", {})  # not there in datasets of the first versions
+        pixel_size = images.get("pixel_size_um", {}).get("p50", 0.0)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CellSegError(f"{folder / 'dataset.json'}: is not what convert_tifs.py writes; convert again") from error
     names = []

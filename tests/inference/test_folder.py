@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+from detectron2.engine import launch
 from drawing import discs
-from ground_truth_model import BlobModel
+from ground_truth_model import BlobModel, predict_in_a_process
 
 from cellseg_d2.config import get_cfg
 from cellseg_d2.data.samples import list_images
@@ -145,3 +146,16 @@ def test_a_pixel_size_that_is_given_wins(images):
     with images[0].open("percentile:0.1,99.9") as regions:
         predictor.predict(regions)
     assert predictor.model.calls == [[(60, 80)]]
+
+
+@pytest.mark.parametrize("shared_tiles", [0, 100], ids=["tiles are shared", "images are shared"])
+def test_two_processes_find_what_one_finds(shared_tiles, images, tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    alone, together = Output(tmp_path / "alone"), Output(tmp_path / "together")
+    predict_in_a_process(images, alone, shared_tiles)
+    launch(predict_in_a_process, 2, dist_url="auto", args=(images, together, shared_tiles))
+    one, two = _read(alone.folder), _read(together.folder)
+    calls = [int(two.pop(f"calls{rank}")) for rank in range(2)]
+    assert sum(calls) == int(one.pop("calls0"))
+    assert min(calls) > 0
+    assert one == two
