@@ -112,10 +112,13 @@ def _add_inference_config(cfg: CfgNode) -> None:
     cfg.CELLSEG.INFERENCE.MASK_THRESHOLD = 0.5
     # By how many pixels two tiles may place the same cell apart.
     cfg.CELLSEG.INFERENCE.TOLERANCE = 4
-    # What becomes of instances of one tile whose masks overlap by more than SUPPRESSION_IOU, whatever their classes:
-    # "hard" keeps the best, "soft" lowers the scores of the others, "none" leaves them to the detector's box NMS.
-    cfg.CELLSEG.INFERENCE.SUPPRESSION = "soft"
+    # What becomes of instances whose masks overlap by more than SUPPRESSION_IOU, whatever their classes, so that one
+    # nucleus is not two: "hard" keeps the best, "soft" lowers the scores of the others, "none" leaves them to the
+    # detector's box NMS. In COCO results and in evaluation only with SUPPRESS_RESULTS: AP is counted class by class,
+    # and a second guess that is dropped is a cell of that class lost (docs/benchmarks.md has what it costs).
+    cfg.CELLSEG.INFERENCE.SUPPRESSION = "hard"
     cfg.CELLSEG.INFERENCE.SUPPRESSION_IOU = 0.5
+    cfg.CELLSEG.INFERENCE.SUPPRESS_RESULTS = False
     # Leave out tiles that show nothing: none of their channels varies by more than BACKGROUND_STD of 0..255.
     cfg.CELLSEG.INFERENCE.SKIP_BACKGROUND = False
     cfg.CELLSEG.INFERENCE.BACKGROUND_STD = 3.0

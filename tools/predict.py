@@ -62,7 +62,6 @@ def predict(cfg: CfgNode, images: Sequence[TestImage], output: Output) -> None:
     from cellseg_d2.inference.folder import predict_images
     from cellseg_d2.inference.predictor import WholeImagePredictor
 
-    cellseg_d2.setup()
     counts = predict_images(WholeImagePredictor.from_cfg(cfg), images, output)
     if comm.is_main_process():
         print(f"{len(images)} images: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
@@ -73,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from cellseg_d2.data.samples import list_images
     from cellseg_d2.engine.launch import launch
     from cellseg_d2.engine.setup import check_processes, prediction_cfg
+    from cellseg_d2.evaluation.thresholds import read_thresholds
     from cellseg_d2.inference.folder import Output
 
     args = build_parser().parse_args(argv)
@@ -86,11 +86,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         "CELLSEG.INFERENCE.RESCALE": args.rescale or None,
     }
     given = [text for key, value in keys.items() if value is not None for text in (key, str(value))]
-    cellseg_d2.setup()
+    if args.config_file:
+        cellseg_d2.setup()  # a config file's classes are those of its dataset; a checkpoint knows them
     images = list_images(args.input, args.image_ids)
-    thresholds = {}
     cfg = prediction_cfg(args.weights, args.config_file, [*given, *args.opts])
     check_processes(cfg, args.num_gpus)
+    thresholds = read_thresholds(args.thresholds, cfg.CELLSEG.CLASS_NAMES) if args.thresholds else {}
     output = Output(args.output, tuple(args.formats), args.min_score, thresholds, args.zip, not args.no_check)
     launch(predict, args, cfg, images, output, timeout=timedelta(days=1))  # images may differ much in size
 

@@ -158,7 +158,7 @@ def _write(
     """Writes all files of one image, its part last: an image with a part is done."""
     names, pixel_size = predictor.class_names, predictor.pixel_size_of(regions)
     least = np.array([output.min_score_of_class.get(name, output.min_score) for name in names] or [output.min_score])
-    sure = cells[cells.scores >= least[cells.classes]]
+    sure = predictor.one_a_cell(cells[cells.scores >= least[cells.classes]], float(least.min()))
     name = image.path.name.removesuffix(image.path.suffix).removesuffix(".ome")
     if "geojson" in output.formats:
         write_geojson(output.folder / "geojson" / f"{name}.geojson", sure, names)

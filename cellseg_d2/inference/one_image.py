@@ -24,7 +24,8 @@ def segment(image: NDArray[Any], model: str | Path | CfgNode | WholeImagePredict
             the first two load the weights with each call.
 
     Returns:
-        The cells: masks, boxes, scores, classes, see :class:`cellseg_d2.instances.CellInstances`.
+        The cells: masks, boxes, scores, classes, see :class:`cellseg_d2.instances.CellInstances`. No two show the same
+        cell in two classes, unless CELLSEG.INFERENCE.SUPPRESSION is ``none``.
 
     Raises:
         CellSegError: the weights cannot be read or do not fit.
@@ -35,7 +36,7 @@ def segment(image: NDArray[Any], model: str | Path | CfgNode | WholeImagePredict
         predictor = WholeImagePredictor.from_cfg(model)
     elif isinstance(model, (str, Path)):
         predictor = WholeImagePredictor.from_checkpoint(model)
-    return predictor.predict(as_rgb(image, predictor.cfg.CELLSEG.INTENSITY_RULE))
+    return predictor.one_a_cell(predictor.predict(as_rgb(image, predictor.cfg.CELLSEG.INTENSITY_RULE)))
 
 
 def as_rgb(image: NDArray[Any], rule: str) -> NDArray[np.uint8]:

@@ -39,6 +39,19 @@ def shared_pixels(first: CellInstances, second: CellInstances, a: Ints, b: Ints)
     return shared
 
 
+def overlapping_pairs(cells: CellInstances, iou: float) -> tuple[Ints, Ints, Floats]:
+    """Numbers of the pairs of instances, the lower first, whose masks' IoU is above ``iou``, and that IoU."""
+    areas, boxes = cells.areas, cells.mask_boxes
+    a, b = neighbours(boxes, boxes)
+    small, large = np.minimum(areas[a], areas[b]), np.maximum(areas[a], areas[b])
+    possible = (a < b) & (small > iou * large)  # an IoU is never above the ratio of the areas
+    a, b = a[possible], b[possible]
+    shared = shared_pixels(cells, cells, a, b)
+    overlap = shared / np.maximum(areas[a] + areas[b] - shared, 1)
+    chosen = overlap > iou
+    return a[chosen], b[chosen], overlap[chosen]
+
+
 def suppress_pairs(stays: Bools, rank: Ints, a: Ints, b: Ints) -> None:
     """Takes the worse one of each matching pair out of ``stays``; one that is out itself takes out no other."""
     better, worse = np.where(rank[a] < rank[b], (a, b), (b, a))

@@ -15,6 +15,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from numpy.typing import NDArray
 
+import cellseg_d2.modeling  # noqa: F401  (registers backbones and heads)
 from cellseg_d2.data.pixel_size import PixelSize
 from cellseg_d2.data.regions import ImageRegions, WholeImage
 from cellseg_d2.data.tiling import Tile, TileGrid
@@ -26,6 +27,7 @@ from cellseg_d2.inference.paste import to_cell_instances
 from cellseg_d2.inference.stitch import stitch
 from cellseg_d2.inference.suppress import suppress
 from cellseg_d2.instances import CellInstances
+from cellseg_d2.weights import register_package_weights
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +64,7 @@ class WholeImagePredictor:
         Raises:
             CellSegError: the weights cannot be read or do not fit the model.
         """
+        register_package_weights()
         cfg = cfg.clone()
         cfg.defrost()
         use_available_device(cfg)
@@ -103,7 +106,6 @@ class WholeImagePredictor:
         options = self.cfg.CELLSEG.INFERENCE
         self._warn_of_scale(image)
         scale = self.scale_of(image)
-        score_threshold = self.cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST
         for batch in read_ahead(self._batches(image, list(self.grid(image))[part::parts])):
             shown = [crop for _, crop in batch if not self._is_background(crop)]
             found = iter(self.detector(shown, scale) if shown else [])
@@ -112,12 +114,7 @@ class WholeImagePredictor:
                     yield tile, CellInstances.empty(image.size)
                     continue
                 cells = to_cell_instances(next(found), options.MASK_THRESHOLD)
-                cells = suppress(
-                    cells,
-                    method=options.SUPPRESSION,
-                    iou=options.SUPPRESSION_IOU,
-                    score_threshold=score_threshold,
-                )
+                cells = self.one_a_cell(cells) if options.SUPPRESS_RESULTS else cells
                 yield tile, cells.moved(*tile.window[:2], image.size)
 
     def grid(self, image: ImageRegions) -> TileGrid:
@@ -125,6 +122,17 @@ class WholeImagePredictor:
         options = self.cfg.CELLSEG.INFERENCE
         side = max(round(options.TILE_SIZE / self.scale_of(image)), 1)
         return TileGrid(*image.size, side, options.OVERLAP)
+
+    def one_a_cell(self, cells: CellInstances, score_threshold: float | None = None) -> CellInstances:
+        """Cells of which no two show the same one in two classes, as CELLSEG.INFERENCE.SUPPRESSION asks for.
+
+        Args:
+            cells: of one tile or image.
+            score_threshold: of what is left; None for the model's.
+        """
+        options = self.cfg.CELLSEG.INFERENCE
+        least = self.cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST if score_threshold is None else score_threshold
+        return suppress(cells, method=options.SUPPRESSION, iou=options.SUPPRESSION_IOU, score_threshold=least)
 
     def join(self, pieces: Iterable[Piece], size: tuple[int, int]) -> CellInstances:
         """The cells of an image from what all of its tiles show."""

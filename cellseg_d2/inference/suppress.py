@@ -1,4 +1,4 @@
-"""One instance a cell within one tile: the detector's own suppression goes by box and class, this one by mask."""
+"""One instance a cell: the detector's own suppression goes by box and class, this one by mask, whatever the class."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import defaultdict
 
 import numpy as np
 
-from cellseg_d2.inference.overlaps import Floats, Ints, neighbours, shared_pixels, suppress_pairs
+from cellseg_d2.inference.overlaps import Floats, Ints, overlapping_pairs, suppress_pairs
 from cellseg_d2.instances import CellInstances
 
 METHODS = ("hard", "soft", "none")
@@ -36,26 +36,13 @@ def suppress(cells: CellInstances, *, method: str, iou: float, score_threshold: 
         raise ValueError(f"method must be one of {METHODS}, not {method!r}")
     if method == "none" or len(cells) < 2:
         return cells
-    a, b, overlap = _overlapping(cells, iou)
+    a, b, overlap = overlapping_pairs(cells, iou)
     if method == "hard":
         stays = np.ones(len(cells), bool)
         suppress_pairs(stays, np.argsort(np.argsort(-cells.scores, kind="stable")), a, b)
         return cells[stays]
     scores = _soft_scores(cells.scores.astype(np.float64), a, b, overlap)
     return cells.with_scores(scores)[scores >= score_threshold]
-
-
-def _overlapping(cells: CellInstances, iou: float) -> tuple[Ints, Ints, Floats]:
-    """Pairs of instances whose masks' IoU is above ``iou``, and that IoU."""
-    areas, boxes = cells.areas, cells.mask_boxes
-    a, b = neighbours(boxes, boxes)
-    small, large = np.minimum(areas[a], areas[b]), np.maximum(areas[a], areas[b])
-    possible = (a < b) & (small > iou * large)  # an IoU is never above the ratio of the areas
-    a, b = a[possible], b[possible]
-    shared = shared_pixels(cells, cells, a, b)
-    overlap = shared / np.maximum(areas[a] + areas[b] - shared, 1)
-    chosen = overlap > iou
-    return a[chosen], b[chosen], overlap[chosen]
 
 
 def _soft_scores(scores: Floats, a: Ints, b: Ints, overlap: Floats) -> Floats:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 
 import cv2
 import pytest
@@ -19,6 +20,18 @@ QUICK = [
     *("SOLVER.IMS_PER_BATCH", "2", "SOLVER.CHECKPOINT_PERIOD", "2", "TEST.EVAL_PERIOD", "2"),
     *("TEST.DETECTIONS_PER_IMAGE", "50", "CELLSEG.EMA_DECAY", "0.9"),
 ]
+
+
+@pytest.fixture(scope="module")
+def nuclei(sample_root, run_tool, tmp_path_factory):
+    """A dataset of a dozen of the sample's images: each evaluation goes through the validation part."""
+    root = tmp_path_factory.mktemp("dozen")
+    (root / "input" / "train").mkdir(parents=True)
+    for folder in sorted((sample_root / "train").iterdir())[:12]:
+        (root / "input" / "train" / folder.name).symlink_to(folder)
+    done = run_tool("convert_tifs", "--input", root / "input", "--output", root / "datasets" / "nuclei")
+    assert done.returncode == 0, done.stderr
+    return root / "datasets" / "nuclei"
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +180,35 @@ def test_a_checkpoint_alone_predicts_whole_images(predicted, sample_root):
         assert overlay.shape == (entry["height"], entry["width"], 3)
 
 
+def test_two_processes_predict_what_one_predicts(predicted, trained, run_tool, sample_root, tmp_path):
+    """The images of :func:`predicted`, whose results are in the order of the id file."""
+    done = run_tool(
+        *("predict", "--num-gpus", "2", "--weights", trained[0] / "model_final.pth", "--formats", "coco", "--zip"),
+        *("--image-ids", sample_root / "test_image_name_to_ids.json", "--input", sample_root / "test_release"),
+        *("--output", tmp_path),
+        **ON_CPU,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == predicted[1].replace(str(predicted[0]), str(tmp_path))
+    one, two = (json.loads((folder / "test-results.json").read_text()) for folder in (predicted[0], tmp_path))
+    assert [result.pop("score") for result in two] == pytest.approx([result.pop("score") for result in one], abs=1e-5)
+    assert one == two
+    with zipfile.ZipFile(tmp_path / "test-results.zip") as archive:
+        assert archive.namelist() == ["test-results.json"]
+
+
+def test_a_bad_image_ends_several_processes_in_one_line(trained, run_tool, sample_root, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for path in sorted((sample_root / "test_release").iterdir())[:2]:
+        (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "broken.tif").write_bytes(b"II*\0 and nothing more")
+    options = ("--weights", trained[0] / "model_final.pth", "--input", folder, "--output", tmp_path / "out")
+    done = run_tool("predict", "--num-gpus", "2", *options, **ON_CPU)
+    assert "broken.tif" in _one_error_line(done)
+    assert not (tmp_path / "out" / "test-results.json").exists()
+
+
 def test_results_are_scored_from_files_alone(predicted, sample_root, run_tool, tmp_path):
     output, _ = predicted
     done = run_tool(
@@ -222,7 +264,7 @@ def test_prediction_refuses_in_one_line(case, trained, run_tool, sample_root, tm
         ids, named = ["--image-ids", tmp_path / "ids.json"], "'other.tif'"
     elif case == "ids twice":
         (tmp_path / "ids.json").write_text('[{"file_name": "a.tif", "id": 1}, {"file_name": "b.tif", "id": 1}]')
-        ids, named = ["--image-ids", tmp_path / "ids.json"], "an id twice"
+        ids, named = ["--image-ids", tmp_path / "ids.json"], "has the id 1 twice"
     elif case == "foreign weights":
         weights, named = tmp_path / "foreign.pth", "carries no config"
         torch.save({"model": {}}, weights)
