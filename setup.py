@@ -54,6 +54,7 @@ EXTRAS = {
         "pytest>=9",  # oldest tried
         "hypothesis>=6.168",  # oldest tried
         "pandas>=2.3",  # oldest tried; reads the CSV export back
+        "torchmetrics>=1.9",  # oldest tried; panoptic quality, to compare ours with
     ],
     "dev": [
         "ruff>=0.17",  # oldest tried; the style of `ruff format` changes between releases

@@ -166,9 +166,9 @@ def slide_source(path: Path) -> Source:
         array = _SlideArray(slide)
         plane = Plane.of(path, "YXS", array.shape, "RGB" if array.shape[2] >= 3 else "MINISBLACK")
         properties = slide.properties
-        tile = properties.get("tiffslide.level[0].tile-height"), properties.get("tiffslide.level[0].tile-width")
+        tile = [int(properties.get(f"tiffslide.level[0].tile-{side}") or 0) for side in ("height", "width")]
         block = _block(plane, (*tile, array.shape[2])) if all(tile) else UNCHUNKED
-        microns = (properties.get(tiffslide.PROPERTY_NAME_MPP_X), properties.get(tiffslide.PROPERTY_NAME_MPP_Y))
+        microns = properties.get("tiffslide.mpp-x"), properties.get("tiffslide.mpp-y")
         return Source(array, plane, block, stated(*microns, COARSEST_UM), "a slide", stack.pop_all())
 
 

@@ -183,7 +183,7 @@ def summarise(
     """
     images = sorted(images, key=lambda image: image.id)
     names = dict(enumerate(class_names, start=1))
-    stated = [image for image in images if image.pixel_size_um is not None]
+    pixel_sizes = [sum(image.pixel_size_um) / 2 for image in images if image.pixel_size_um is not None]
     formats = Counter(image.pixel_format for image in images if image.pixel_format is not None)
     return {
         "images": {
@@ -195,7 +195,7 @@ def summarise(
                 {"dtype": form.dtype, "bits": form.bits, "channels": form.channels, "images": count}
                 for form, count in sorted(formats.items())
             ],
-            "pixel_size_um": _distribution([float(np.mean(image.pixel_size_um)) for image in stated], digits=4),
+            "pixel_size_um": _distribution(pixel_sizes, digits=4),
             "duplicates": _duplicates(images),
         },
         "cells": _cells(images, None),

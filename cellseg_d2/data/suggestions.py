@@ -149,7 +149,7 @@ def repeat_threshold(rarest: float, commonest: float, power: float = 0.5) -> flo
     times. LVIS's own 0.001 is for 1000 classes, and the median of the shares repeats nothing where most are equally
     rare.
     """
-    return min(commonest, rarest * float(MOST_REPEATS) ** (1 / power))
+    return min(commonest, rarest * math.pow(MOST_REPEATS, 1 / power))
 
 
 def _percent(share: float) -> str:

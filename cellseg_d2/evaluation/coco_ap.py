@@ -68,10 +68,8 @@ def average_precision(
     return metrics
 
 
-def score_files(
-    ground_truth: Path, results: Path, max_detections: int, tasks: Sequence[str] = ("segm", "bbox")
-) -> dict[str, dict[str, float]]:
-    """:func:`average_precision` of a results file against a ground-truth file, by task that all results are fit for.
+def read_files(ground_truth: Path, results: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The content of a ground-truth file and of a results file.
 
     Raises:
         CellSegError: a file cannot be read or is of another form.
@@ -82,11 +80,20 @@ def score_files(
     needed = {"image_id", "category_id", "score"}
     if not isinstance(detections, list) or not all(isinstance(r, dict) and needed <= set(r) for r in detections):
         raise CellSegError(f"{results}: is no list of COCO results")
+    return truth, detections
+
+
+def tasks_of(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What all results are fit for, of ``segm`` and ``bbox``.
+
+    Raises:
+        CellSegError: neither.
+    """
     keys = {"segm": "segmentation", "bbox": "bbox"}
-    scored = [task for task in tasks if all(keys[task] in result for result in detections)]
-    if not scored:
-        raise CellSegError(f"{results}: not every result has a segmentation, nor every one a bbox")
-    return {task: average_precision(truth, detections, task, max_detections) for task in scored}
+    tasks = [task for task, key in keys.items() if all(key in result for result in results)]
+    if not tasks:
+        raise CellSegError("not every result has a segmentation, nor every one a bbox")
+    return tasks
 
 
 def _mean(precision: np.ndarray[Any, Any]) -> float:

@@ -6,49 +6,14 @@ import io
 import json
 import math
 
-import numpy as np
 import pytest
-from drawing import discs, pycocotools_rle
+from coco_cases import NAMES, draw_case
 from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from cellseg_d2.data.coco_json import annotate, dataset
-from cellseg_d2.data.labels import LabelLayer
 from cellseg_d2.errors import CellSegError
-from cellseg_d2.evaluation.coco_ap import average_precision, score_files
-
-NAMES = ["A", "B", "never"]
-
-
-def draw_case(seed, cells=20, side=64, detections=1.5, ties=False, crowds=True):
-    """A dataset of three images, the last without cells, and detections that are shifted, doubled, wrong and missed."""
-    rng = np.random.default_rng(seed)
-    images, annotations, results = [], [], []
-    for image_id in (4, 9, 12):
-        maps = {number: discs(rng, side, side, cells if image_id != 12 else 0) for number in (1, 2)}
-        images.append({"id": image_id, "file_name": f"{image_id}.png", "height": side, "width": side})
-        own = annotate([LabelLayer((number,), cells) for number, cells in maps.items()], (0, 0, side, side))
-        for annotation in own:
-            annotation["iscrowd"] = int(crowds and rng.random() < 0.15)
-        annotations.append(own)
-        for _ in range(int(detections * cells)):
-            number = int(rng.integers(1, 3))
-            values = np.unique(maps[number][maps[number] > 0])
-            mask = maps[number] == rng.choice(values) if len(values) else discs(rng, side, side, 1) > 0
-            mask = np.roll(mask, rng.integers(-1, 2, 2), (0, 1)) if rng.random() < 0.6 else mask
-            rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-            x, y, right, bottom = (int(edge) for edge in (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
-            results.append(
-                {
-                    "image_id": image_id,
-                    "category_id": number if rng.random() < 0.9 else 3 - number,
-                    "bbox": [x, y, right - x, bottom - y],
-                    "score": round(float(rng.random()), 1 if ties else 6),
-                    "segmentation": pycocotools_rle(mask),
-                }
-            )
-    return dataset(images, annotations, NAMES), results
+from cellseg_d2.evaluation.coco_ap import average_precision, read_files, tasks_of
 
 
 def pycocotools_precision(truth, results, task, cap):
@@ -158,30 +123,25 @@ def test_results_of_foreign_images_are_refused():
 # Files
 
 
-@pytest.mark.parametrize(("left_out", "scored"), [("bbox", ["segm"]), ("segmentation", ["bbox"])])
-def test_results_of_other_tools_are_scored_for_what_they_have(tmp_path, left_out, scored):
-    truth, results = draw_case(3)
-    (tmp_path / "gt.json").write_text(json.dumps(truth))
+@pytest.mark.parametrize(
+    ("left_out", "scored"), [("bbox", ["segm"]), ("segmentation", ["bbox"]), ("", ["segm", "bbox"])]
+)
+def test_results_of_other_tools_are_fit_for_what_they_have(left_out, scored):
+    _, results = draw_case(3)
     boxed = [{"bbox": mask_util.toBbox(result["segmentation"]).tolist(), **result} for result in results]
-    (tmp_path / "r.json").write_text(json.dumps([{k: v for k, v in r.items() if k != left_out} for r in boxed]))
-    assert list(score_files(tmp_path / "gt.json", tmp_path / "r.json", 100)) == scored
+    assert tasks_of([{k: v for k, v in result.items() if k != left_out} for result in boxed]) == scored
 
 
-def test_results_with_neither_masks_nor_boxes_are_refused(tmp_path):
-    truth, _ = draw_case(3)
-    (tmp_path / "gt.json").write_text(json.dumps(truth))
-    (tmp_path / "r.json").write_text(json.dumps([{"image_id": 4, "category_id": 1, "score": 0.5}]))
+def test_results_with_neither_masks_nor_boxes_are_refused():
     with pytest.raises(CellSegError, match="not every result has a segmentation"):
-        score_files(tmp_path / "gt.json", tmp_path / "r.json", 100)
+        tasks_of([{"image_id": 4, "category_id": 1, "score": 0.5}])
 
 
-def test_files_are_scored_for_masks_and_boxes(tmp_path):
+def test_files_are_read(tmp_path):
     truth, results = draw_case(1)
     (tmp_path / "gt.json").write_text(json.dumps(truth))
     (tmp_path / "results.json").write_text(json.dumps(results))
-    scores = score_files(tmp_path / "gt.json", tmp_path / "results.json", 100)
-    for task in ("segm", "bbox"):
-        assert scores[task] == pytest.approx(average_precision(truth, results, task, 100), nan_ok=True)
+    assert read_files(tmp_path / "gt.json", tmp_path / "results.json") == (truth, results)
 
 
 @pytest.mark.parametrize(
@@ -206,4 +166,4 @@ def test_files_of_another_form_are_refused(tmp_path, truth, results, message):
         if text is not None:
             (tmp_path / name).write_text(text)
     with pytest.raises(CellSegError, match=message):
-        score_files(tmp_path / "gt.json", tmp_path / "r.json", 100)
+        read_files(tmp_path / "gt.json", tmp_path / "r.json")

@@ -1,0 +1,89 @@
+"""Everything that can be said of a results file against a ground truth, of this or any other tool."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cellseg_d2.errors import CellSegError
+from cellseg_d2.evaluation.cell_metrics import CellMetrics, flat_overlaps, summarise, tally
+from cellseg_d2.evaluation.coco_ap import average_precision, tasks_of
+from cellseg_d2.evaluation.coco_cells import class_names, image_cells
+from cellseg_d2.evaluation.error_breakdown import ErrorBreakdown, Judged, break_down, judge
+from cellseg_d2.evaluation.thresholds import Threshold, best_thresholds
+
+
+@dataclass(frozen=True)
+class CellJudgement:
+    """What masks show and boxes do not.
+
+    Attributes:
+        score_threshold: of the predictions that ``metrics`` are of.
+        images, class_names: what the counts and the confusion of ``metrics`` are of.
+        metrics: of flattened predictions.
+        errors, thresholds: of all detections, as for AP.
+    """
+
+    score_threshold: float
+    images: list[str]
+    class_names: list[str]
+    metrics: CellMetrics
+    errors: ErrorBreakdown
+    thresholds: dict[str, Threshold]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """COCO's AP by task, and the rest where there are masks on both sides and images at all."""
+
+    ap: dict[str, dict[str, float]]
+    cells: CellJudgement | None
+
+
+def judge_results(
+    truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], max_detections: int, score_threshold: float
+) -> Judgement:
+    """Scores COCO results in every way that they are fit for.
+
+    Args:
+        truth: a COCO dataset.
+        results: COCO results.
+        max_detections: for AP, the breakdown of errors and the thresholds: scored per image and class, the best first.
+        score_threshold: for the metrics of cells, predictions below it are left out.
+
+    Raises:
+        CellSegError: a result or a cell is damaged, or of an image or class that the dataset does not list.
+    """
+    tasks = tasks_of(results)
+    ap = {task: average_precision(truth, results, task, max_detections) for task in tasks}
+    masks = "segm" in tasks and all(cell.get("segmentation") for cell in truth["annotations"])
+    return Judgement(ap, judge_cells(truth, results, max_detections, score_threshold) if masks else None)
+
+
+def judge_cells(
+    truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], max_detections: int, score_threshold: float
+) -> CellJudgement:
+    """The metrics of cells, the errors and the best thresholds; arguments and errors as of :func:`judge_results`.
+
+    Raises:
+        CellSegError: also where there is no image.
+    """
+    if not truth["images"]:
+        raise CellSegError("the ground truth lists no images")
+    names = class_names(truth)
+    images, tissues, tallies, judged = [], [], [], []
+    for image in image_cells(truth, results):
+        images.append(image.name)
+        tissues.append(image.tissue)
+        tallies.append(tally(flat_overlaps(image.truth, image.predictions, score_threshold), len(names)))
+        judged.append(judge(image.truth, image.predictions, max_detections))
+    detections = Judged.concatenate(judged)
+    return CellJudgement(
+        score_threshold=score_threshold,
+        images=images,
+        class_names=names,
+        metrics=summarise(tallies, names, tissues),
+        errors=break_down(detections, len(names)),
+        thresholds=best_thresholds(detections, names),
+    )

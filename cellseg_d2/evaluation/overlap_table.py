@@ -1,0 +1,248 @@
+"""Which cells of an image lie on which predictions, and by how many pixels, in one pass over the cells' pixels.
+
+Masks are never compared in pairs: one side is painted into a label map, in which the pixels of the other are looked
+up. Needs neither torch nor Detectron2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from cellseg_d2.data.rle import Rle, Runs, column_runs, decode_runs
+
+Bools = NDArray[np.bool_]
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Cells:
+    """N cells of one image; they may overlap.
+
+    Attributes:
+        runs: their pixels; ``index`` is the cell's number, 0 .. N - 1.
+        classes: (N,) int64, contiguous, 0 .. K - 1.
+        scores: (N,) float64, of predictions.
+        crowd: (N,) bool, of ground truth: regions that neither reward nor punish.
+    """
+
+    runs: Runs
+    classes: Ints
+    scores: Floats
+    crowd: Bools
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    @property
+    def areas(self) -> Ints:
+        """(N,) int64, pixels."""
+        return self.runs.areas(len(self))
+
+    @classmethod
+    def from_rles(
+        cls,
+        rles: Sequence[Rle],
+        size: tuple[int, int],
+        classes: ArrayLike,
+        scores: ArrayLike | None = None,
+        crowd: ArrayLike | None = None,
+    ) -> Cells:
+        """Cells from N compressed COCO RLEs of an image of ``size``, (height, width).
+
+        Raises:
+            ValueError: an RLE is uncompressed, malformed or of another size.
+        """
+        return cls._of(decode_runs(rles, size), len(rles), classes, scores, crowd)
+
+    @classmethod
+    def from_label_map(
+        cls,
+        label_map: NDArray[np.integer[Any]],
+        classes: ArrayLike,
+        scores: ArrayLike | None = None,
+        crowd: ArrayLike | None = None,
+    ) -> Cells:
+        """Cells from a (H, W) label map of any integer type, 0 is background; the others in ascending order of ids."""
+        ids, runs = column_runs(label_map)
+        return cls._of(runs, len(ids), classes, scores, crowd)
+
+    @classmethod
+    def _of(
+        cls, runs: Runs, count: int, classes: ArrayLike, scores: ArrayLike | None, crowd: ArrayLike | None
+    ) -> Cells:
+        cells = cls(
+            runs,
+            np.asarray(classes, np.int64),
+            np.ones(count) if scores is None else np.asarray(scores, np.float64),
+            np.zeros(count, bool) if crowd is None else np.asarray(crowd, bool),
+        )
+        if {len(cells.classes), len(cells.scores), len(cells.crowd)} != {count}:
+            raise ValueError(f"there are {count} cells, but other numbers of classes, scores or crowds")
+        return cells
+
+    def pick(self, numbers: Ints) -> Cells:
+        """The cells of these numbers, in this order."""
+        place = np.full(len(self), -1)
+        place[numbers] = np.arange(len(numbers))
+        index = place[self.runs.index]
+        order = np.argsort(index, kind="stable")[np.count_nonzero(index < 0) :]
+        runs = Runs(index[order], self.runs.starts[order], self.runs.stops[order], self.runs.size)
+        return Cells(runs, self.classes[numbers], self.scores[numbers], self.crowd[numbers])
+
+    def best_first(self, score_threshold: float = 0.0) -> Cells:
+        """Those with at least this score, the best first; of equal scores the earlier first, as COCO sorts them."""
+        order = np.argsort(-self.scores, kind="stable")
+        return self.pick(order[: np.count_nonzero(self.scores >= score_threshold)])
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The M pairs of a cell and a prediction that have a pixel in common.
+
+    Attributes:
+        truth, prediction: (M,) int64, numbers of the cell and of the prediction.
+        shared: (M,) int64, pixels in common, at least 1.
+    """
+
+    truth: Ints
+    prediction: Ints
+    shared: Ints
+
+
+@dataclass(frozen=True)
+class Overlaps:
+    """Cells of one image against its predictions, after these were flattened: each pixel belongs to one at most.
+
+    Attributes:
+        truth_classes, truth_areas: (T,) int64, of the cells, without crowds; the areas are of whole cells, also where
+            two of them overlap.
+        classes, areas: (P,) int64, of the predictions that have a pixel left, the best first; pixels that are left.
+        on_crowd: (P,) int64, how many of them lie on crowds of the prediction's own class. A pixel of a cell of that
+            class belongs to no crowd.
+        on_any_crowd: (P,) int64, the same for crowds and cells of whatever class.
+        hidden: predictions of which better ones left no pixel. They are in none of the arrays.
+        pairs: which lie on which.
+    """
+
+    truth_classes: Ints
+    truth_areas: Ints
+    classes: Ints
+    areas: Ints
+    on_crowd: Ints
+    on_any_crowd: Ints
+    hidden: int
+    pairs: Pairs
+
+
+def flat_overlaps(truth: Cells, predictions: Cells, score_threshold: float = 0.0) -> Overlaps:
+    """Flattens predictions by score and counts the pixels that they share with cells.
+
+    A pixel of several predictions goes to the best of them, whatever its class (of equal scores, to the earlier one),
+    as panoptic quality needs it: Kirillov et al., "Panoptic Segmentation", CVPR 2019. A worse prediction takes no pixel
+    from a better one, so what a score threshold keeps has the same pixels with and without the rest.
+
+    Args:
+        truth: of an image.
+        predictions: of the same image, in any order.
+        score_threshold: predictions below it are left out.
+    """
+    cells = truth.pick(np.flatnonzero(~truth.crowd)) if truth.crowd.any() else truth
+    shown = predictions.best_first(score_threshold)
+    flat = _paint(_owners(shown.runs), _pixels(shown.runs), shown.runs.size)
+    areas = np.bincount(flat, minlength=len(shown) + 1)[1:]
+    left = np.flatnonzero(areas)
+    place = np.cumsum(areas > 0) - 1
+    pairs = _count([_meet(cells.runs, flat)], len(shown))
+    on_crowd, on_any = _crowd_pixels(truth, cells, shown.classes, flat)
+    return Overlaps(
+        truth_classes=cells.classes,
+        truth_areas=cells.areas,
+        classes=shown.classes[left],
+        areas=areas[left],
+        on_crowd=on_crowd[left],
+        on_any_crowd=on_any[left],
+        hidden=len(shown) - len(left),
+        pairs=Pairs(pairs.truth, place[pairs.prediction], pairs.shared),
+    )
+
+
+def whole_overlaps(truth: Cells, predictions: Cells) -> Pairs:
+    """The pairs of cells, crowds among them, and predictions as they are: nothing is flattened, as for COCO's AP."""
+    layers, pixels, owners = [], _pixels(truth.runs), _owners(truth.runs)
+    while len(pixels):  # one layer for cells that do not overlap; a further one holds what the first had no room for
+        layers.append(_paint(owners, pixels, truth.runs.size))
+        covered = layers[-1][pixels] != owners + 1
+        owners, pixels = owners[covered], pixels[covered]
+    pairs = _count([_meet(predictions.runs, flat) for flat in layers], len(truth))
+    return Pairs(pairs.prediction, pairs.truth, pairs.shared)
+
+
+def _pixels(runs: Runs) -> Ints:
+    """The place of each pixel of all runs, column by column; a cell's pixels follow on each other."""
+    lengths = runs.stops - runs.starts
+    pixels: Ints = np.arange(int(lengths.sum()))
+    pixels += np.repeat(runs.starts - (np.cumsum(lengths) - lengths), lengths)
+    return pixels
+
+
+def _owners(runs: Runs) -> NDArray[np.int32]:
+    """The cell of each of :func:`_pixels`."""
+    return np.repeat(runs.index.astype(np.int32), runs.stops - runs.starts)
+
+
+def _paint(owners: NDArray[np.int32], pixels: Ints, size: tuple[int, int]) -> NDArray[np.int32]:
+    """(H * W,) int32, column by column: the owner + 1 of each pixel, the first of several, 0 elsewhere."""
+    flat = np.zeros(size[0] * size[1], np.int32)
+    flat[pixels[::-1]] = owners[::-1] + 1  # of values for one place, NumPy keeps the last
+    return flat
+
+
+def _meet(runs: Runs, flat: NDArray[np.int32]) -> tuple[Ints, Ints, Ints]:
+    """Stretches of runs that lie on one value of a label map but 0: the run's cell, the value - 1 and the pixels."""
+    lengths = runs.stops - runs.starts
+    begins = np.cumsum(lengths) - lengths
+    values = flat[_pixels(runs)]
+    starts_run = np.zeros(len(values), bool)
+    starts_run[begins] = True
+    breaks = starts_run.copy()
+    breaks[1:] |= values[1:] != values[:-1]
+    first = np.flatnonzero(breaks)
+    length = np.diff(first, append=len(values))
+    run = np.cumsum(starts_run[first]) - 1
+    there = values[first] > 0
+    return runs.index[run[there]], values[first[there]].astype(np.int64) - 1, length[there]
+
+
+def _count(met: Sequence[tuple[Ints, Ints, Ints]], values: int) -> Pairs:
+    """Sums what :func:`_meet` gives, by cell (``truth``) and value (``prediction``), of which there are ``values``."""
+    empty = np.zeros(0, np.int64)
+    code = np.concatenate([empty, *(owner * values + value for owner, value, _ in met)])
+    length = np.concatenate([empty, *(pixels for _, _, pixels in met)])
+    pairs, place = np.unique(code, return_inverse=True)
+    owner, value = np.divmod(pairs, max(values, 1))
+    return Pairs(owner, value, np.bincount(place, weights=length, minlength=len(pairs)).astype(np.int64))
+
+
+def _crowd_pixels(truth: Cells, cells: Cells, classes: Ints, flat: NDArray[np.int32]) -> tuple[Ints, Ints]:
+    """(P,) pixels of each prediction on crowds of its own class, and on any; see :class:`Overlaps`."""
+    own, on_any = np.zeros(len(classes), np.int64), np.zeros(len(classes), np.int64)
+    if not truth.crowd.any():
+        return own, on_any
+    crowds = truth.pick(np.flatnonzero(truth.crowd))
+    for number in (None, *np.unique(crowds.classes).tolist()):
+        region = np.zeros(len(flat), bool)
+        for group, inside in ((crowds, True), (cells, False)):
+            members = group if number is None else group.pick(np.flatnonzero(group.classes == number))
+            region[_pixels(members.runs)] = inside
+        pixels = np.bincount(flat[region], minlength=len(classes) + 1)[1:]
+        if number is None:
+            on_any = pixels
+        else:
+            own = np.where(classes == number, pixels, own)
+    return own, on_any

@@ -1,0 +1,167 @@
+"""The numbers of an evaluation as printed tables, as JSON and as CSV."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cellseg_d2.data.coco_json import write_json
+from cellseg_d2.evaluation.error_breakdown import KINDS
+from cellseg_d2.evaluation.judgement import CellJudgement, Judgement
+from cellseg_d2.evaluation.thresholds import write_thresholds
+from cellseg_d2.export.files import whole_file
+
+MISSED, SPURIOUS = "(missed)", "(spurious)"
+"""Names of the confusion's last column and last row."""
+
+COUNTS = ("cells", "predictions", "hit", "spurious", "missed")
+SHOWN = ("PQ", "DQ", "SQ", "F1@0.50", "F1@0.75", "F1")
+
+
+def text_of(judgement: Judgement) -> str:
+    """What is printed."""
+    tasks = judgement.ap
+    lines = [f"{'':24}" + "".join(f"{task:>8}" for task in tasks)]
+    for name in next(iter(tasks.values())):
+        lines.append(f"{name:24}" + "".join(f"{_number(values[name]):>8}" for values in tasks.values()))
+    if judgement.cells is None:
+        lines += ["", "Without masks of all cells and of all results there are no metrics of cells."]
+    else:
+        lines += _cell_lines(judgement.cells)
+    return "\n".join(lines)
+
+
+def _cell_lines(cells: CellJudgement) -> list[str]:
+    metrics, names = cells.metrics, cells.class_names
+    lines = [
+        "",
+        f"Metrics of cells in percent: predictions that score {cells.score_threshold:g} or more, flattened by score;",
+        "where several lie on a pixel, it belongs to the best. Those that this left no pixel are hidden.",
+    ]
+    lines += [f"{name:24}{_number(value, name in (*COUNTS, 'hidden')):>8}" for name, value in metrics.summary.items()]
+    rows = [
+        [name, *(_number(values[key]) for key in SHOWN), *(f"{values[key]:.0f}" for key in COUNTS)]
+        for name, values in metrics.classes.items()
+    ]
+    lines += ["", *_aligned(["class", *SHOWN, *COUNTS], rows)]
+    rows = [[name, *map(str, row)] for name, row in zip([*names, SPURIOUS], metrics.confusion.tolist())]
+    lines += ["", "Classes of cells (rows) and of the predictions that found them (columns), at an IoU of at least 0.5"]
+    lines += _aligned(["", *names, MISSED], rows)
+    rows = [[kind, str(int(cells.errors.counts[kind].sum())), _number(cells.errors.costs[kind])] for kind in KINDS]
+    lines += ["", f"Errors of all detections, and the AP50 that each kind costs of {_number(cells.errors.ap50)}"]
+    lines += _aligned(["error", "number", "AP50"], rows)
+    rows = [
+        [name, f"{best.score:.4f}", _number(best.f1), _number(best.precision), _number(best.recall)]
+        for name, best in cells.thresholds.items()
+    ]
+    lines += ["", "Score thresholds of the best F1 at an IoU of at least 0.5"]
+    return lines + _aligned(["class", "threshold", "F1", "precision", "recall"], rows)
+
+
+def _number(value: float, whole: bool = False) -> str:
+    if math.isnan(value):
+        return "-"
+    return f"{value:.0f}" if whole else f"{value:.2f}"
+
+
+def _aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines with the first column to the left and the others to the right."""
+    table = [header, *rows]
+    widths = [max(len(row[place]) for row in table) for place in range(len(header))]
+    return [
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))]).rstrip()
+        for row in table
+    ]
+
+
+def write_files(folder: Path, judgement: Judgement, ground_truth: Path, predictions: Path) -> None:
+    """Writes an evaluation into a folder.
+
+    - ``metrics.json``: everything; AP under the name of its task. What cannot be measured is null.
+    - ``metrics.csv``: ``group, class, metric, value``, one row a number, of ``segm``, ``bbox``, ``cells`` and
+      ``errors``; what cannot be measured is empty.
+    - with masks also ``counts.csv``, cells of each class and image, ``confusion.csv`` and ``thresholds.json``.
+
+    Args:
+        folder: made if need be.
+        judgement: what to write.
+        ground_truth: the file that was scored against; ``thresholds.json`` states its name.
+        predictions: the file that was scored, likewise.
+
+    Raises:
+        CellSegError: a file cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "metrics.json", _without_nan(_content(judgement)), indent=1)
+    _write_csv(folder / "metrics.csv", ["group", "class", "metric", "value"], _rows(judgement))
+    if judgement.cells is not None:
+        cells = judgement.cells
+        _write_csv(folder / "counts.csv", ["image", "class", *COUNTS], _count_rows(cells))
+        rows = [[name, *row] for name, row in zip([*cells.class_names, SPURIOUS], cells.metrics.confusion.tolist())]
+        _write_csv(folder / "confusion.csv", ["cell", *cells.class_names, MISSED], rows)
+        write_thresholds(folder / "thresholds.json", cells.thresholds, ground_truth, predictions)
+
+
+def _content(judgement: Judgement) -> dict[str, Any]:
+    content: dict[str, Any] = dict(judgement.ap)
+    if judgement.cells is not None:
+        cells = judgement.cells
+        rows, columns = [*cells.class_names, SPURIOUS], [*cells.class_names, MISSED]
+        content["cells"] = {
+            "score_threshold": cells.score_threshold,
+            "flattened": "by score: a pixel of several predictions belongs to the best of them",
+            "summary": cells.metrics.summary,
+            "classes": cells.metrics.classes,
+            "confusion": {"rows": rows, "columns": columns, "counts": cells.metrics.confusion.tolist()},
+        }
+        content["errors"] = {
+            kind: {
+                "number": int(cells.errors.counts[kind].sum()),
+                "AP50_cost": cells.errors.costs[kind],
+                "classes": dict(zip(cells.class_names, cells.errors.counts[kind].tolist())),
+            }
+            for kind in KINDS
+        }
+    return content
+
+
+def _rows(judgement: Judgement) -> list[list[Any]]:
+    """Of ``metrics.csv``; the class is empty for what is of all classes."""
+    rows: list[list[Any]] = [
+        [task, "", name, value] for task, values in judgement.ap.items() for name, value in values.items()
+    ]
+    if judgement.cells is not None:
+        metrics, errors = judgement.cells.metrics, judgement.cells.errors
+        rows += [["cells", "", name, value] for name, value in metrics.summary.items()]
+        rows += [
+            ["cells", own, name, value] for own, values in metrics.classes.items() for name, value in values.items()
+        ]
+        for kind in KINDS:
+            rows += [["errors", "", f"{kind} AP50 cost", errors.costs[kind]]]
+            rows += [["errors", "", f"{kind} number", int(errors.counts[kind].sum())]]
+            counts = zip(judgement.cells.class_names, errors.counts[kind].tolist())
+            rows += [["errors", name, f"{kind} number", count] for name, count in counts]
+    return [[*row, "" if math.isnan(value) else round(value, 6)] for *row, value in rows]
+
+
+def _count_rows(cells: CellJudgement) -> Iterable[list[Any]]:
+    for image, by_class in zip(cells.images, cells.metrics.counts.tolist()):
+        for name, (hit, spurious, missed) in zip(cells.class_names, by_class):
+            yield [image, name, hit + missed, hit + spurious, hit, spurious, missed]
+
+
+def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    with whole_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def _without_nan(content: Any) -> Any:
+    """The same with None for NaN, which JSON does not have."""
+    if isinstance(content, Mapping):
+        return {key: _without_nan(value) for key, value in content.items()}
+    return None if isinstance(content, float) and math.isnan(content) else content

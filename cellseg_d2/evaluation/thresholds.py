@@ -1,0 +1,103 @@
+"""The score threshold of each class at which F1 is largest, and the file that carries it to prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cellseg_d2.data.coco_json import read_json, write_json
+from cellseg_d2.errors import CellSegError
+from cellseg_d2.evaluation.error_breakdown import HIT, MATCHED, Judged
+from cellseg_d2.evaluation.overlap_table import Bools, Floats
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Detections of at least this score give the class its best F1.
+
+    Attributes:
+        score: half way between the worst detection that is kept and the best that is not, as files round scores.
+        f1, precision, recall: in percent, of COCO's matching at an IoU of 0.5; predictions may overlap.
+        cells: of the class.
+    """
+
+    score: float
+    f1: float
+    precision: float
+    recall: float
+    cells: int
+
+
+def best_thresholds(judged: Judged, class_names: Sequence[str]) -> dict[str, Threshold]:
+    """The threshold of each class of which a cell was found; there is no best one for the others.
+
+    A threshold does not change which cells the detections above it match, so one matching serves for all. Of equal F1
+    the highest threshold is taken.
+    """
+    best = {}
+    for number, name in enumerate(class_names):
+        own, cells = judged.classes == number, int(np.count_nonzero(judged.truth_classes == number))
+        if (judged.kinds[own] == HIT).any():
+            best[name] = _best(judged.scores[own], judged.kinds[own] == HIT, cells)
+    return best
+
+
+def _best(scores: Floats, hits: Bools, cells: int) -> Threshold:
+    order = np.argsort(-scores, kind="stable")
+    scores = scores[order]
+    last = np.flatnonzero(np.diff(scores, append=-np.inf))  # of equal scores all are kept, or none
+    right, kept = np.cumsum(hits[order])[last], last + 1
+    f1 = 2 * right / (kept + cells)
+    place = int(np.argmax(f1))
+    lowest = float(scores[last[place]])
+    below = float(scores[kept[place]]) if kept[place] < len(scores) else lowest
+    return Threshold(
+        (lowest + below) / 2,
+        float(100 * f1[place]),
+        float(100 * right[place] / kept[place]),
+        float(100 * right[place] / cells),
+        cells,
+    )
+
+
+def write_thresholds(path: Path, best: Mapping[str, Threshold], ground_truth: Path, predictions: Path) -> None:
+    """Writes thresholds as JSON, with what they were computed from: names of files without their folders."""
+    content = {
+        "thresholds": {name: threshold.score for name, threshold in best.items()},
+        "computed_from": {
+            "ground_truth": ground_truth.name,
+            "predictions": predictions.name,
+            "iou": MATCHED,
+            "classes": {
+                name: {"F1": t.f1, "precision": t.precision, "recall": t.recall, "cells": t.cells}
+                for name, t in best.items()
+            },
+        },
+    }
+    write_json(path, content, indent=1)
+
+
+def read_thresholds(path: Path, class_names: Sequence[str]) -> dict[str, float]:
+    """Score thresholds by class name: a detection is kept if its score is at least that of its class.
+
+    Args:
+        path: a file of :func:`write_thresholds`, or one written by hand: ``{"thresholds": {"class": 0.4}}``.
+        class_names: of the model. The file need not name all of them.
+
+    Raises:
+        CellSegError: the file cannot be read or is of another form, has a number outside 0 .. 1, or names a class that
+            the model does not have.
+    """
+    content = read_json(path)
+    thresholds = content.get("thresholds") if isinstance(content, dict) else None
+    if not isinstance(thresholds, dict):
+        raise CellSegError(f'{path}: holds no thresholds; expected {{"thresholds": {{"class name": 0.5}}}}')
+    for name, score in thresholds.items():
+        if name not in class_names:
+            raise CellSegError(f"{path}: has a threshold for {name}; the classes are {', '.join(class_names)}")
+        if isinstance(score, bool) or not isinstance(score, (int, float)) or not 0 <= score <= 1:
+            raise CellSegError(f"{path}: the threshold of {name} is {score}; write a number in 0 .. 1")
+    return {name: float(score) for name, score in thresholds.items()}

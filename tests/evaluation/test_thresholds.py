@@ -1,0 +1,91 @@
+"""Score thresholds against trying all of them, and their file."""
+
+import json
+
+import numpy as np
+import pytest
+from coco_cases import NAMES, draw_case
+
+from cellseg_d2.errors import CellSegError
+from cellseg_d2.evaluation.coco_cells import image_cells
+from cellseg_d2.evaluation.error_breakdown import HIT, Judged, judge
+from cellseg_d2.evaluation.thresholds import best_thresholds, read_thresholds, write_thresholds
+
+
+def judge_above(truth, results, score):
+    images = image_cells(truth, [result for result in results if result["score"] >= score])
+    return Judged.concatenate([judge(image.truth, image.predictions, 1000) for image in images])
+
+
+@pytest.mark.parametrize("case", [{"seed": 0}, {"seed": 1, "ties": True}, {"seed": 3, "cells": 40, "side": 100}])
+def test_no_other_threshold_has_a_better_f1(case):
+    truth, results = draw_case(**case)
+    best = best_thresholds(judge_above(truth, results, 0), NAMES)
+    assert list(best) == ["A", "B"]
+    for number, name in enumerate(best):
+        scores = {}
+        for score in [best[name].score, *(result["score"] for result in results)]:
+            judged = judge_above(truth, results, score)
+            own = judged.classes == number
+            hit = np.count_nonzero(judged.kinds[own] == HIT)
+            scores[score] = 200 * hit / (own.sum() + np.count_nonzero(judged.truth_classes == number))
+        assert scores[best[name].score] == pytest.approx(best[name].f1) == pytest.approx(max(scores.values()))
+        precision, recall = best[name].precision, best[name].recall
+        assert best[name].f1 == pytest.approx(2 * precision * recall / (precision + recall))
+
+
+def judged_of(scores, hits, cells):
+    count = len(scores)
+    kinds = np.where(hits, HIT, 4)
+    return Judged(np.zeros(count, int), np.array(scores), kinds, np.full(count, -1), np.zeros(cells, int))
+
+
+@pytest.mark.parametrize(
+    ("scores", "hits", "threshold"),
+    [
+        pytest.param([0.9, 0.8, 0.4], [True, True, False], 0.6, id="half way to the next"),
+        pytest.param([0.9, 0.8, 0.8, 0.4], [True, True, False, False], 0.6, id="equal scores are kept together"),
+        pytest.param([0.9, 0.3], [True, True], 0.3, id="all are kept"),
+        pytest.param([0.9, 0.5, 0.4], [True, False, True], 0.4, id="a later hit outweighs a miss"),
+    ],
+)
+def test_the_threshold_lies_between_what_is_kept_and_what_is_not(scores, hits, threshold):
+    best = best_thresholds(judged_of(scores, hits, 2), ["A"])
+    assert best["A"].score == pytest.approx(threshold)
+
+
+def test_a_class_that_is_never_found_has_none():
+    assert best_thresholds(judged_of([0.9], [False], 2), ["A", "B"]) == {}
+
+
+def test_the_file_says_what_it_was_computed_from_and_is_read_back(tmp_path):
+    best = best_thresholds(judged_of([0.9, 0.8, 0.4], [True, True, False], 2), ["A", "B"])
+    write_thresholds(tmp_path / "t.json", best, tmp_path / "gt.json", tmp_path / "results.json")
+    content = json.loads((tmp_path / "t.json").read_text())
+    assert content["computed_from"] == {
+        "ground_truth": "gt.json",
+        "predictions": "results.json",
+        "iou": 0.5,
+        "classes": {"A": {"F1": 100.0, "precision": 100.0, "recall": 100.0, "cells": 2}},
+    }
+    assert read_thresholds(tmp_path / "t.json", ["A", "B"]) == {"A": pytest.approx(0.6)}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        pytest.param("[]", "holds no thresholds; expected", id="a list"),
+        pytest.param('{"A": 0.5}', "holds no thresholds; expected", id="no key"),
+        pytest.param('{"thresholds": {"D": 0.5}}', "has a threshold for D; the classes are A, B", id="unknown class"),
+        pytest.param(
+            '{"thresholds": {"A": 1.5}}', r"the threshold of A is 1.5; write a number in 0 \.\. 1", id="above 1"
+        ),
+        pytest.param('{"thresholds": {"A": "x"}}', "the threshold of A is x", id="text"),
+        pytest.param('{"thresholds": {"A": true}}', "the threshold of A is True", id="a truth value"),
+        pytest.param("{", "is not JSON", id="cut off"),
+    ],
+)
+def test_files_of_another_form_are_refused(tmp_path, content, message):
+    (tmp_path / "t.json").write_text(content)
+    with pytest.raises(CellSegError, match=message):
+        read_thresholds(tmp_path / "t.json", ["A", "B"])
