@@ -1,0 +1,74 @@
+"""One figure a study: what the original showed, training loss, and what it lacked, validation AP50 and its spread."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from cellseg_d2.studies.arms import Study
+from cellseg_d2.studies.results import Curve, Finished
+
+SMOOTHING = 0.15
+"""The losses' running mean is over this share of their records, each of which is a median of 20 iterations."""
+
+
+def draw(study: Study, finished: Mapping[str, Sequence[Finished]], output: Path) -> None:
+    """Draws a study as PNG: lines are means over seeds, bands and points are the seeds.
+
+    Args:
+        study: what was compared.
+        finished: by the name of an arm, its runs.
+        output: the file.
+    """
+    figure = Figure(figsize=(15, 4.2), layout="constrained")
+    figure.suptitle(study.title)
+    loss_axes, ap_axes, end_axes = figure.subplots(1, 3)
+    for number, arm in enumerate(study.arms):
+        runs, colour = finished[arm.name], f"C{number}"
+        _band(loss_axes, [smooth(run.losses) for run in runs], colour, arm.label, marker=".")
+        _band(ap_axes, [run.validation for run in runs], colour, arm.label, marker="o")
+        for offset, marker, name in ((-0.12, "o", "validation_ap50"), (0.12, "s", "test_ap50")):
+            scores = [getattr(run.result, name) for run in runs]
+            end_axes.plot([number + offset] * len(scores), scores, marker, color=colour)
+            end_axes.hlines(np.mean(scores), number + offset - 0.08, number + offset + 0.08, color=colour)
+    loss_axes.set(title="Training loss, smoothed", xlabel="iteration", ylabel="loss", ylim=(0, None))
+    ap_axes.set(title="Validation", xlabel="iteration", ylabel="mask AP50 (%)", ylim=(0, None))
+    end_axes.set(title="Best checkpoint, each seed", ylabel="mask AP50 (%)", ylim=(0, None))
+    end_axes.set_xlim(-0.5, len(study.arms) - 0.5)
+    end_axes.set_xticks(range(len(study.arms)), [arm.label.replace(", ", ",\n") for arm in study.arms])
+    for marker, name in (("o", "validation"), ("s", "test")):
+        end_axes.plot([], [], marker, color="grey", label=name)
+    for axes in (loss_axes, ap_axes, end_axes):
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="small")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(output, dpi=110)
+
+
+def smooth(curve: Curve) -> Curve:
+    """The running mean over :data:`SMOOTHING` of a curve, over fewer values at its ends."""
+    reach = math.floor(len(curve) * SMOOTHING / 2)
+    values = [value for _, value in curve]
+    means = [float(np.mean(values[max(0, place - reach) : place + reach + 1])) for place in range(len(values))]
+    return tuple((iteration, mean) for (iteration, _), mean in zip(curve, means))
+
+
+def on_common_iterations(curves: Sequence[Curve]) -> tuple[list[int], NDArray[np.float64]]:
+    """Iterations that all curves have, and their values there, (curves, iterations)."""
+    by_iteration = [dict(curve) for curve in curves]
+    common = sorted(set.intersection(*(set(values) for values in by_iteration)))
+    return common, np.array([[values[iteration] for iteration in common] for values in by_iteration], np.float64)
+
+
+def _band(axes: Axes, curves: Sequence[Curve], colour: str, label: str, marker: str) -> None:
+    """The mean of curves, and from the least to the greatest where there are several."""
+    iterations, values = on_common_iterations(curves)
+    axes.plot(iterations, values.mean(axis=0), color=colour, label=label, marker=marker, linewidth=2)
+    if len(curves) > 1:
+        axes.fill_between(iterations, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2, linewidth=0)

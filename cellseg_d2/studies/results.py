@@ -1,0 +1,124 @@
+"""What a run of a study came to, and where its folder says so."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cellseg_d2.data.coco_json import read_json, write_json
+from cellseg_d2.errors import CellSegError
+from cellseg_d2.report.curves import read_metrics
+from cellseg_d2.studies.settings import differences
+
+SETTINGS = "settings.json"
+METRICS = "metrics.json"
+RESULT = "result.json"
+
+VALIDATION = "segm/AP50"
+
+Curve = tuple[tuple[int, float], ...]
+"""Iterations, ascending, and what a metric was there."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one run came to.
+
+    Attributes:
+        validation_ap50: mask AP50 on the untiled validation images, of the best checkpoint by it; NaN where there is
+            none.
+        test_ap50: that of the same checkpoint on the test images; NaN where they have no ground truth.
+        loss: at the end, Detectron2's median of the last 20 iterations.
+        seconds: that the iterations took, evaluations not counted; NaN where there were too few to tell.
+        trained_in: the run, as ``study/arm/seed``, whose result this is, where another study had trained the same.
+    """
+
+    validation_ap50: float
+    test_ap50: float
+    loss: float
+    seconds: float
+    trained_in: str = ""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that has its result, and its curves."""
+
+    seed: int
+    result: Result
+    losses: Curve
+    validation: Curve
+
+
+def curve(records: Sequence[dict[str, Any]], name: str) -> Curve:
+    """One metric of :func:`cellseg_d2.report.curves.read_metrics`'s records."""
+    return tuple((record["iteration"], float(record[name])) for record in records if name in record)
+
+
+def training_seconds(records: Sequence[dict[str, Any]]) -> float:
+    """What the iterations took: Detectron2 writes the median of each twenty."""
+    times = curve(records, "time")
+    starts = [-1, *(iteration for iteration, _ in times)]
+    seconds = sum(time * (iteration - start) for (iteration, time), start in zip(times, starts))
+    return seconds if times else math.nan
+
+
+def summarise(folder: Path, test_ap50: float) -> Result:
+    """The result of a training that has ended in this folder."""
+    records = read_metrics(folder / METRICS)
+    losses = curve(records, "total_loss")
+    scores = [value for _, value in curve(records, VALIDATION) if not math.isnan(value)]
+    if not losses:
+        raise CellSegError(f"{folder / METRICS}: has no loss; the training did not come to its first line")
+    return Result(max(scores, default=math.nan), test_ap50, losses[-1][1], training_seconds(records))
+
+
+def write_result(folder: Path, result: Result) -> None:
+    """Writes RESULT, which ends the run; JSON has no NaN, so that is null there."""
+    values = {key: None if value != value else value for key, value in asdict(result).items()}
+    write_json(folder / RESULT, values, indent=1)
+
+
+def read_finished(folder: Path, seed: int) -> Finished:
+    """What :func:`write_result` and the training left."""
+    content = read_json(folder / RESULT)
+    trained_in = content.pop("trained_in")
+    values = {key: math.nan if value is None else value for key, value in content.items()}
+    records = read_metrics(folder / METRICS)
+    losses, validation = curve(records, "total_loss"), curve(records, VALIDATION)
+    return Finished(seed, Result(**values, trained_in=trained_in), losses, validation)
+
+
+def is_finished(folder: Path, settings: Mapping[str, Any]) -> bool:
+    """Whether a run of these settings has its result here.
+
+    Raises:
+        CellSegError: the folder holds a run of other settings, at least to its first checkpoint; the message names the
+            first keys that differ.
+    """
+    begun = any((folder / name).is_file() for name in ("last_checkpoint", RESULT))
+    if not begun or not (folder / SETTINGS).is_file():
+        return False
+    if keys := differences(read_json(folder / SETTINGS), settings):
+        named = ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
+        raise CellSegError(f"{folder}: holds a run of other settings ({named}); give another --output, or remove it")
+    return (folder / RESULT).is_file()
+
+
+def is_trained(folder: Path, iterations: int) -> bool:
+    """Whether a training was stopped only after its last evaluation, so that there is nothing to go on with."""
+    if not (folder / "model_final.pth").is_file():
+        return False
+    evaluated = curve(read_metrics(folder / METRICS), VALIDATION)
+    return bool(evaluated) and evaluated[-1][0] >= iterations - 1
+
+
+def find_same(output: Path, seed: int, settings: Mapping[str, Any]) -> str:
+    """The name, ``study/arm/seed``, of a run below ``output`` with these settings and a result; empty for none."""
+    for result in sorted(output.glob(f"*/*/seed{seed}/{RESULT}")):
+        if not differences(read_json(result.parent / SETTINGS), settings):
+            return result.parent.relative_to(output).as_posix()
+    return ""

@@ -1,0 +1,249 @@
+"""Trains the arms of studies, each run in a process and a folder of its own, and takes up where it was stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cellseg_d2
+from cellseg_d2.data.coco_json import write_json
+from cellseg_d2.data.convert import convert
+from cellseg_d2.data.options import ConvertOptions
+from cellseg_d2.data.samples import TEST_FOLDER, TEST_IDS
+from cellseg_d2.errors import CellSegError
+from cellseg_d2.evaluation.coco_ap import average_precision, read_files
+from cellseg_d2.studies.arms import MODELS, Arm, Study
+from cellseg_d2.studies.results import (
+    METRICS,
+    SETTINGS,
+    Finished,
+    find_same,
+    is_finished,
+    is_trained,
+    read_finished,
+    summarise,
+    write_result,
+)
+from cellseg_d2.studies.settings import reference_cfg, run_overrides, run_settings
+
+logger = logging.getLogger(__name__)
+
+TEST_TRUTH = "test_gt.json"
+MAX_DETECTIONS = 1000
+"""Scored per image and class on the test images, as tools/evaluate.py does."""
+
+OWN_KEYS = {
+    "SOLVER.MAX_ITER": "--iterations",
+    "SEED": "--repeats",
+    "OUTPUT_DIR": "--output",
+    "CELLSEG.DATASET": "--data",
+    "DATASETS.TRAIN": "--data",
+    "DATASETS.TEST": "--data",
+}
+"""Config keys that a study sets itself, and the option that they follow."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What all runs of a command have in common.
+
+    Attributes:
+        data: the input layout, with ``train/``.
+        output: where everything goes.
+        tools: the folder of train_net.py and predict.py.
+        model: one of :data:`cellseg_d2.studies.arms.MODELS`.
+        iterations: of each run; None for as many as the shipped config trains.
+        repeats: seeds of each arm.
+        tile_size: of the conversion.
+        workers: processes of the conversion.
+        num_gpus: of each training.
+        user: KEY VALUE KEY VALUE ... for all arms.
+    """
+
+    data: Path
+    output: Path
+    tools: Path
+    model: str = "laptop"
+    iterations: int | None = None
+    repeats: int = 1
+    tile_size: int = 512
+    workers: int = 1
+    num_gpus: int = 1
+    user: tuple[str, ...] = ()
+
+    def check(self) -> None:
+        """Raises CellSegError where a value is out of its range, or a key is the study's own."""
+        if min(self.repeats, 1 if self.iterations is None else self.iterations) < 1:
+            raise CellSegError("--iterations and --repeats must be at least 1")
+        for key in self.user[::2]:
+            if key in OWN_KEYS:
+                raise CellSegError(f"{key} is set by the study, for all arms alike; use {OWN_KEYS[key]}")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: an arm with one seed.
+
+    Attributes:
+        name: ``study/arm/seed``, which is its folder below the output.
+        arm: what is trained.
+        seed: of it.
+        folder: what it leaves.
+        config: name of the config.
+        overrides: KEY VALUE KEY VALUE ... on top of it.
+        settings: all that its result depends on.
+    """
+
+    name: str
+    arm: Arm
+    seed: int
+    folder: Path
+    config: str
+    overrides: tuple[str, ...]
+    settings: dict[str, Any]
+
+
+def run_studies(studies: Sequence[Study], options: Options) -> Iterator[tuple[Study, dict[str, list[Finished]]]]:
+    """Runs what is not there yet, and gives each study with its arms' runs as soon as all of them are.
+
+    Raises:
+        CellSegError: bad options or data, a run of other settings is in the way, or a training failed.
+    """
+    options.check()
+    datasets = _convert(options, sorted({arm.overlap for study in studies for arm in study.arms}))
+    cellseg_d2.setup(_datasets_folder(options))
+    plans = [(study, plan(study, options, datasets)) for study in studies]
+    for _, runs in plans:
+        for run in runs:
+            is_finished(run.folder, run.settings)  # what is in the way is said before the first training
+    for study, runs in plans:
+        for number, run in enumerate(runs, start=1):
+            execute(run, f"{run.name} ({number} of {len(runs)})", options)
+        finished: dict[str, list[Finished]] = {arm.name: [] for arm in study.arms}
+        for run in runs:
+            finished[run.arm.name].append(read_finished(run.folder, run.seed))
+        yield study, finished
+
+
+def plan(study: Study, options: Options, datasets: dict[float, tuple[str, str]]) -> list[Run]:
+    """The runs of a study: each seed with all arms, then the next seed, so that a study cut short has whole pairs.
+
+    Args:
+        study: what is compared.
+        options: of the command.
+        datasets: by overlap, the name of the registered dataset and what its content is known by.
+    """
+    # of the study's own datasets, so that its settings do not depend on what other studies run with it
+    names = [datasets[overlap][0] for overlap in sorted({arm.overlap for arm in study.arms})]
+    reference = reference_cfg(MODELS[options.model], names, options.user)
+    iterations = options.iterations or reference.SOLVER.MAX_ITER
+    runs = []
+    for seed in range(1, options.repeats + 1):
+        for arm in study.arms:
+            dataset, content = datasets[arm.overlap]
+            config = arm.config(options.model)
+            overrides = run_overrides(config, dataset, seed, reference, iterations, options.user)
+            settings = {**run_settings(config, overrides), "DATA": content}
+            name = f"{study.name}/{arm.name}/seed{seed}"
+            runs.append(Run(name, arm, seed, options.output / name, config, tuple(overrides), settings))
+    return runs
+
+
+def execute(run: Run, title: str, options: Options) -> None:
+    """Trains and scores a run, or goes on with it; does nothing where it has its result.
+
+    Args:
+        run: what to do.
+        title: of the run in log lines.
+        options: of the command.
+
+    Raises:
+        CellSegError: the folder holds a run of other settings, or a tool failed.
+    """
+    if is_finished(run.folder, run.settings):
+        logger.info("%s: is there", title)
+        return
+    # the shipped config is an arm of several studies
+    if same := find_same(options.output, run.seed, run.settings):
+        logger.info("%s: is the same as %s", title, same)
+        _take_over(run, options.output / same, same)
+        return
+    logger.info("%s: training %d iterations", title, run.settings["SOLVER"]["MAX_ITER"])
+    write_json(run.folder / SETTINGS, run.settings, indent=1)
+    if not is_trained(run.folder, run.settings["SOLVER"]["MAX_ITER"]):
+        train = ["--resume", "--num-gpus", str(options.num_gpus), "--config-file", run.config]
+        _call("train_net", [*train, *run.overrides, "OUTPUT_DIR", str(run.folder)], run.folder, options)
+    result = summarise(run.folder, _test_ap50(run, options))
+    for path in run.folder.glob("model_[0-9]*.pth"):  # a run that has ended is not gone on with
+        path.unlink()
+    write_result(run.folder, result)
+    logger.info("%s: validation AP50 %.1f, test AP50 %.1f", title, result.validation_ap50, result.test_ap50)
+
+
+def _datasets_folder(options: Options) -> Path:
+    return options.output / "datasets"
+
+
+def _convert(options: Options, overlaps: Sequence[float]) -> dict[float, tuple[str, str]]:
+    """Converts the input, once for each overlap, with the same split; gives what :func:`plan` wants.
+
+    It is done anew each time, which takes seconds, as nothing else tells whether the input is what it was.
+
+    Raises:
+        CellSegError: there are no images to validate on.
+    """
+    datasets = {}
+    for overlap in overlaps:
+        name = f"overlap_{overlap:g}" if overlap else "tiles"
+        folder = _datasets_folder(options) / name
+        sizes = ConvertOptions(tile_size=options.tile_size, overlap=overlap)
+        convert(options.data, folder, sizes, workers=options.workers, overwrite=True)
+        if not (folder / "annotations" / "instances_val_whole.json").is_file():
+            raise CellSegError(f"{options.data}: has one labelled image; a study validates on others than it trains on")
+        files = [folder / "dataset.json", *sorted((folder / "annotations").glob("*.json"))]
+        datasets[overlap] = (name, hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest())
+    return datasets
+
+
+def _take_over(run: Run, source: Path, name: str) -> None:
+    run.folder.mkdir(parents=True, exist_ok=True)
+    for file in (SETTINGS, METRICS):
+        shutil.copyfile(source / file, run.folder / file)
+    result = read_finished(source, run.seed).result
+    write_result(run.folder, replace(result, trained_in=result.trained_in or name))
+
+
+def _test_ap50(run: Run, options: Options) -> float:
+    """Mask AP50 of the best checkpoint on the test images; NaN where they have no ground truth."""
+    truth, images, ids = (options.data / name for name in (TEST_TRUTH, TEST_FOLDER, TEST_IDS))
+    if not truth.is_file() or not images.is_dir():
+        return math.nan
+    best = run.folder / "model_best.pth"  # not there where validation has no cell of any class
+    weights = best if best.is_file() else run.folder / "model_final.pth"
+    output = run.folder / "test"
+    arguments = ["--weights", str(weights), "--input", str(images), "--output", str(output), "--formats", "coco"]
+    if ids.is_file():
+        arguments += ["--image-ids", str(ids)]
+    _call("predict", arguments, run.folder, options)
+    return average_precision(*read_files(truth, output / "test-results.json"), "segm", MAX_DETECTIONS)["AP50"]
+
+
+def _call(tool: str, arguments: Sequence[str], folder: Path, options: Options) -> None:
+    """Runs a tool, by its file: site-packages may have a package called tools. What it prints goes to its log."""
+    environment = {**os.environ, "DETECTRON2_DATASETS": str(_datasets_folder(options).absolute())}
+    log = folder / f"{tool}.log"
+    command = [sys.executable, str(options.tools / f"{tool}.py"), *arguments]
+    with log.open("w", encoding="utf-8") as file:
+        code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment, check=False).returncode
+    if code:
+        lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+        raise CellSegError(f"{tool}.py ended with exit code {code}: {lines[-1] if lines else 'no output'}; see {log}")
