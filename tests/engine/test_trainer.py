@@ -1,6 +1,8 @@
 import pytest
+import torch
 from detectron2.engine import hooks
 
+from cellseg_d2.config import get_cfg
 from cellseg_d2.engine.hooks import BestCheckpoint
 from cellseg_d2.engine.setup import build_cfg
 from cellseg_d2.engine.trainer import CellTrainer
@@ -24,3 +26,35 @@ def test_the_best_checkpoint_is_looked_for_after_evaluation_and_before_the_state
     wanted = [hooks.EvalHook, BestCheckpoint, hooks.PeriodicCheckpointer, hooks.PeriodicWriter]
     assert [kind for kind in kinds if kind in wanted] == wanted
     assert hooks.LRScheduler in kinds
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ([], [0.001, 0.0505, 0.1, 0.1, 0.1]),
+        (["SOLVER.STEPS", "(40, 80)"], [0.001, 0.0505, 0.1, 0.01, 0.001]),
+        (["SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR"], [0.001, 0.0493, 0.0794, 0.05, 0.0]),
+    ],
+    ids=["constant", "in steps", "cosine"],
+)
+def test_the_rate_follows_the_schedule_after_the_warm_up(keys, expected):
+    solver = [
+        "SOLVER.BASE_LR",
+        "0.1",
+        "SOLVER.MAX_ITER",
+        "100",
+        "SOLVER.WARMUP_ITERS",
+        "10",
+        "SOLVER.WARMUP_FACTOR",
+        "0.01",
+    ]
+    cfg = get_cfg(LITE, [*solver, *keys])
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], cfg.SOLVER.BASE_LR)
+    scheduler = CellTrainer.build_lr_scheduler(cfg, optimizer)
+    rates = []
+    for _ in range(100):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    rates.append(optimizer.param_groups[0]["lr"])
+    assert [rates[at] for at in (0, 5, 30, 50, 100)] == pytest.approx(expected, rel=0.01, abs=1e-6)
