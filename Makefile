@@ -1,10 +1,12 @@
 # Everything runs in .venv, which every target sets up by itself. PYTHON=/path/to/python3.10 chooses the interpreter.
 
 ITERATIONS ?= 300
+TEST_PROCESSES ?= 2
 DEMO_OUTPUT ?= output/demo
 
 VENV := .venv
 VENV_PYTHON := $(VENV)/bin/python
+SAHI := $(VENV)/sahi
 REQUIREMENTS := requirements/constraints-py310.txt requirements/py310.txt requirements/detectron2.txt
 
 # PIP_USER=0: with `user = true` in its configuration pip refuses to install into an environment. Twice quiet: errors only.
@@ -22,10 +24,10 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint doctor clean remake
+.PHONY: help setup demo test lint doctor bench-setup clean remake
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
 
 setup: $(VENV)/.project ## Make .venv with exact versions (about 6 GB); does nothing where it is up to date
 
@@ -34,8 +36,8 @@ demo: setup ## Convert the sample, train the laptop model, evaluate and predict 
 
 # One thread a process: with busy cores two threads wait for each other and take several times as long. The modules that
 # have examples in their docstrings are run as tests as well.
-test: setup ## Run the tests (PYTEST_ARGS="-k stitch" to choose)
-	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest --doctest-modules tests \
+test: setup ## Run the tests (PYTEST_ARGS="-k stitch" to choose, TEST_PROCESSES=8 on a larger machine)
+	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -n $(TEST_PROCESSES) --dist loadfile --doctest-modules tests \
 		$$(grep -rl --include='*.py' '^ *>>> ' cellseg_d2) $(PYTEST_ARGS)
 
 lint: setup ## Check style and types
@@ -45,6 +47,8 @@ lint: setup ## Check style and types
 
 doctor: setup ## Print what a bug report needs, and what is wrong with this installation
 	@$(VENV_PYTHON) tools/doctor.py
+
+bench-setup: setup $(SAHI)/.packages ## Install SAHI beside .venv's packages, for tools/benchmark.py stitch and predict
 
 clean: ## Remove .venv, caches and build products; keeps output/ and datasets/
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -70,4 +74,15 @@ $(VENV)/.packages: $(REQUIREMENTS) $(REMAKE)
 
 $(VENV)/.project: $(VENV)/.packages setup.py
 	@$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# SAHI asks for numpy 2 and a second OpenCV, so it comes without what it asks for, in an environment of its own, which
+# goes on to look in .venv: so both sides of a benchmark run with the same packages.
+$(SAHI)/.packages: requirements/sahi.txt $(VENV)/.packages
+	@echo "Installing SAHI into $(SAHI), which uses the packages of $(VENV)"
+	@rm -rf $(SAHI) && $(VENV_PYTHON) -m venv --without-pip $(SAHI)
+	@folder='import sysconfig; print(sysconfig.get_path("purelib"))'; \
+		echo "import site; site.addsitedir('$$($(VENV_PYTHON) -c "$$folder")')" > "$$($(SAHI)/bin/python -c "$$folder")/venv.pth"
+	@PIP_USER=0 $(VENV_PYTHON) -m pip --python $(SAHI)/bin/python install --quiet --quiet --no-input \
+		--disable-pip-version-check --no-deps --requirement requirements/sahi.txt
 	@touch $@

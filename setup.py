@@ -52,6 +52,7 @@ EXTRAS = {
     "dask": ["distributed>=2026.8"],  # oldest tried; convert_tifs.py --scheduler
     "test": [
         "pytest>=9",  # oldest tried
+        "pytest-xdist>=3.8",  # oldest tried; make test runs files in two processes
         "hypothesis>=6.168",  # oldest tried
         "pandas>=2.3",  # oldest tried; reads the CSV export back
         "torchmetrics>=1.9",  # oldest tried; panoptic quality, to compare ours with

@@ -5,12 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 from drawing import discs, pycocotools_rle
 
 from cellseg_d2.data.coco_json import annotate, dataset
 from cellseg_d2.data.labels import LabelLayer
 
 NAMES = ["A", "B", "never"]
+
+CASES = [
+    pytest.param({"seed": 0, "crowds": False}, 100, id="cells"),
+    pytest.param({"seed": 1}, 100, id="crowds"),
+    pytest.param({"seed": 2, "ties": True}, 100, id="ties"),
+    pytest.param({"seed": 3, "cells": 90, "side": 160, "detections": 2.5, "ties": True}, 100, id="over the cap"),
+    pytest.param({"seed": 3, "cells": 90, "side": 160, "detections": 2.5}, 1000, id="a cap of 1,000"),
+    pytest.param({"seed": 4, "cells": 5, "detections": 8}, 10, id="a cap of 10"),
+]
+"""Arguments of :func:`draw_case`, and how many detections an image and class are scored."""
 
 
 def draw_case(

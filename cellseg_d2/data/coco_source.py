@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as mask_util
 
 from cellseg_d2.data.coco_json import read_json
 from cellseg_d2.data.labels import LabelLayer
+from cellseg_d2.data.pictures import read_picture
 from cellseg_d2.data.rle import Rle, paint
-from cellseg_d2.data.tiff import IntensityRule, read_image
+from cellseg_d2.data.tiff import check_file, read_image
 from cellseg_d2.errors import CellSegError, one_line
 
 MAX_LABEL = int(np.iinfo(np.int32).max)
@@ -175,34 +174,7 @@ def _read_any(path: Path, rule: str, max_pixels: int, size: tuple[int, int]) -> 
     """The image as RGB; of one that is no TIFF, the size that the dataset states is taken for what it will need."""
     if path.suffix.lower() in (".tif", ".tiff"):
         return read_image(path, rule, max_pixels)
-    if not path.is_file():
-        raise CellSegError(f"{path}: there is no such file")
-    if path.stat().st_size == 0:
-        raise CellSegError(f"{path}: is empty (0 bytes); export it again")
+    check_file(path)
     if size[0] * size[1] > max_pixels:
         raise CellSegError(f"{path}: is {size[0]} x {size[1]}, over the limit of {max_pixels} pixels")
-    try:
-        with _opencv_silent():
-            pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR)
-    except cv2.error as error:
-        reason = getattr(error, "err", None) or one_line(error)  # the message is mostly a path of OpenCV's own source
-        raise CellSegError(f"{path}: cannot be read as an image ({reason}); export it again") from error
-    except MemoryError as error:
-        raise CellSegError(f"{path}: does not fit into memory") from error
-    if pixels is None:
-        raise CellSegError(f"{path}: cannot be read as an image; export it again")
-    return IntensityRule.parse(rule).apply(np.ascontiguousarray(pixels[..., ::-1]))
-
-
-@contextmanager
-def _opencv_silent() -> Iterator[None]:
-    """Keeps OpenCV from logging a damaged file, which is reported in one line."""
-    if not hasattr(cv2, "setLogLevel"):
-        yield
-        return
-    before = cv2.getLogLevel()
-    cv2.setLogLevel(0)
-    try:
-        yield
-    finally:
-        cv2.setLogLevel(before)
+    return read_picture(path, rule, max_pixels)

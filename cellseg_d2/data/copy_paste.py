@@ -167,9 +167,7 @@ class CopyPaste:
 def _pixels(rles: Sequence[Rle], size: tuple[int, int]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Rows and columns of each cell's pixels, all of them decoded at once."""
     runs = decode_runs(rles, size)
-    lengths = runs.stops - runs.starts
-    pixels = np.repeat(runs.starts - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())
-    columns, rows = np.divmod(pixels, size[0])
+    columns, rows = np.divmod(runs.pixels(), size[0])
     ends = np.cumsum(runs.areas(len(rles)))[:-1]
     return zip(np.split(rows, ends), np.split(columns, ends))
 

@@ -40,6 +40,12 @@ class Runs:
         """(count,) pixels of each cell."""
         return np.bincount(self.index, weights=self.stops - self.starts, minlength=count).astype(np.int64)
 
+    def pixels(self) -> NDArray[np.int64]:
+        """(P,) every pixel of every cell, run by run, as ``x * height + y``."""
+        lengths = self.stops - self.starts
+        before = np.cumsum(lengths) - lengths
+        return np.repeat(self.starts - before, lengths) + np.arange(lengths.sum())
+
     def bboxes(self, count: int) -> NDArray[np.int64]:
         """(count, 4) tight boxes (x0, y0, x1, y1), half open; zeros for a cell without a pixel."""
         height = self.size[0]
@@ -308,9 +314,8 @@ def paint(rles: Sequence[Rle], size: tuple[int, int]) -> tuple[NDArray[np.int32]
     height, width = size
     runs = decode_runs(rles, size)
     count = len(rles)
-    lengths = runs.stops - runs.starts
-    pixels = np.repeat(runs.starts - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())
-    owners = np.repeat(runs.index, lengths)
+    pixels = runs.pixels()
+    owners = np.repeat(runs.index, runs.stops - runs.starts)
     areas = np.bincount(owners, minlength=count)
     layer_of = np.zeros(count, np.int64)
     layers: list[NDArray[np.int32]] = []

@@ -7,7 +7,7 @@ import json
 import math
 
 import pytest
-from coco_cases import NAMES, draw_case
+from coco_cases import CASES, NAMES, draw_case
 from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -38,17 +38,7 @@ def mean(precision):
 
 
 @pytest.mark.parametrize("task", ["segm", "bbox"])
-@pytest.mark.parametrize(
-    ("case", "cap"),
-    [
-        pytest.param({"seed": 0, "crowds": False}, 100, id="cells"),
-        pytest.param({"seed": 1}, 100, id="crowds"),
-        pytest.param({"seed": 2, "ties": True}, 100, id="ties"),
-        pytest.param({"seed": 3, "cells": 90, "side": 160, "detections": 2.5, "ties": True}, 100, id="over the cap"),
-        pytest.param({"seed": 3, "cells": 90, "side": 160, "detections": 2.5}, 1000, id="a cap of 1,000"),
-        pytest.param({"seed": 4, "cells": 5, "detections": 8}, 10, id="a cap of 10"),
-    ],
-)
+@pytest.mark.parametrize(("case", "cap"), CASES)
 def test_ap_equals_pycocotools(case, cap, task):
     truth, results = draw_case(**case)
     metrics = average_precision(truth, results, task, cap)

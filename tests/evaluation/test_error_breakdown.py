@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from coco_cases import NAMES, draw_case
+from coco_cases import CASES, NAMES, draw_case
 from drawing import pycocotools_rle
 
 from cellseg_d2.evaluation.coco_ap import average_precision
@@ -15,17 +15,7 @@ from cellseg_d2.evaluation.overlap_table import Cells
 SIZE = (40, 40)
 
 
-@pytest.mark.parametrize(
-    ("case", "cap"),
-    [
-        pytest.param({"seed": 0, "crowds": False}, 100, id="cells"),
-        pytest.param({"seed": 1}, 100, id="crowds"),
-        pytest.param({"seed": 2, "ties": True}, 100, id="ties"),
-        pytest.param({"seed": 3, "cells": 90, "side": 160, "detections": 2.5, "ties": True}, 100, id="over the cap"),
-        pytest.param({"seed": 3, "cells": 90, "side": 160, "detections": 2.5}, 1000, id="a cap of 1,000"),
-        pytest.param({"seed": 4, "cells": 5, "detections": 8}, 10, id="a cap of 10"),
-    ],
-)
+@pytest.mark.parametrize(("case", "cap"), CASES)
 def test_ap50_is_cocos_and_no_mending_lowers_it(case, cap):
     truth, results = draw_case(**case)
     images = list(image_cells(truth, results))
