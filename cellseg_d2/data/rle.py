@@ -44,7 +44,9 @@ class Runs:
         """(P,) every pixel of every cell, run by run, as ``x * height + y``."""
         lengths = self.stops - self.starts
         before = np.cumsum(lengths) - lengths
-        return np.repeat(self.starts - before, lengths) + np.arange(lengths.sum())
+        places: NDArray[np.int64] = np.repeat(self.starts - before, lengths)
+        places += np.arange(len(places))
+        return places
 
     def bboxes(self, count: int) -> NDArray[np.int64]:
         """(count, 4) tight boxes (x0, y0, x1, y1), half open; zeros for a cell without a pixel."""
