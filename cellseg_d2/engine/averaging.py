@@ -15,7 +15,8 @@ class WeightAverage(HookBase):
 
     The share of the old average grows from 0.1 to ``decay`` over the first iterations, min(decay, (1 + t) / (10 + t)),
     as in TensorFlow's ``ExponentialMovingAverage``, so that it does not cling to the beginning. What is no weight, such
-    as the counter of a batch normalisation, is taken over as it is. Each process keeps the same average.
+    as the counter of a batch normalisation, is taken over as it is. Each process keeps its own; the
+    parameters' are the same in all.
 
     Args:
         network: the model, not its DistributedDataParallel.

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
-from detectron2.engine import HookBase
+from detectron2.engine import HookBase, TrainerBase
+from detectron2.engine.hooks import EvalHook
 from detectron2.utils import comm
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -20,8 +21,30 @@ Best = dict[str, Any]
 """The best ``value`` of a metric and the ``iteration`` it was reached at; both None before the first."""
 
 
+def _is_due(trainer: TrainerBase, period: int) -> bool:
+    """Whether there is an evaluation after this iteration: every ``period`` iterations, and after the last one."""
+    done = trainer.iter + 1
+    return done >= trainer.max_iter or (period > 0 and done % period == 0)
+
+
+class Evaluation(EvalHook):
+    """Detectron2's ``EvalHook`` that evaluates the last iteration as all others: before the checkpoint is written.
+
+    Detectron2's own does so after it, so that the last checkpoint would not know what was best.
+    """
+
+    def after_step(self) -> None:
+        """Evaluates where it is due."""
+        if _is_due(self.trainer, self._period):
+            self._do_eval()
+
+    def after_train(self) -> None:
+        """Nothing is left to evaluate; what the function refers to may go."""
+        del self._func
+
+
 class _AfterEvaluation(HookBase):
-    """Looks at the metrics whenever Detectron2's ``EvalHook``, of the same period, has just written them.
+    """Looks at the metrics whenever :class:`Evaluation`, of the same period, has just written them.
 
     Args:
         period: of evaluation, in iterations; 0 for evaluation at the end only.
@@ -31,15 +54,9 @@ class _AfterEvaluation(HookBase):
         self.period = period
 
     def after_step(self) -> None:
-        """After an evaluation in between."""
-        done = self.trainer.iter + 1
-        if self.period > 0 and done % self.period == 0 and done != self.trainer.max_iter:
+        """After an evaluation."""
+        if _is_due(self.trainer, self.period):
             self.evaluated(self.trainer.iter)
-
-    def after_train(self) -> None:
-        """After the last evaluation."""
-        if self.trainer.iter + 1 >= self.trainer.max_iter:  # not where training stopped at an exception
-            self.evaluated(self.trainer.max_iter - 1)
 
     def latest(self, metric: str, iteration: int) -> float | None:
         """A metric as this iteration's evaluation gave it; None where it gave none."""
@@ -115,7 +132,10 @@ class EarlyStopping(_AfterEvaluation):
     def evaluated(self, iteration: int) -> None:
         """Counts."""
         value = self.latest(self.metric, iteration)
-        if value is not None and is_better(value, self.best_value):
+        if value is None:
+            if comm.is_main_process():
+                logger.warning("evaluation gave no %s, so it does not count for early stopping", self.metric)
+        elif is_better(value, self.best_value):
             self.best_value, self.without_gain = float(value), 0
         else:
             self.without_gain += 1
@@ -129,11 +149,12 @@ class EarlyStopping(_AfterEvaluation):
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps of this hook."""
-        return {"best_value": self.best_value, "without_gain": self.without_gain}
+        return {"metric": self.metric, "best_value": self.best_value, "without_gain": self.without_gain}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes up from a checkpoint."""
-        self.best_value, self.without_gain = state["best_value"], state["without_gain"]
+        """Takes up from a checkpoint; with another metric it begins afresh."""
+        if state["metric"] == self.metric:
+            self.best_value, self.without_gain = state["best_value"], state["without_gain"]
 
 
 class ProgressBar(HookBase):

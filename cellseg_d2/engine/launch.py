@@ -21,7 +21,8 @@ from torch.multiprocessing import ProcessRaisedException
 from cellseg_d2.errors import CellSegError
 
 FIRST_PORT, PORTS = 20_000, 20_000
-"""Where a Slurm job's processes meet if nothing says otherwise: a port by the job's number, as jobs share machines."""
+"""Where a Slurm job's processes meet if nothing says otherwise: a port by the numbers of job and step, as these share
+machines."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,8 @@ def _slurm_task(environment: Mapping[str, str]) -> StartedProcess:
     if size % machines:
         raise ValueError(f"{size} tasks cannot be shared evenly by {machines} nodes")
     host = environment.get("MASTER_ADDR") or ("127.0.0.1" if machines == 1 else _first_host(environment))
-    port = environment.get("MASTER_PORT") or str(FIRST_PORT + int(environment["SLURM_JOB_ID"]) % PORTS)
+    job = int(environment["SLURM_JOB_ID"]) + 997 * int(environment.get("SLURM_STEP_ID", 0))  # 997: steps lie apart
+    port = environment.get("MASTER_PORT") or str(FIRST_PORT + job % PORTS)
     rank, local_rank = int(environment["SLURM_PROCID"]), int(environment["SLURM_LOCALID"])
     return StartedProcess(rank, size, local_rank, size // machines, f"tcp://{host}:{port}")
 

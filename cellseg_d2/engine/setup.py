@@ -156,10 +156,13 @@ def check_run(cfg: CfgNode, args: argparse.Namespace) -> None:
         cfg: of :func:`build_cfg`.
         args: of Detectron2's ``default_argument_parser``.
     """
-    if started_process() is None:
+    started = started_process()
+    if started is None:
         check_processes(cfg, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
     elif args.num_gpus * args.num_machines > 1:
         raise CellSegError("the processes are started already, by torchrun or Slurm: leave --num-gpus out")
+    else:
+        check_gpus(cfg, started.local_size, started.world_size)
     processes = process_count(args)
     if cfg.SOLVER.IMS_PER_BATCH % processes:
         raise CellSegError(
@@ -189,6 +192,10 @@ def check_trainer(cfg: CfgNode) -> None:
         raise CellSegError(f"CELLSEG.AMP_DTYPE is {options.AMP_DTYPE}; write {' or '.join(AMP_DTYPES)}")
     if not 0 <= options.EMA_DECAY < 1:
         raise CellSegError(f"CELLSEG.EMA_DECAY is {options.EMA_DECAY}; write a share such as 0.999, or 0 for none")
+    if options.BEST_METRIC.startswith("ema/"):
+        raise CellSegError(
+            "CELLSEG.BEST_METRIC: leave out ema/; the best average is kept beside it, as model_best_ema.pth"
+        )
     if options.EARLY_STOPPING > 0 and (cfg.TEST.EVAL_PERIOD <= 0 or not cfg.DATASETS.TEST):
         raise CellSegError("CELLSEG.EARLY_STOPPING needs TEST.EVAL_PERIOD above 0 and a validation part")
 
@@ -204,11 +211,17 @@ def check_processes(
         )
     if num_machines > 1 and dist_url == "auto":
         raise CellSegError("--num-machines above 1 needs --dist-url tcp://HOST:PORT, the same on each machine")
+    check_gpus(cfg, num_gpus, num_gpus * num_machines)
+
+
+def check_gpus(cfg: CfgNode, on_this_machine: int, processes: int) -> None:
+    """Raises CellSegError where processes on a machine with GPUs could not each have one of their own."""
     if not torch.cuda.is_available():
         return
-    if num_gpus > torch.cuda.device_count():
-        raise CellSegError(f"--num-gpus {num_gpus}, but this machine has {torch.cuda.device_count()}")
-    if num_gpus * num_machines > 1 and cfg.MODEL.DEVICE != "cuda":
+    seen = torch.cuda.device_count()
+    if on_this_machine > seen and (started_process() is None or seen > 1):  # Slurm may show each task its own GPU only
+        raise CellSegError(f"{on_this_machine} processes on this machine, but it has {seen} GPUs; start as many")
+    if processes > 1 and cfg.MODEL.DEVICE != "cuda":
         raise CellSegError(
             f"several processes on a machine with GPUs need MODEL.DEVICE cuda, not {cfg.MODEL.DEVICE}; to use the CPU, "
             "set CUDA_VISIBLE_DEVICES=''"

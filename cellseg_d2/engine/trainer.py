@@ -21,9 +21,10 @@ from cellseg_d2.data.mapper import CellDatasetMapper, from_model_input
 from cellseg_d2.data.stream import build_stream
 from cellseg_d2.engine.averaging import WeightAverage
 from cellseg_d2.engine.checkpoint import CellCheckpointer
-from cellseg_d2.engine.hooks import BestCheckpoint, EarlyStopping, ProgressBar
+from cellseg_d2.engine.hooks import BestCheckpoint, EarlyStopping, Evaluation, ProgressBar
 from cellseg_d2.engine.setup import AMP_DTYPES, check_size, count_parameters
 from cellseg_d2.engine.validation import validation_losses
+from cellseg_d2.errors import CellSegError
 from cellseg_d2.evaluation.coco import CellCOCOEvaluator
 from cellseg_d2.inference.predictor import WholeImagePredictor
 
@@ -50,7 +51,7 @@ class CellTrainer(DefaultTrainer):
         data_loader = self.build_train_loader(cfg, self.stream_seed)
         device_ids = [torch.cuda.current_device()] if cfg.MODEL.DEVICE.startswith("cuda") else None
         model = create_ddp_model(model, broadcast_buffers=False, device_ids=device_ids)
-        self._trainer = _build_loop(cfg, model, data_loader, optimizer)
+        self._trainer = build_loop(cfg, model, data_loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = CellCheckpointer(model, cfg, strict=False, trainer=weakref.proxy(self))
         self.start_iter = 0
@@ -95,6 +96,10 @@ class CellTrainer(DefaultTrainer):
         are those of the unbroken run. Further processes draw their random numbers anew.
         """
         super().resume_or_load(resume)
+        if len(starts := set(comm.all_gather(self.start_iter))) > 1:
+            raise CellSegError(
+                f"the processes would go on at iterations {sorted(starts)}; all machines need one OUTPUT_DIR"
+            )
         if self.start_iter:
             logger.info("going on at iteration %d, after %d tiles", self.start_iter, self.stream_start)
             self._trainer.reset_data_loader(
@@ -105,15 +110,24 @@ class CellTrainer(DefaultTrainer):
         """Detectron2's state, and what the stream of samples and the random numbers go on from."""
         used = self.stream_start + (self.iter + 1 - self.start_iter) * self.cfg.SOLVER.IMS_PER_BATCH
         stream = {"stream_seed": self.stream_seed, "stream_position": used}
-        return {**super().state_dict(), **stream, "torch_rng": torch.get_rng_state()}
+        random = {"torch_rng": torch.get_rng_state()}
+        if self.cfg.MODEL.DEVICE.startswith("cuda"):
+            random["cuda_rng"] = torch.cuda.get_rng_state()
+        return {**super().state_dict(), **stream, **random}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes up from a checkpoint; one of Detectron2's own has no stream to go on from."""
+        loop = state_dict["_trainer"]
+        if isinstance(self._trainer, AMPTrainer) and not loop.get("grad_scaler"):  # the run had another precision
+            loop["grad_scaler"] = self._trainer.grad_scaler.state_dict()
         super().load_state_dict(state_dict)
         self.stream_seed = state_dict.get("stream_seed", self.stream_seed)
         self.stream_start = state_dict.get("stream_position", 0)
-        if "torch_rng" in state_dict and comm.is_main_process():  # the others were seeded apart, and stay so
-            torch.set_rng_state(state_dict["torch_rng"])
+        if comm.is_main_process():  # the others were seeded apart, and stay so
+            if "torch_rng" in state_dict:
+                torch.set_rng_state(state_dict["torch_rng"])
+            if "cuda_rng" in state_dict and self.cfg.MODEL.DEVICE.startswith("cuda"):
+                torch.cuda.set_rng_state(state_dict["cuda_rng"])
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
@@ -162,7 +176,7 @@ class CellTrainer(DefaultTrainer):
             ours.append(self.average)
         period, metric = self.cfg.TEST.EVAL_PERIOD, self.cfg.CELLSEG.BEST_METRIC
         if self.cfg.DATASETS.TEST:
-            ours.append(hooks.EvalHook(period, self.evaluate))
+            ours.append(Evaluation(period, self.evaluate))
             if comm.is_main_process():
                 ours.append(BestCheckpoint(period, self._best_savers()))
             if self.cfg.CELLSEG.EARLY_STOPPING > 0:
@@ -186,12 +200,14 @@ class CellTrainer(DefaultTrainer):
     def before_train(self) -> None:
         """Detectron2's, where there is anything left to train."""
         super().before_train()
+        self.done = self.start_iter
         if self.stopping:
             raise StopTraining
 
     def after_step(self) -> None:
         """Detectron2's, and the end of training where a hook has asked for it."""
         super().after_step()
+        self.done = self.iter + 1
         if self.stopping:
             self.checkpointer.save("model_final", iteration=self.iter)
             raise StopTraining
@@ -201,7 +217,7 @@ class CellTrainer(DefaultTrainer):
         try:
             return super().train()
         except StopTraining:
-            logger.info("training stopped after %d iterations", self.iter + 1)
+            logger.info("training stopped after %d iterations", self.done)
             return None
 
 
@@ -209,13 +225,13 @@ class StopTraining(BaseException):
     """Ends training early. No ``Exception``: Detectron2 would log it as a failure, with its traceback."""
 
 
-def _build_loop(cfg: CfgNode, model: torch.nn.Module, data_loader: Any, optimizer: Any) -> SimpleTrainer:
+def build_loop(cfg: CfgNode, model: torch.nn.Module, data_loader: Any, optimizer: Any) -> SimpleTrainer:
     """Detectron2's loop, in the precision that the config asks for."""
     if not cfg.SOLVER.AMP.ENABLED:
         return SimpleTrainer(model, data_loader, optimizer)
     precision = AMP_DTYPES[cfg.CELLSEG.AMP_DTYPE]
     # float16 underflows without a scale on the losses; bfloat16 has the range of float32
-    scaler = torch.cuda.amp.GradScaler(enabled=precision is torch.float16)
+    scaler = torch.amp.GradScaler("cuda", enabled=precision is torch.float16)
     return AMPTrainer(model, data_loader, optimizer, precision=precision, grad_scaler=scaler)
 
 

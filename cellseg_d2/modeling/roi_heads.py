@@ -16,6 +16,7 @@ from cellseg_d2.errors import CellSegError
 from cellseg_d2.modeling.box_predictor import CellOutputLayers
 from cellseg_d2.modeling.mask_head import CellMaskHead
 from cellseg_d2.modeling.point_rend import CellPointRendMaskHead
+from cellseg_d2.modeling.roi_align import ExactBoxes
 from cellseg_d2.modeling.rpn import CellRPN, lies_on_crowd
 from cellseg_d2.structures import CROWD_CLASS
 
@@ -85,7 +86,7 @@ class OwnLosses:
 
 
 @ROI_HEADS_REGISTRY.register()
-class CellCascadeROIHeads(IgnoreCrowd, OwnLosses, CascadeROIHeads):
+class CellCascadeROIHeads(IgnoreCrowd, OwnLosses, ExactBoxes, CascadeROIHeads):
     """Detectron2's Cascade R-CNN heads (Cai and Vasconcelos, CVPR 2018), with crowds left out and losses of our own.
 
     They are left out once, before the first stage: a box that a stage moves onto a crowd is background to the next one.
@@ -93,7 +94,7 @@ class CellCascadeROIHeads(IgnoreCrowd, OwnLosses, CascadeROIHeads):
 
 
 @ROI_HEADS_REGISTRY.register()
-class CellROIHeads(IgnoreCrowd, OwnLosses, StandardROIHeads):
+class CellROIHeads(IgnoreCrowd, OwnLosses, ExactBoxes, StandardROIHeads):
     """Detectron2's box and mask heads, with crowds left out and losses of our own."""
 
 

@@ -6,7 +6,7 @@ from detectron2.engine import SimpleTrainer, hooks
 from torch import nn
 from tqdm import tqdm
 
-from cellseg_d2.engine.hooks import BestCheckpoint, EarlyStopping, ProgressBar
+from cellseg_d2.engine.hooks import BestCheckpoint, EarlyStopping, Evaluation, ProgressBar
 
 
 class _Line(nn.Module):
@@ -32,7 +32,7 @@ def _train(scores, start=0, load=None):
     if load is not None:
         best.load_state_dict(load)
     values = iter(scores)
-    trainer.register_hooks([hooks.EvalHook(2, lambda: {"segm": {"AP50": next(values)}}), best])
+    trainer.register_hooks([Evaluation(2, lambda: {"segm": {"AP50": next(values)}}), best])
     trainer.train(start, start + 2 * len(scores))
     return best, saved
 
@@ -80,7 +80,7 @@ def test_a_metric_of_an_earlier_evaluation_is_not_taken_for_the_latest():
     trainer, saved = _trainer(), []
     results = iter([{"segm": {"AP50": 1.0}}, {}])
     best = BestCheckpoint(1, {"segm/AP50": lambda iteration, value: saved.append((iteration, value))})
-    trainer.register_hooks([hooks.EvalHook(1, lambda: next(results)), best])
+    trainer.register_hooks([Evaluation(1, lambda: next(results)), best])
     trainer.train(0, 2)
     assert saved == [(0, 1.0)]
 
@@ -99,7 +99,7 @@ def _stops_at(scores, patience, load=None):
             if self.trainer.stopping and not asked:
                 asked.append(self.trainer.iter)
 
-    trainer.register_hooks([hooks.EvalHook(1, lambda: {"segm": {"AP50": next(values)}}), early, Watch()])
+    trainer.register_hooks([Evaluation(1, lambda: {"segm": {"AP50": next(values)}}), early, Watch()])
     trainer.train(0, len(scores))
     return asked[0] if asked else None, early
 
@@ -121,15 +121,45 @@ def test_training_stops_without_gain(scores, patience, at):
 
 def test_the_count_survives_a_resume():
     _, first = _stops_at([2.0, 1.0], 2)
-    assert first.state_dict() == {"best_value": 2.0, "without_gain": 1}
+    assert first.state_dict() == {"metric": "segm/AP50", "best_value": 2.0, "without_gain": 1}
     assert _stops_at([1.5, 9.0], 2, first.state_dict())[0] == 0
+
+
+def test_the_count_of_another_metric_is_not_taken_up():
+    early = EarlyStopping(1, "bbox/AP", 2)
+    early.load_state_dict({"metric": "segm/AP50", "best_value": 2.0, "without_gain": 2})
+    assert early.state_dict() == {"metric": "bbox/AP", "best_value": None, "without_gain": 0}
+
+
+def test_a_metric_that_is_not_there_stops_nothing(caplog):
+    trainer = _trainer()
+    trainer.stopping = False
+    trainer.register_hooks([Evaluation(1, lambda: {"segm": {"AP": 1.0}}), EarlyStopping(1, "segm/AP50", 1)])
+    with caplog.at_level("WARNING", "cellseg_d2"):
+        trainer.train(0, 4)
+    assert not trainer.stopping
+    assert "no segm/AP50" in caplog.text
+
+
+def test_the_last_evaluation_is_in_the_last_checkpoint(tmp_path):
+    trainer, states = _trainer(), []
+    best = BestCheckpoint(2, {"segm/AP50": lambda iteration, value: None})
+    values = iter([1.0, 9.0])
+
+    class Checkpoint(hooks.HookBase):
+        def after_step(self):
+            states.append(best.state_dict()["best"]["segm/AP50"]["value"])
+
+    trainer.register_hooks([Evaluation(2, lambda: {"segm": {"AP50": next(values)}}), best, Checkpoint()])
+    trainer.train(0, 3)
+    assert states == [None, 1.0, 9.0]
 
 
 def test_a_run_that_had_been_stopped_stops_at_once():
     trainer = _trainer()
     trainer.stopping = False
     early = EarlyStopping(1, "segm/AP50", 2)
-    early.load_state_dict({"best_value": 2.0, "without_gain": 2})
+    early.load_state_dict({"metric": "segm/AP50", "best_value": 2.0, "without_gain": 2})
     trainer.register_hooks([early])
     trainer.train(0, 1)
     assert trainer.stopping

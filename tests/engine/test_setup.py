@@ -90,6 +90,7 @@ def test_a_config_that_does_not_fit_the_data_is_refused(opts, named, nuclei):
         (["INPUT.FORMAT", "BGR"], [], "set INPUT.FORMAT RGB"),
         (["CELLSEG.AMP_DTYPE", "float8"], [], "write float16 or bfloat16"),
         (["CELLSEG.EMA_DECAY", "1.0"], [], "EMA_DECAY is 1.0"),
+        (["CELLSEG.BEST_METRIC", "ema/segm/AP50"], [], "leave out ema/"),
         (["CELLSEG.EARLY_STOPPING", "3", "TEST.EVAL_PERIOD", "0"], [], "needs TEST.EVAL_PERIOD"),
         (["CELLSEG.AUG.COPY_PASTE_PROB", "2.0"], [], "a probability from 0 to 1"),
         (["CELLSEG.LOSS.MASK", "dice_bce", "MODEL.ROI_MASK_HEAD.NAME", "MaskRCNNConvUpsampleHead"], [], "LOSS.MASK"),
@@ -97,7 +98,15 @@ def test_a_config_that_does_not_fit_the_data_is_refused(opts, named, nuclei):
     ids=[
         *("no process", "no machine", "rank", "url", "parameters", "sampler", "batch"),
         *("no weights", "no such file", "no such file to begin from", "no such URL", "no val"),
-        *("weights of another channel order", "precision", "average", "stopping", "copy-paste", "a loss key in vain"),
+        *(
+            "weights of another channel order",
+            "precision",
+            "average",
+            "metric of the average",
+            "stopping",
+            "copy-paste",
+            "a loss key in vain",
+        ),
     ],
 )
 def test_what_would_end_in_a_launched_process_is_refused_before(opts, flags, named, nuclei):
@@ -121,7 +130,7 @@ def test_heads_that_would_look_for_crowds_are_refused(key, name, nuclei):
 
 @pytest.mark.parametrize(
     ("device", "processes", "named"),
-    [("cuda", 999, "this machine has"), ("cpu", 2, "MODEL.DEVICE cuda, not cpu"), ("cuda:0", 2, "not cuda:0")],
+    [("cuda", 999, "start as many"), ("cpu", 2, "MODEL.DEVICE cuda, not cpu"), ("cuda:0", 2, "not cuda:0")],
 )
 def test_a_machine_with_gpus_gives_each_process_one(device, processes, named):
     cfg = get_cfg(LITE, ["MODEL.DEVICE", device])

@@ -1,11 +1,12 @@
 import pytest
 import torch
-from detectron2.engine import hooks
+from detectron2.engine import AMPTrainer, SimpleTrainer, hooks
 
 from cellseg_d2.config import get_cfg
-from cellseg_d2.engine.hooks import BestCheckpoint
+from cellseg_d2.engine.averaging import WeightAverage
+from cellseg_d2.engine.hooks import BestCheckpoint, EarlyStopping, Evaluation
 from cellseg_d2.engine.setup import build_cfg
-from cellseg_d2.engine.trainer import CellTrainer
+from cellseg_d2.engine.trainer import CellTrainer, build_loop
 from cellseg_d2.errors import CellSegError
 
 LITE = "mask_rcnn_lite0_FPN"
@@ -19,13 +20,38 @@ def test_a_model_over_the_limit_is_refused_with_its_parts(nuclei):
         CellTrainer.build_model(cfg)
 
 
-def test_the_best_checkpoint_is_looked_for_after_evaluation_and_before_the_state_is_saved(nuclei, tmp_path):
-    opts = ["CELLSEG.DATASET", "nuclei", "MODEL.DEVICE", "cpu", "OUTPUT_DIR", str(tmp_path)]
-    trainer = CellTrainer(build_cfg(LITE, [*opts, "DATALOADER.NUM_WORKERS", "0"]))
+def test_what_a_checkpoint_keeps_is_known_before_it_is_written(nuclei, tmp_path):
+    opts = ["CELLSEG.DATASET", "nuclei", "MODEL.DEVICE", "cpu", "OUTPUT_DIR", str(tmp_path), "CELLSEG.EMA_DECAY", "0.9"]
+    trainer = CellTrainer(build_cfg(LITE, [*opts, "DATALOADER.NUM_WORKERS", "0", "CELLSEG.EARLY_STOPPING", "3"]))
     kinds = [type(hook) for hook in trainer._hooks]
-    wanted = [hooks.EvalHook, BestCheckpoint, hooks.PeriodicCheckpointer, hooks.PeriodicWriter]
+    wanted = [
+        WeightAverage,
+        Evaluation,
+        BestCheckpoint,
+        EarlyStopping,
+        hooks.PeriodicCheckpointer,
+        hooks.PeriodicWriter,
+    ]
     assert [kind for kind in kinds if kind in wanted] == wanted
     assert hooks.LRScheduler in kinds
+    assert hooks.EvalHook not in kinds
+
+
+@pytest.mark.parametrize(("dtype", "scaled"), [("float16", True), ("bfloat16", False)])
+def test_mixed_precision_scales_its_losses_where_it_must(dtype, scaled, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)  # the scaler disables itself where there is none
+    cfg = get_cfg(LITE, ["SOLVER.AMP.ENABLED", "True", "CELLSEG.AMP_DTYPE", dtype])
+    model = torch.nn.Linear(1, 1)
+    loop = build_loop(cfg, model, [None], torch.optim.SGD(model.parameters(), 0.1))
+    assert isinstance(loop, AMPTrainer)
+    assert loop.precision is getattr(torch, dtype)
+    assert loop.grad_scaler.is_enabled() == scaled
+
+
+def test_without_mixed_precision_it_is_detectron2s_plain_loop():
+    model = torch.nn.Linear(1, 1)
+    loop = build_loop(get_cfg(LITE), model, [None], torch.optim.SGD(model.parameters(), 0.1))
+    assert type(loop) is SimpleTrainer
 
 
 @pytest.mark.parametrize(
