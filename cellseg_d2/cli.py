@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from cellseg_d2.errors import CellSegError
+
+CONFIG_KEY = re.compile(r"(CELLSEG|DATALOADER|DATASETS|INPUT|MODEL|SOLVER|TEST)(\.[A-Z0-9_]+)+")
+"""``MODEL.DEVICE`` and the like, but not ``IMAGE.TIF``."""
 
 
 class ToolParser(argparse.ArgumentParser):
@@ -20,6 +24,22 @@ class ToolParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Says what is wrong with the command line."""
         raise CellSegError(f"{message}; see {self.prog} --help")
+
+
+def split_overrides(argv: Sequence[str] | None) -> tuple[list[str], list[str]]:
+    """A command line's options, and the config keys and values that end it.
+
+    They begin at the first word that looks like a key, so that an option with several values may stand before them.
+
+    Args:
+        argv: the words after the command's name; None for those of this process.
+
+    >>> split_overrides(["--formats", "csv", "rois", "MODEL.DEVICE", "cpu"])
+    (['--formats', 'csv', 'rois'], ['MODEL.DEVICE', 'cpu'])
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    first = next((place for place, word in enumerate(words) if CONFIG_KEY.fullmatch(word)), len(words))
+    return words[:first], words[first:]
 
 
 def configure_logging() -> None:

@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 from cellseg_d2.data.rle import Rle, decode_runs, encode_crops
 
+ENCODED_AT_ONCE = 500
+"""Masks that become RLEs in one go: encoding takes some 40 bytes a pixel for as long as it lasts."""
+
 
 @dataclass(frozen=True)
 class CellInstances:
@@ -67,7 +70,8 @@ class CellInstances:
 
     def rles(self) -> list[Rle]:
         """The masks as COCO RLEs in the frame of the image."""
-        return encode_crops(self.masks, self.origins, self.image_size)
+        parts = [slice(first, first + ENCODED_AT_ONCE) for first in range(0, len(self), ENCODED_AT_ONCE)]
+        return [rle for part in parts for rle in encode_crops(self.masks[part], self.origins[part], self.image_size)]
 
     def trimmed(self) -> CellInstances:
         """The same cells with masks cropped tight to their pixels; cells without a pixel are left out."""
@@ -76,7 +80,8 @@ class CellInstances:
             columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
             if len(rows):
                 keep.append(number)
-                masks.append(mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
+                # copied: a view would keep alive the array that it was cut from
+                masks.append(mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].copy())
                 origins.append((origin[0] + columns[0], origin[1] + rows[0]))
         return CellInstances(
             self.image_size,

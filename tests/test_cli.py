@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from cellseg_d2.cli import ToolParser, configure_logging, run_tool
+from cellseg_d2.cli import ToolParser, configure_logging, run_tool, split_overrides
 from cellseg_d2.errors import CellSegError
 
 
@@ -52,3 +52,9 @@ def test_log_lines_come_once_and_as_text_however_often_logging_is_configured(cap
     logging.getLogger("cellseg_d2").warning("skipped: %s", "a.tif")
     logging.getLogger("cellseg_d2").debug("not shown")
     assert capsys.readouterr().err == "INFO 300 tiles\nWARNING skipped: a.tif\n"
+
+
+def test_config_keys_end_the_options_wherever_these_end():
+    words = ["--input", "A.TIF", "b.tif", "CELLSEG.INFERENCE.TTA.ENABLED", "True", "MODEL.DEVICE", "cpu"]
+    assert split_overrides(words) == (words[:3], words[3:])
+    assert split_overrides(words[:3]) == (words[:3], [])

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cellseg_d2
-from cellseg_d2.cli import ToolParser, run_tool
+from cellseg_d2.cli import ToolParser, run_tool, split_overrides
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def build_parser() -> argparse.ArgumentParser:
     from cellseg_d2.inference.folder import DEFAULT_FORMATS, FORMATS
 
-    parser = ToolParser(__doc__)
+    parser = ToolParser(__doc__, epilog="Config keys follow at the end as KEY VALUE, such as MODEL.DEVICE cpu.")
     parser.add_argument(
         "--weights", default="", metavar="CKPT", help="a checkpoint of train_net.py; carries its config"
     )
@@ -40,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--tta", action="store_true", help="predict each tile in several views, see CELLSEG.INFERENCE.TTA"
     )
     parser.add_argument("--skip-background", action="store_true", help="leave out tiles that show nothing")
-    parser.add_argument("--pixel-size", type=float, metavar="UM", help="microns a pixel, where the files do not say")
+    parser.add_argument("--pixel-size", type=float, metavar="UM", help="microns a pixel, whatever files say")
     parser.add_argument("--rescale", action="store_true", help="resample images to the training data's pixel size")
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(DEFAULT_FORMATS), help="what to write")
     parser.add_argument(
@@ -49,8 +49,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--thresholds", type=Path, metavar="JSON", help="the same by class, as evaluate.py writes it")
     parser.add_argument("--zip", action="store_true", help="also pack test-results.json as test-results.zip")
     parser.add_argument("--no-check", action="store_true", help="do not read test-results.json back with pycocotools")
-    parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="processes that share the images")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys, at the end")
+    parser.add_argument(
+        "--num-gpus",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes that share images and large images' tiles",
+    )
     parser.set_defaults(num_machines=1, machine_rank=0, dist_url="auto")
     return parser
 
@@ -59,9 +64,12 @@ def predict(cfg: CfgNode, images: Sequence[TestImage], output: Output) -> None:
     """Runs in each process."""
     from detectron2.utils import comm
 
+    from cellseg_d2.cli import configure_logging
     from cellseg_d2.inference.folder import predict_images
     from cellseg_d2.inference.predictor import WholeImagePredictor
 
+    if comm.is_main_process():
+        configure_logging()  # a process that was started anew has none
     counts = predict_images(WholeImagePredictor.from_cfg(cfg), images, output)
     if comm.is_main_process():
         print(f"{len(images)} images: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
@@ -75,7 +83,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from cellseg_d2.evaluation.thresholds import read_thresholds
     from cellseg_d2.inference.folder import Output
 
-    args = build_parser().parse_args(argv)
+    options, overrides = split_overrides(argv)
+    args = build_parser().parse_args(options)
     keys = {
         "MODEL.ROI_HEADS.SCORE_THRESH_TEST": args.score_threshold,
         "CELLSEG.INFERENCE.TILE_SIZE": args.tile_size,
@@ -89,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.config_file:
         cellseg_d2.setup()  # a config file's classes are those of its dataset; a checkpoint knows them
     images = list_images(args.input, args.image_ids)
-    cfg = prediction_cfg(args.weights, args.config_file, [*given, *args.opts])
+    cfg = prediction_cfg(args.weights, args.config_file, [*given, *overrides])
     check_processes(cfg, args.num_gpus)
     thresholds = read_thresholds(args.thresholds, cfg.CELLSEG.CLASS_NAMES) if args.thresholds else {}
     output = Output(args.output, tuple(args.formats), args.min_score, thresholds, args.zip, not args.no_check)

@@ -101,6 +101,11 @@ class TestImage:
     path: Path
     size: tuple[int, int] | None = None
 
+    @property
+    def name(self) -> str:
+        """What its results are called; no two images of :func:`list_images` have one name."""
+        return plain_name(self.path)
+
     def read(self, rule: str, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
         """The image, (H, W, 3) uint8 RGB.
 
@@ -138,6 +143,11 @@ class TestImage:
     def _check_size(self, shape: tuple[int, ...]) -> None:
         if self.size is not None and shape[:2] != self.size:
             raise CellSegError(f"{self.path}: is {_size(shape)}, the id file says {_size(self.size)}; correct it")
+
+
+def plain_name(path: Path) -> str:
+    """What an image's results are called: its file's name without ``.tif``, ``.ome.tif`` and the like."""
+    return path.name.removesuffix(path.suffix).removesuffix(".ome")
 
 
 def find_samples(root: Path) -> tuple[list[Sample], list[Path]]:
@@ -237,9 +247,9 @@ def _visible(folder: Path) -> list[Path]:
 
 def _with_ids(images: Collection[Path], source: Path | str, ids: Path | None) -> list[TestImage]:
     """Images with the ids of an id file, or numbered from 1; ``source`` is where they are, for messages."""
-    by_stem: dict[str, Path] = {}
+    by_name: dict[str, Path] = {}
     for path in images:
-        first = by_stem.setdefault(path.stem, path)
+        first = by_name.setdefault(plain_name(path), path)
         if first != path and first.parent == path.parent:
             raise CellSegError(f"{path}: has the name of {first.name} but for the suffix; rename one of the two")
         if first != path:
@@ -247,15 +257,15 @@ def _with_ids(images: Collection[Path], source: Path | str, ids: Path | None) ->
     if ids is None:
         return [TestImage(number, path) for number, path in enumerate(images, start=1)]
     entries = read_image_ids(ids)
-    by_name = {path.name: path for path in images}
+    by_file = {path.name: path for path in images}
     names = [name for name, _, _ in entries]
-    missing = sorted(set(names) - set(by_name))
-    unnamed = sorted(set(by_name) - set(names))
+    missing = sorted(set(names) - set(by_file))
+    unnamed = sorted(set(by_file) - set(names))
     if missing:
         raise CellSegError(f"{ids}: names {missing[0]!r}, which is not in {source} ({len(missing)} such)")
     if unnamed:
         raise CellSegError(f"{ids}: has no id for {unnamed[0]!r} of {source} ({len(unnamed)} such); add it")
-    return [TestImage(number, by_name[name], size) for name, number, size in entries]
+    return [TestImage(number, by_file[name], size) for name, number, size in entries]
 
 
 def read_image_ids(path: Path) -> list[tuple[str, int, tuple[int, int] | None]]:

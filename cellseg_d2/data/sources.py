@@ -184,7 +184,9 @@ class _SlideArray:
         rows, columns = index[:2]
         size = columns.stop - columns.start, rows.stop - rows.start
         pixels: NDArray[Any] = self._slide.read_region((columns.start, rows.start), 0, size, as_array=True)
-        return pixels
+        whole: tuple[Any, ...] = (slice(None), slice(None))
+        rest: NDArray[Any] = pixels[whole + index[2:]]
+        return rest
 
 
 def _block(plane: Plane, chunks: tuple[int, ...]) -> tuple[int, int]:

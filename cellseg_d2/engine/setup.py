@@ -23,6 +23,7 @@ from cellseg_d2.engine.checkpoint import CellCheckpointer, check_weights, checkp
 from cellseg_d2.engine.density import set_caps
 from cellseg_d2.engine.launch import process_count, started_process
 from cellseg_d2.errors import CellSegError
+from cellseg_d2.inference.suppress import METHODS
 from cellseg_d2.modeling.roi_heads import check_losses, ignores_crowd
 from cellseg_d2.weights import local_path
 
@@ -68,8 +69,29 @@ def prediction_cfg(weights: str, config_file: str, overrides: Sequence[str]) -> 
         resolve(cfg)
         if not local_weights(cfg):
             raise CellSegError("prediction needs weights; add MODEL.WEIGHTS PATH")
+    check_inference(cfg)
     cfg.freeze()
     return cfg
+
+
+def check_inference(cfg: CfgNode) -> None:
+    """Raises CellSegError for values of CELLSEG.INFERENCE that cannot be meant."""
+    options = cfg.CELLSEG.INFERENCE
+    wrong = {
+        "TILE_SIZE": options.TILE_SIZE < 1,
+        "BATCH_SIZE": options.BATCH_SIZE < 1,
+        "OVERLAP": not 0 <= options.OVERLAP < 1,
+        "TOLERANCE": options.TOLERANCE < 0,
+        "PIXEL_SIZE_UM": options.PIXEL_SIZE_UM < 0,
+        "SUPPRESSION": options.SUPPRESSION not in METHODS,
+        "SUPPRESSION_IOU": not 0 < options.SUPPRESSION_IOU < 1,
+    }
+    for key in (key for key, is_wrong in wrong.items() if is_wrong):
+        raise CellSegError(
+            f"CELLSEG.INFERENCE.{key} cannot be {options[key]}; cellseg_d2/config.py says what it may be"
+        )
+    if not options.TTA.SCALES or min(options.TTA.SCALES) <= 0:
+        raise CellSegError(f"CELLSEG.INFERENCE.TTA.SCALES cannot be {options.TTA.SCALES}; write factors such as [1.0]")
 
 
 def resolve(cfg: CfgNode) -> None:

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from cellseg_d2.export.files import whole_file
 from cellseg_d2.instances import CellInstances
 
 # Okabe and Ito's palette, which the colour-blind tell apart (Color Universal Design, 2008), as RGB.
@@ -56,10 +57,10 @@ def write_picture(path: Path, picture: NDArray[np.uint8]) -> None:
     """Writes a (H, W, 3) uint8 RGB picture as PNG, with the folder it is to lie in.
 
     Raises:
-        OSError: it cannot be written.
+        CellSegError: it cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(cv2.imencode(".png", picture[..., ::-1])[1].tobytes())  # cv2.imwrite says nothing of a failure
+    with whole_file(path) as partial:  # cv2.imwrite says nothing of a failure
+        partial.write_bytes(cv2.imencode(".png", picture[..., ::-1])[1].tobytes())
 
 
 def draw_grid(images: Sequence[NDArray[np.uint8]], columns: int, gap: int = 4) -> NDArray[np.uint8]:

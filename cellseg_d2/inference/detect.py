@@ -87,7 +87,8 @@ class Detector:
 def _as_crop(instances: Instances, crop: NDArray[np.uint8], scale: float) -> Instances:
     """Detections in the crop's own pixels."""
     result = Instances(crop.shape[:2], **instances.get_fields())
-    result.pred_boxes = Boxes(instances.pred_boxes.tensor / scale)
+    boxes = View(scale=scale).boxes_back(instances.pred_boxes.tensor, result.image_size)
+    result.pred_boxes = Boxes(boxes)
     return result
 
 

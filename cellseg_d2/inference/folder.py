@@ -60,6 +60,9 @@ class Output:
         min_score_of_class: the same for single classes, by name.
         pack: also make ``test-results.zip``.
         check: read ``test-results.json`` back with pycocotools.
+
+    Raises:
+        CellSegError: a score that is none.
     """
 
     folder: Path
@@ -68,6 +71,11 @@ class Output:
     min_score_of_class: Mapping[str, float] = field(default_factory=dict)
     pack: bool = False
     check: bool = True
+
+    def __post_init__(self) -> None:
+        for score in (self.min_score, *self.min_score_of_class.values()):
+            if not 0 <= score <= 1:
+                raise CellSegError(f"the least score of a cell is from 0 to 1, not {score}")
 
 
 def predict_images(predictor: WholeImagePredictor, images: Sequence[TestImage], output: Output) -> dict[str, int]:
@@ -78,12 +86,12 @@ def predict_images(predictor: WholeImagePredictor, images: Sequence[TestImage], 
     - ``geojson/<name>.geojson``, ``rois/<name>.zip``, ``labels/<name>/*.tif``, ``csv/<name>.csv`` and
       ``overlays/<name>.png``, see the writers in :mod:`cellseg_d2.export`.
 
-    A run that was stopped is taken up: images that are done are not predicted again, as long as config, weights and
-    output are the same. In several processes each predicts its share of the images, and of large images a share of the
-    tiles; all of them call this.
+    A run that was stopped is taken up: images that are done are not predicted again, as long as they, config, weights
+    and output are the same. In several processes each predicts its share of the images, and of large images a share of
+    the tiles; all of them call this.
 
     Returns:
-        Class name -> number of cells in ``coco``; empty on all processes but the first.
+        Class name -> number of cells in ``coco``, or without it in the others; empty on all processes but the first.
 
     Raises:
         CellSegError: an image cannot be read, or a file cannot be written.
@@ -100,6 +108,7 @@ def predict_images(predictor: WholeImagePredictor, images: Sequence[TestImage], 
     for image in shared:
         with image.open(predictor.cfg.CELLSEG.INTENSITY_RULE) as regions:
             own = list(predictor.pieces(regions, comm.get_rank(), comm.get_world_size()))
+            comm.synchronize()  # waits as long as the launch allows, which gathering does not
             gathered = comm.gather(own)
             if comm.is_main_process():
                 cells = predictor.join([piece for pieces in gathered for piece in pieces], regions.size)
@@ -133,7 +142,10 @@ def _keep_parts_of(parts: Path, fingerprint: str) -> None:
 
 
 def _part(parts: Path, image: TestImage) -> Path:
-    return parts / f"{image.id}.json"
+    """Where the results of an image lie until all are done: of this file, as it is now, under this id."""
+    state = image.path.stat()
+    source = f"{image.path.absolute()} {state.st_size} {state.st_mtime_ns}"
+    return parts / f"{image.id}_{hashlib.sha256(source.encode()).hexdigest()[:16]}.json"
 
 
 def _share(
@@ -143,10 +155,12 @@ def _share(
     processes = comm.get_world_size()
     if processes == 1:
         return [], images
-    large = []
-    for image in images:
-        with image.open(predictor.cfg.CELLSEG.INTENSITY_RULE) as regions:
-            large.append(len(predictor.grid(regions)) > SHARED_TILES * processes)
+    looked_at = {}
+    for number in range(comm.get_rank(), len(images), processes):
+        with images[number].open(predictor.cfg.CELLSEG.INTENSITY_RULE) as regions:
+            looked_at[number] = len(predictor.grid(regions)) > SHARED_TILES * processes
+    known = {number: is_large for own in comm.all_gather(looked_at) for number, is_large in own.items()}
+    large = [known[number] for number in range(len(images))]
     single = [image for image, is_large in zip(images, large) if not is_large]
     own = [single[number] for number in InferenceSampler(len(single))] if single else []
     return [image for image, is_large in zip(images, large) if is_large], own
@@ -157,9 +171,11 @@ def _write(
 ) -> None:
     """Writes all files of one image, its part last: an image with a part is done."""
     names, pixel_size = predictor.class_names, predictor.pixel_size_of(regions)
-    least = np.array([output.min_score_of_class.get(name, output.min_score) for name in names] or [output.min_score])
-    sure = predictor.one_a_cell(cells[cells.scores >= least[cells.classes]], float(least.min()))
-    name = image.path.name.removesuffix(image.path.suffix).removesuffix(".ome")
+    least = np.array([output.min_score_of_class.get(name, output.min_score) for name in names])
+    sure = predictor.one_a_cell(cells[cells.scores >= least[cells.classes]])
+    sure = sure[sure.scores >= least[sure.classes]]
+    name = image.name
+    predictor.warn_of_scale(regions, image.path)
     if "geojson" in output.formats:
         write_geojson(output.folder / "geojson" / f"{name}.geojson", sure, names)
     if "rois" in output.formats:
@@ -179,7 +195,7 @@ def _write(
     entry = {"file_name": image.path.name, "id": image.id, "height": height, "width": width}
     with whole_file(_part(output.folder / PARTS_FOLDER, image)) as partial:
         results = to_results(cells, image.id) if "coco" in output.formats else []
-        counts = Counter(cells.classes.tolist())
+        counts = Counter((cells if results else sure).classes.tolist())
         partial.write_text(json.dumps({"image": entry, "counts": counts, "results": results}), encoding="utf-8")
 
 

@@ -29,7 +29,7 @@ def segment(image: NDArray[Any], model: str | Path | CfgNode | WholeImagePredict
 
     Raises:
         CellSegError: the weights cannot be read or do not fit.
-        ValueError: the image is of another shape.
+        ValueError: the image is of another shape, or holds complex, NaN or infinite values.
     """
     predictor = model
     if isinstance(model, CfgNode):
@@ -43,14 +43,19 @@ def as_rgb(image: NDArray[Any], rule: str) -> NDArray[np.uint8]:
     """A grey, RGB or RGBA array of any real type as (H, W, 3) uint8 RGB.
 
     Args:
-        image: (H, W), (H, W, 1), (H, W, 3) or (H, W, 4).
+        image: (H, W), (H, W, 1), (H, W, 3) or (H, W, 4); bool counts as 0 and 255.
         rule: see :class:`cellseg_d2.data.tiff.IntensityRule`.
 
     Raises:
-        ValueError: the image is of another shape.
+        ValueError: the image is of another shape, or holds complex, NaN or infinite values.
     """
     colours = image[..., None] if image.ndim == 2 else image
     if colours.ndim != 3 or colours.shape[2] not in (1, 3, 4) or not colours.size:
         raise ValueError(f"an image has the shape (H, W), (H, W, 3) or (H, W, 4), not {image.shape}")
-    scaled = IntensityRule.parse(rule).apply(colours[..., :3])
+    colours = colours[..., :3].astype(image.dtype.newbyteorder("="), copy=False)
+    if colours.dtype == bool:
+        colours = colours.astype(np.uint8) * 255
+    if not np.isrealobj(colours) or (colours.dtype.kind == "f" and not np.isfinite(colours).all()):
+        raise ValueError("an image holds complex, NaN or infinite values; replace them first")
+    scaled = IntensityRule.parse(rule).apply(colours)
     return np.ascontiguousarray(np.broadcast_to(scaled, (*scaled.shape[:2], 3)))

@@ -62,8 +62,10 @@ class WholeImagePredictor:
         """A predictor with the model of a config and the weights of its MODEL.WEIGHTS.
 
         Raises:
-            CellSegError: the weights cannot be read or do not fit the model.
+            CellSegError: there are no weights, or they cannot be read or do not fit the model.
         """
+        if not cfg.MODEL.WEIGHTS:
+            raise CellSegError("prediction needs weights; set MODEL.WEIGHTS")
         register_package_weights()
         cfg = cfg.clone()
         cfg.defrost()
@@ -104,17 +106,19 @@ class WholeImagePredictor:
             parts: the number of shares.
         """
         options = self.cfg.CELLSEG.INFERENCE
-        self._warn_of_scale(image)
         scale = self.scale_of(image)
         for batch in read_ahead(self._batches(image, list(self.grid(image))[part::parts])):
-            shown = [crop for _, crop in batch if not self._is_background(crop)]
-            found = iter(self.detector(shown, scale) if shown else [])
-            for tile, crop in batch:
-                if self._is_background(crop):
+            shown = [not self._is_background(crop) for _, crop in batch]
+            crops = [crop for (_, crop), is_shown in zip(batch, shown) if is_shown]
+            found = iter(self.detector(crops, scale) if crops else [])
+            for (tile, _), is_shown in zip(batch, shown):
+                if not is_shown:
                     yield tile, CellInstances.empty(image.size)
                     continue
                 cells = to_cell_instances(next(found), options.MASK_THRESHOLD)
-                cells = self.one_a_cell(cells) if options.SUPPRESS_RESULTS else cells
+                if options.SUPPRESS_RESULTS:
+                    cells = self._suppressed(cells)
+                    cells = cells[cells.scores >= self.cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST]
                 yield tile, cells.moved(*tile.window[:2], image.size)
 
     def grid(self, image: ImageRegions) -> TileGrid:
@@ -123,16 +127,16 @@ class WholeImagePredictor:
         side = max(round(options.TILE_SIZE / self.scale_of(image)), 1)
         return TileGrid(*image.size, side, options.OVERLAP)
 
-    def one_a_cell(self, cells: CellInstances, score_threshold: float | None = None) -> CellInstances:
-        """Cells of which no two show the same one in two classes, as CELLSEG.INFERENCE.SUPPRESSION asks for.
+    def one_a_cell(self, cells: CellInstances) -> CellInstances:
+        """An image's cells of which no two show the same one in two classes, as CELLSEG.INFERENCE.SUPPRESSION asks for.
 
-        Args:
-            cells: of one tile or image.
-            score_threshold: of what is left; None for the model's.
+        With SUPPRESS_RESULTS they are that already, and stay as they are.
         """
+        return cells if self.cfg.CELLSEG.INFERENCE.SUPPRESS_RESULTS else self._suppressed(cells)
+
+    def _suppressed(self, cells: CellInstances) -> CellInstances:
         options = self.cfg.CELLSEG.INFERENCE
-        least = self.cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST if score_threshold is None else score_threshold
-        return suppress(cells, method=options.SUPPRESSION, iou=options.SUPPRESSION_IOU, score_threshold=least)
+        return suppress(cells, method=options.SUPPRESSION, iou=options.SUPPRESSION_IOU)
 
     def join(self, pieces: Iterable[Piece], size: tuple[int, int]) -> CellInstances:
         """The cells of an image from what all of its tiles show."""
@@ -166,13 +170,15 @@ class WholeImagePredictor:
         own, trained = self.pixel_size_of(image), self.cfg.CELLSEG.PIXEL_SIZE_UM
         return float(np.mean(own)) / trained if own and trained else None
 
-    def _warn_of_scale(self, image: ImageRegions) -> None:
+    def warn_of_scale(self, image: ImageRegions, path: Path) -> None:
+        """Says so where an image's pixel size is far from the training data's and it was not resampled."""
         coarseness = None if self.cfg.CELLSEG.INFERENCE.RESCALE else self._coarseness(image)
         if coarseness is not None and not 1 / OTHER_SCALE <= coarseness <= OTHER_SCALE:
+            trained = self.cfg.CELLSEG.PIXEL_SIZE_UM
             logger.warning(
-                "the image has %.3g um a pixel, the training data %.3g, so that its cells look %.2g times as large; "
+                "%s: has %.3g um a pixel, the training data %.3g, so that its cells look %.2g times as large; "
                 "--rescale resamples it",
-                *(coarseness * self.cfg.CELLSEG.PIXEL_SIZE_UM, self.cfg.CELLSEG.PIXEL_SIZE_UM, 1 / coarseness),
+                *(path, coarseness * trained, trained, 1 / coarseness),
             )
 
     def _batches(self, image: ImageRegions, tiles: list[Tile]) -> Iterator[list[tuple[Tile, NDArray[np.uint8]]]]:

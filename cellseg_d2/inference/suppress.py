@@ -13,7 +13,7 @@ from cellseg_d2.instances import CellInstances
 METHODS = ("hard", "soft", "none")
 
 
-def suppress(cells: CellInstances, *, method: str, iou: float, score_threshold: float = 0.0) -> CellInstances:
+def suppress(cells: CellInstances, *, method: str, iou: float) -> CellInstances:
     """Leaves one instance of those whose masks overlap by more than an IoU, whatever their classes.
 
     Touching cells share few pixels, so they stay, however much their boxes overlap.
@@ -24,7 +24,6 @@ def suppress(cells: CellInstances, *, method: str, iou: float, score_threshold: 
             better one that it overlaps (Bodla et al., Soft-NMS, ICCV 2017, linear), which keeps second guesses for AP;
             ``none`` gives the cells back.
         iou: of two masks, in (0, 1).
-        score_threshold: what has less after ``soft`` is left out.
 
     Returns:
         The cells that are left, in their order.
@@ -42,7 +41,7 @@ def suppress(cells: CellInstances, *, method: str, iou: float, score_threshold: 
         suppress_pairs(stays, np.argsort(np.argsort(-cells.scores, kind="stable")), a, b)
         return cells[stays]
     scores = _soft_scores(cells.scores.astype(np.float64), a, b, overlap)
-    return cells.with_scores(scores)[scores >= score_threshold]
+    return cells.with_scores(scores)
 
 
 def _soft_scores(scores: Floats, a: Ints, b: Ints, overlap: Floats) -> Floats:

@@ -114,7 +114,7 @@ def fuse(
         return fused
     overlap = pairwise_iou(Boxes(boxes), Boxes(boxes[best])) * (classes[:, None] == classes[best])
     value, cluster = overlap.max(dim=1)
-    joins = (value > iou).float()  # a best box always joins itself
+    joins = (value > iou).float()  # a best box joins itself, unless it has no area
     weights = scores * joins
     sums = boxes.new_zeros(len(best), 4).index_add_(0, cluster, boxes * weights[:, None])
     total = boxes.new_zeros(len(best)).index_add_(0, cluster, weights)
@@ -122,8 +122,8 @@ def fuse(
     by_view.scatter_reduce_(0, cluster * len(found) + view, weights, "amax")
     mean = by_view.view(len(best), len(found)).mean(dim=1)
     order = torch.argsort(mean, descending=True, stable=True)
-    order = order[mean[order] >= score_threshold]
+    order = order[(mean[order] >= score_threshold) & (total[order] > 0)]
     order = order[:limit] if limit >= 0 else order
-    fused.pred_boxes = Boxes((sums / total[:, None])[order])
+    fused.pred_boxes = Boxes(sums[order] / total[order, None])
     fused.scores, fused.pred_classes = mean[order], classes[best][order]
     return fused

@@ -147,6 +147,18 @@ def test_prediction_takes_a_checkpoint_or_a_config(weights, config_file):
         prediction_cfg(weights, config_file, [])
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("TILE_SIZE", "0"), ("OVERLAP", "1.0"), ("BATCH_SIZE", "0"), ("SUPPRESSION", "gentle"), ("TOLERANCE", "-1")),
+        *(("PIXEL_SIZE_UM", "-1.0"), ("SUPPRESSION_IOU", "0.0"), ("TTA.SCALES", "[0.0]")),
+    ],
+)
+def test_values_of_prediction_that_cannot_be_meant_are_refused(key, value, nuclei):
+    with pytest.raises(CellSegError, match=f"CELLSEG.INFERENCE.{key} cannot be"):
+        prediction_cfg("", LITE, ["CELLSEG.DATASET", "nuclei", f"CELLSEG.INFERENCE.{key}", value])
+
+
 def test_prediction_by_config_needs_weights(nuclei):
     with pytest.raises(CellSegError, match=r"MODEL.WEIGHTS PATH"):
         prediction_cfg("", LITE, ["CELLSEG.DATASET", "nuclei", "MODEL.WEIGHTS", ""])

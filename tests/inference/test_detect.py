@@ -75,15 +75,15 @@ def test_scales_and_batches_go_together(model, image):
     torch.testing.assert_close(both[0].scores, alone.scores, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("scale", [0.5, 2.0])
-def test_a_scale_is_taken_out_of_the_boxes(scale, model, image):
-    found = Detector(model, _cfg())([image], scale)[0]
-    assert found.image_size == (96, 96)
-    boxes = found.pred_boxes.tensor
-    assert boxes.min() >= 0 and boxes.max() <= 96
-    shown = View(scale=scale).image(image)
+@pytest.mark.parametrize(("side", "scale"), [(96, 0.5), (96, 2.0), (20, 2.3), (97, 0.37)])
+def test_a_scale_is_taken_out_of_the_boxes(side, scale, model, image):
+    """By the pixels that the model really saw: 97 of them at 0.37 are 36, not 35.89."""
+    crop = np.resize(image, (side, side, 3))
+    found = Detector(model, _cfg())([crop], scale)[0]
+    assert found.image_size == (side, side)
+    shown = View(scale=scale).image(crop)
     own = Detector(model, _cfg())([shown])[0]
-    torch.testing.assert_close(boxes * scale, own.pred_boxes.tensor)
+    torch.testing.assert_close(found.pred_boxes.tensor * (shown.shape[0] / side), own.pred_boxes.tensor)
 
 
 def test_a_cascade_is_predicted_in_views(image):
@@ -92,8 +92,9 @@ def test_a_cascade_is_predicted_in_views(image):
     cfg = _cfg("cascade_mask_rcnn_X_101_32x8d_FPN", **keys)
     cascade = build_model(cfg).eval()
     thresholds = [predictor.test_score_thresh for predictor in cascade.roi_heads.box_predictor]
-    cells = WholeImagePredictor(cascade, cfg).predict(image)
-    assert len(cells) <= 12
+    found = Detector(cascade, cfg)([image])[0]
+    assert len(found) == 12
+    assert len(WholeImagePredictor(cascade, cfg).predict(image)) <= 12
     assert [predictor.test_score_thresh for predictor in cascade.roi_heads.box_predictor] == thresholds
 
 

@@ -7,7 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+import torch
 from detectron2.engine import launch
+from detectron2.structures import Instances
 from drawing import discs
 from ground_truth_model import BlobModel, predict_in_a_process
 
@@ -101,6 +103,50 @@ def test_a_run_with_other_settings_begins_anew(images, tmp_path):
     assert len(model.calls) == 3
 
 
+def test_images_that_came_or_changed_while_a_run_was_stopped_are_predicted(images, tmp_path):
+    folder, output = images[0].path.parent, Output(tmp_path / "out", ("coco",))
+    with pytest.raises(RuntimeError):
+        predict_images(_predictor(model=_Stops()), images, output)
+    tifffile.imwrite(folder / "a_new.tif", np.zeros((30, 30, 3), np.uint8), photometric="rgb")  # takes the first id
+    model = BlobModel()
+    predict_images(_predictor(model=model), list_images(folder, None), output)
+    assert len(model.calls) == 4
+    predict_images(_predictor(), list_images(folder, None), Output(tmp_path / "whole", ("coco",)))
+    assert _read(output.folder) == _read(tmp_path / "whole")
+
+
+def test_images_whose_results_would_have_one_name_are_refused(images):
+    folder = images[0].path.parent
+    (folder / "image0.ome.tif").write_bytes(images[0].path.read_bytes())
+    with pytest.raises(CellSegError, match="has the name of"):
+        list_images(folder, None)
+
+
+@pytest.mark.parametrize(("suppressed", "rows"), [("none", 2), ("hard", 1), ("soft", 1)])
+def test_each_class_keeps_its_own_least_score(suppressed, rows, images, tmp_path):
+    """Two classes see each cell: the second guess has a score that is enough for its class, but not once lowered."""
+
+    class TwoClasses(BlobModel):
+        def _instances(self, image):
+            once = super()._instances(image)[:1]
+            once.scores = torch.tensor([0.9])
+            other = Instances(once.image_size, **once.get_fields())
+            other.scores, other.pred_classes = torch.tensor([0.85]), torch.tensor([1])
+            return Instances.cat([once, other])
+
+    names = ["CELLSEG.CLASS_NAMES", "['a', 'b']", "CELLSEG.INFERENCE.SUPPRESSION", suppressed]
+    output = Output(tmp_path, ("coco", "csv"), min_score=0.1, min_score_of_class={"b": 0.8})
+    predict_images(_predictor(*names, model=TwoClasses()), images[:1], output)
+    assert len(pd.read_csv(tmp_path / "csv" / "image0.csv")) == rows
+    assert len(json.loads((tmp_path / "test-results.json").read_text())) == 2  # AP wants both
+
+
+@pytest.mark.parametrize("score", [-0.1, 50])
+def test_a_least_score_is_a_share(score, tmp_path):
+    with pytest.raises(CellSegError, match="from 0 to 1"):
+        Output(tmp_path, min_score=score)
+
+
 def test_a_finished_run_is_done_again_when_asked_for(images, tmp_path):
     model = BlobModel()
     for _ in range(2):
@@ -121,9 +167,12 @@ def test_another_pixel_size_is_said_and_with_rescale_evened_out(trained, images,
         predictor.cfg.CELLSEG.PIXEL_SIZE_UM = trained
     with images[0].open("percentile:0.1,99.9") as regions:
         with caplog.at_level(logging.WARNING, "cellseg_d2"):
-            as_is = plain.predict(regions)
+            plain.warn_of_scale(regions, images[0].path)
+        as_is = plain.predict(regions)
+        assert str(images[0].path) in caplog.text
         assert f"look {trained / 0.5:.2g} times as large" in caplog.text
         caplog.clear()
+        rescaled.warn_of_scale(regions, images[0].path)
         mapped = rescaled.predict(regions)
     assert not caplog.records
     side = round(0.5 / trained * 60), round(0.5 / trained * 80)

@@ -7,6 +7,7 @@ from drawing import discs
 from ground_truth_model import BlobModel
 
 from cellseg_d2.config import get_cfg
+from cellseg_d2.errors import CellSegError
 from cellseg_d2.inference import segment
 from cellseg_d2.inference.one_image import as_rgb
 from cellseg_d2.inference.predictor import WholeImagePredictor
@@ -42,6 +43,24 @@ def test_alpha_is_left_out_and_grey_becomes_rgb():
     rgba[..., :3], rgba[..., 3] = (1, 2, 3), 255
     assert as_rgb(rgba, RULE).tolist() == [[[1, 2, 3]] * 3] * 2
     assert as_rgb(np.array([[0, 500]], np.uint16), RULE).tolist() == [[[0] * 3, [128] * 3]]
+
+
+def test_every_way_to_hold_a_value_gives_the_same():
+    values = np.array([[0, 500, 1000]])
+    for dtype in (">u2", "<u2", np.int32, np.float32, np.float64):
+        assert as_rgb(values.astype(dtype), RULE)[0, :, 0].tolist() == [0, 128, 255]
+    assert as_rgb(values > 600, RULE)[0, :, 0].tolist() == [0, 0, 255]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1j])
+def test_values_that_are_no_intensities_are_refused(value, predictor):
+    with pytest.raises(ValueError, match="complex, NaN or infinite"):
+        segment(np.array([[0, value]]), predictor)
+
+
+def test_a_config_without_weights_is_refused(predictor):
+    with pytest.raises(CellSegError, match="needs weights"):
+        segment(np.zeros((8, 8), np.uint8), get_cfg("mask_rcnn_lite0_FPN", ["MODEL.WEIGHTS", ""]))
 
 
 @pytest.mark.parametrize("shape", [(5,), (4, 4, 2), (2, 4, 4, 3), (0, 4)])

@@ -84,5 +84,10 @@ def test_the_best_are_kept_above_the_threshold():
     assert fuse(found, (50, 90), 0.0, 0.0, 2).scores.tolist() == pytest.approx([0.9, 0.8])
 
 
+def test_a_box_without_an_area_is_no_cell():
+    fused = fuse([_found([[5, 5, 5, 9], [0, 0, 4, 4]], [0.9, 0.5], [0, 0])], (50, 50), 0.5, 0.0, -1)
+    assert fused.pred_boxes.tensor.tolist() == [[0, 0, 4, 4]]
+
+
 def test_nothing_seen_is_nothing_found():
     assert len(fuse([_found([], [], [])] * 3, (50, 50), 0.5, 0.05, 100)) == 0

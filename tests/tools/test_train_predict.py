@@ -161,6 +161,7 @@ def predicted(trained, run_tool, sample_root, tmp_path_factory):
     done = run_tool(
         *("predict", "--weights", trained[0] / "model_final.pth", "--input", sample_root / "test_release"),
         *("--image-ids", sample_root / "test_image_name_to_ids.json", "--output", output),
+        **ON_CPU,
     )
     assert done.returncode == 0, done.stderr
     return output, done.stdout
