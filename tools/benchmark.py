@@ -27,12 +27,21 @@ def build_parser() -> argparse.ArgumentParser:
         "mapper", help="a training sample as label maps against a list of masks, by number of cells"
     )
     add_common(part, run_mapper)
-    part = parts.add_parser("evaluate", help="mask AP at cell density against pycocotools")
+    part = parts.add_parser("evaluate", help="mask AP and metrics of cells at cell density against pycocotools")
     add_common(part, run_evaluate)
     part = parts.add_parser("train", help="a training step by number of cells against torchvision's Mask R-CNN")
     part.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
     part.add_argument("--threads", type=positive, metavar="N", help="of torch, on both sides; default: torch's choice")
     add_common(part, run_train)
+    part = parts.add_parser("stitch", help="putting tiles together against SAHI: time, memory, lost and doubled cells")
+    part.add_argument("--data", type=Path, default=SAMPLE, metavar="PATH", help="input layout; default: the sample")
+    add_common(part, run_stitch)
+    part = parts.add_parser("predict", help="whole images against SAHI with the same model: time and memory")
+    part.add_argument("--data", type=Path, default=SAMPLE, metavar="PATH", help="input layout; default: the sample")
+    part.add_argument("--weights", default="", metavar="CKPT", help="default: the laptop model and known cells")
+    part.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
+    part.add_argument("--large", action="store_true", help="also 8,192 x 8,192 pixels with 20,000 cells, for minutes")
+    add_common(part, run_predict)
     return parser
 
 
@@ -61,21 +70,42 @@ def run_mapper(args: argparse.Namespace) -> str:
 
 
 def run_evaluate(args: argparse.Namespace) -> str:
-    from cellseg_d2.benchmark import evaluate
+    from cellseg_d2.benchmark import cell_metrics, evaluate
 
-    return evaluate.report(repeats=1, images=1, cells=20, detections=30) if args.quick else evaluate.report()
+    if args.quick:
+        ap = evaluate.report(repeats=1, images=1, cells=20, detections=30)
+        return f"{ap}\n{cell_metrics.report(repeats=1, counts=(4, 9), images=1, cells=20)}"
+    return f"{evaluate.report()}\n{cell_metrics.report()}"
 
 
 def run_train(args: argparse.Namespace) -> str:
-    import torch
-
     from cellseg_d2.benchmark import train
 
-    if args.device == "cuda" and not torch.cuda.is_available():
-        raise CellSegError("--device cuda, but there is no CUDA here")
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = chosen_device(args.device)
     settings = train.QUICK if args.quick else train.FULL[device]
     return train.report(replace(settings, device=device, threads=args.threads))
+
+
+def run_stitch(args: argparse.Namespace) -> str:
+    from cellseg_d2.benchmark import stitch
+
+    return stitch.report(args.data, stitch.QUICK if args.quick else stitch.Settings())
+
+
+def run_predict(args: argparse.Namespace) -> str:
+    from cellseg_d2.benchmark import predict
+
+    settings = predict.QUICK if args.quick else predict.Settings()
+    return predict.report(args.data, args.weights, chosen_device(args.device), args.large, settings)
+
+
+def chosen_device(asked: str | None) -> str:
+    """The device that was asked for, else CUDA where there is one."""
+    import torch
+
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise CellSegError("--device cuda, but there is no CUDA here")
+    return asked or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

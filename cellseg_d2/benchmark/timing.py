@@ -78,10 +78,11 @@ def peak_memory(work: Callable[..., object], *args: Any) -> PeakMemory:
 def _measure(work: Callable[..., object], args: tuple[Any, ...]) -> PeakMemory:
     before = psutil.Process().memory_info().rss
     work(*args)
-    return PeakMemory(before, _highest())
+    return PeakMemory(before, resident_peak())
 
 
-def _highest() -> int:
+def resident_peak() -> int:
+    """The most bytes of memory that this process has had so far."""
     status = Path("/proc/self/status")
     if status.is_file():  # Linux: unlike ru_maxrss this is not inherited from the process that started this one
         lines = dict(line.split(":", 1) for line in status.read_text().splitlines())

@@ -5,6 +5,10 @@ import pytest
 from drawing import discs, noise, write_sample
 from tables import is_ratio, read_tables
 
+from cellseg_d2.benchmark.sides import SAHI
+
+SIDES = ["this package", *(["SAHI"] if SAHI.is_file() else [])]
+
 
 @pytest.fixture
 def small_root(tmp_path):
@@ -111,3 +115,33 @@ def test_train_times_both_sides_and_says_what_they_trained_on(run_tool):
         assert is_ratio(theirs["times this package"], theirs["median s"], ours["median s"])
     assert all(float(row["MB"]) > 100 for row in tables["Training step, float32"])
     assert {row["positive RoIs"] for row in tables["Training step, equal positive RoIs"]} == {"4"}
+
+
+def _says_what_is_missing(text):
+    return ("`make bench-setup`" in text) == (len(SIDES) == 1)
+
+
+def test_stitch_counts_time_and_faults_of_both_sides(run_tool, small_root):
+    process = run_tool("benchmark", "stitch", "--quick", "--data", small_root)
+    assert process.returncode == 0, process.stderr
+    assert _says_what_is_missing(process.stdout)
+    tables = read_tables(process.stdout)
+    merging, mosaics = tables["Merging"], tables["Mosaics of real cells"]
+    assert [row["side, cells"] for row in merging] == [f"{side}, 40" for side in SIDES]
+    assert all(is_ratio(row["times this package"], row["median s"], merging[0]["median s"]) for row in merging)
+    assert [row["side"] for row in mosaics] == SIDES
+    for ours, count in ((merging[0], "40"), (mosaics[0], "16")):
+        assert [ours[name] for name in ("objects", "lost", "doubled", "fused")] == [count, "0", "0", "0"]
+
+
+def test_predict_compares_both_sides_and_measures_a_large_image(run_tool, small_root):
+    process = run_tool("benchmark", "predict", "--quick", "--large", "--device", "cpu", "--data", small_root)
+    assert process.returncode == 0, process.stderr
+    assert _says_what_is_missing(process.stdout)
+    tables = read_tables(process.stdout)
+    assert [row["side"] for row in tables["Prediction"]] == SIDES
+    shares = [float(row["%"]) for row in tables["Where this package's time goes"]]
+    assert sum(shares) == pytest.approx(100, abs=0.2) and min(shares) >= 0
+    (large,) = tables["A large image from file to files"]
+    assert [large[name] for name in ("objects", "lost", "doubled", "fused")] == ["40", "0", "0", "0"]
+    assert float(large["MB"]) > 100 and large["GPU MB"] == "-"
