@@ -79,10 +79,10 @@ def run_evaluate(args: argparse.Namespace) -> str:
 
 
 def run_train(args: argparse.Namespace) -> str:
-    from cellseg_d2.benchmark import train
+    from cellseg_d2.benchmark import train, train_sides
 
     device = chosen_device(args.device)
-    settings = train.QUICK if args.quick else train.FULL[device]
+    settings = train_sides.QUICK if args.quick else train_sides.FULL[device]
     return train.report(replace(settings, device=device, threads=args.threads))
 
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from cellseg_d2.benchmark import mapper, train
-from cellseg_d2.benchmark.train import QUICK, SIDES, OurTraining, TorchvisionTraining, draw_samples
+from cellseg_d2.benchmark import mapper, train, train_sides
+from cellseg_d2.benchmark.train_sides import QUICK, SIDES, OurTraining, TorchvisionTraining, draw_samples
 
 SMALL = replace(QUICK, counts=(8,))
 
@@ -17,7 +17,7 @@ def trainings():
 
 
 def test_a_full_tile_holds_the_most_cells_that_are_measured():
-    settings = replace(train.FULL["cpu"], batch=1)
+    settings = replace(train_sides.FULL["cpu"], batch=1)
     assert [len(draw_samples(settings, count)[0]["instances"]) for count in settings.counts] == list(settings.counts)
     assert settings.positives <= settings.counts[0]
 
