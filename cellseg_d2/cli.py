@@ -6,6 +6,7 @@ import argparse
 import logging
 import re
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -44,6 +45,7 @@ def split_overrides(argv: Sequence[str] | None) -> tuple[list[str], list[str]]:
 
 def configure_logging() -> None:
     """Sends the package's log lines to stderr, each as plain text."""
+    warnings.filterwarnings("ignore", message="torch.meshgrid")  # of Detectron2's anchors; nobody can mend it here
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
     package = logging.getLogger("cellseg_d2")

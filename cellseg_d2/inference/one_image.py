@@ -10,6 +10,7 @@ from detectron2.config import CfgNode
 from numpy.typing import NDArray
 
 from cellseg_d2.data.tiff import IntensityRule
+from cellseg_d2.errors import CellSegError
 from cellseg_d2.inference.predictor import WholeImagePredictor
 from cellseg_d2.instances import CellInstances
 
@@ -28,11 +29,13 @@ def segment(image: NDArray[Any], model: str | Path | CfgNode | WholeImagePredict
         cell in two classes, unless CELLSEG.INFERENCE.SUPPRESSION is ``none``.
 
     Raises:
-        CellSegError: the weights cannot be read or do not fit.
+        CellSegError: there are no weights, or they cannot be read or do not fit.
         ValueError: the image is of another shape, or holds complex, NaN or infinite values.
     """
     predictor = model
     if isinstance(model, CfgNode):
+        if not model.MODEL.WEIGHTS:
+            raise CellSegError("prediction needs weights; set MODEL.WEIGHTS")
         predictor = WholeImagePredictor.from_cfg(model)
     elif isinstance(model, (str, Path)):
         predictor = WholeImagePredictor.from_checkpoint(model)

@@ -59,13 +59,11 @@ class WholeImagePredictor:
 
     @classmethod
     def from_cfg(cls, cfg: CfgNode) -> WholeImagePredictor:
-        """A predictor with the model of a config and the weights of its MODEL.WEIGHTS.
+        """A predictor with the model of a config and the weights of its MODEL.WEIGHTS; random ones where it is empty.
 
         Raises:
-            CellSegError: there are no weights, or they cannot be read or do not fit the model.
+            CellSegError: the weights cannot be read or do not fit the model.
         """
-        if not cfg.MODEL.WEIGHTS:
-            raise CellSegError("prediction needs weights; set MODEL.WEIGHTS")
         register_package_weights()
         cfg = cfg.clone()
         cfg.defrost()

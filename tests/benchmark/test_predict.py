@@ -67,7 +67,7 @@ def test_the_stopwatch_counts_calls_of_inference():
     assert 0 < watch.seconds < 1
 
 
-@pytest.mark.skipif(not SAHI.is_file(), reason="needs make bench-setup")
+@pytest.mark.sahi
 def test_both_sides_find_the_same(model, sample_root, tmp_path):
     folder, cfg = model
     image = tmp_path / "image.npy"

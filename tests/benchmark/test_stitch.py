@@ -99,7 +99,7 @@ def test_this_package_loses_none():
     assert len(put_together(scene.cells(), TILE, OVERLAP)["cells"]) == 400
 
 
-@pytest.mark.skipif(not SAHI.is_file(), reason="needs make bench-setup")
+@pytest.mark.sahi
 def test_both_sides_see_the_same_cells_where_one_tile_holds_them(scene):
     theirs = run_side(SAHI, "cellseg_d2.benchmark.with_sahi:merge", scene.cells(), 64, OVERLAP).value
     ours = put_together(scene.cells(), 64, OVERLAP)
