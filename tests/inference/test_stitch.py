@@ -273,6 +273,17 @@ def test_cells_that_touch_where_windows_of_next_but_one_tiles_meet_stay_two():
     assert report.large == 2
 
 
+@pytest.mark.parametrize("halo", [5, 20])
+def test_a_cell_of_several_blobs_is_one_instance(halo):
+    """Its owner sees both blobs where the halo suffices; else the tiles that see both put it together."""
+    labels = np.zeros((80, 80), np.int32)
+    labels[36:40, 36:40] = labels[44:48, 44:48] = 1
+    labels[10:14, 60:64] = labels[20:24, 60:64] = 2
+    cells, report = stitched(labels, core=40, halo=halo)
+    assert cells_of(cells) == cells_of(whole(labels))
+    assert report.owned + report.large == 2
+
+
 def test_a_large_cell_with_two_classes_comes_once():
     left, right = Tile((0, 0, 20, 20), (0, 0, 24, 20)), Tile((20, 0, 40, 20), (16, 0, 40, 20))
     pieces = [
