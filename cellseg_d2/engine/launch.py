@@ -90,12 +90,6 @@ def _first_host(environment: Mapping[str, str]) -> str:
         raise CellSegError(f"the first machine of {command[-1]} is not known ({error}); set MASTER_ADDR") from error
 
 
-def process_count(args: argparse.Namespace) -> int:
-    """Processes of a run over all machines, by Detectron2's arguments or by who started this process."""
-    process = started_process()
-    return process.world_size if process else args.num_gpus * args.num_machines
-
-
 def launch(
     main: Callable[..., Any], args: argparse.Namespace, *arguments: Any, timeout: timedelta = DEFAULT_TIMEOUT
 ) -> None:

@@ -21,7 +21,7 @@ from cellseg_d2.data.copy_paste import check_copy_paste
 from cellseg_d2.data.stream import check_sampler
 from cellseg_d2.engine.checkpoint import CellCheckpointer, check_weights, checkpoint_cfg
 from cellseg_d2.engine.density import set_caps
-from cellseg_d2.engine.launch import process_count, started_process
+from cellseg_d2.engine.launch import started_process
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.inference.suppress import METHODS
 from cellseg_d2.modeling.roi_heads import check_losses, ignores_crowd
@@ -178,14 +178,14 @@ def check_run(cfg: CfgNode, args: argparse.Namespace) -> None:
         cfg: of :func:`build_cfg`.
         args: of Detectron2's ``default_argument_parser``.
     """
-    started = started_process()
+    started, processes = started_process(), args.num_gpus * args.num_machines
     if started is None:
         check_processes(cfg, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
-    elif args.num_gpus * args.num_machines > 1:
+    elif processes > 1:
         raise CellSegError("the processes are started already, by torchrun or Slurm: leave --num-gpus out")
     else:
-        check_gpus(cfg, started.local_size, started.world_size)
-    processes = process_count(args)
+        processes = started.world_size
+        check_gpus(cfg, started.local_size, processes)
     if cfg.SOLVER.IMS_PER_BATCH % processes:
         raise CellSegError(
             f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} cannot be shared by {processes} processes; "
