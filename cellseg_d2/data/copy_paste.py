@@ -18,6 +18,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.data import detection_utils as utils
 from numpy.typing import NDArray
 
+from cellseg_d2.data.class_shares import cells_by_tile_and_class, share_changes
 from cellseg_d2.data.rle import Rle, decode_runs
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.structures import CROWD_CLASS
@@ -68,6 +69,7 @@ class SourceCells:
         classes = np.concatenate([np.zeros(0, np.int32), *(own for _, own in whole)])
         present, rank, counts = np.unique(classes, return_inverse=True, return_counts=True)
         self.counts = dict(zip(present.tolist(), counts.tolist()))
+        self._classes = classes
         self._of_class = np.split(np.argsort(rank, kind="stable"), np.cumsum(counts)[:-1])
         self._commonness = counts[rank].astype(np.float32)
 
@@ -82,12 +84,24 @@ class SourceCells:
         too, is of each class as often (weighted sampling without replacement by exponential keys: Efraimidis and
         Spirakis, Information Processing Letters 97, 2006).
         """
+        tile, chosen = self._draw(most)
+        return tile, self.annotation[chosen]
+
+    def mean_classes(self, most: int, classes: int, draws: int = 2000) -> NDArray[np.float64]:
+        """How many cells of each of K classes :meth:`draw` gives on average, estimated; numpy's global state stays."""
+        state = np.random.get_state()
+        np.random.seed(0)
+        chosen = np.concatenate([self._draw(most)[1] for _ in range(draws)])
+        np.random.set_state(state)
+        return np.bincount(self._classes[chosen], minlength=classes) / draws
+
+    def _draw(self, most: int) -> tuple[int, NDArray[np.int64]]:
+        """A tile and what is taken of it, by the numbers of all M cells."""
         own = self._of_class[np.random.randint(len(self._of_class))]
         tile = int(np.searchsorted(self.bounds, own[np.random.randint(len(own))], side="right")) - 1
         low, high = self.bounds[tile : tile + 2]
         keys = np.random.exponential(self._commonness[low:high])
-        chosen = low + np.argsort(keys)[: np.random.randint(1, most + 1)]
-        return tile, self.annotation[chosen]
+        return tile, low + np.argsort(keys)[: np.random.randint(1, most + 1)]
 
 
 def _whole_cells(sample: dict[str, Any]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
@@ -205,13 +219,18 @@ def build_copy_paste(cfg: CfgNode, dicts: Sequence[dict[str, Any]]) -> CopyPaste
     if aug.COPY_PASTE_PROB == 0:
         return None
     copy_paste = CopyPaste(dicts, aug.COPY_PASTE_PROB, aug.COPY_PASTE_MAX_CELLS, aug.COPY_PASTE_ONTO_CELLS)
-    names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes
+    sources, names = copy_paste.sources, MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes
+    before = cells_by_tile_and_class(dicts, len(names)).sum(axis=0)
+    pasted = len(dicts) * aug.COPY_PASTE_PROB * sources.mean_classes(aug.COPY_PASTE_MAX_CELLS, len(names))
     logger.info(
         "copy-paste: %g %% of the tiles get 1 to %d cells of one tile as far as there is room, the first of each class "
-        "equally often; cells to paste: %s",
+        "equally often; cells to paste, and a class's share of all cells if there is room for all: %s",
         100 * aug.COPY_PASTE_PROB,
         aug.COPY_PASTE_MAX_CELLS,
-        ", ".join(f"{name} {copy_paste.sources.counts.get(number, 0)}" for number, name in enumerate(names)),
+        ", ".join(
+            f"{name} {sources.counts.get(number, 0)}, {share}"
+            for (number, name), share in zip(enumerate(names), share_changes(before, before + pasted))
+        ),
     )
     return copy_paste
 

@@ -14,6 +14,7 @@ from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSample
 from detectron2.utils import comm
 from torch.utils.data import Dataset, Sampler
 
+from cellseg_d2.data.class_shares import cells_by_tile_and_class, share_changes
 from cellseg_d2.data.suggestions import repeat_threshold
 from cellseg_d2.errors import CellSegError
 
@@ -120,8 +121,7 @@ def repeat_factors(cfg: CfgNode, dicts: Sequence[dict[str, Any]]) -> torch.Tenso
         (T,) float32.
     """
     names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes
-    learnt = ([cell["category_id"] for cell in sample["annotations"] if not cell.get("iscrowd", 0)] for sample in dicts)
-    cells = np.stack([np.bincount(np.array(own, np.int64), minlength=len(names)) for own in learnt])
+    cells = cells_by_tile_and_class(dicts, len(names))
     shares = (cells > 0).mean(axis=0)
     power = 0.5 if cfg.DATALOADER.REPEAT_SQRT else 1.0
     threshold = cfg.DATALOADER.REPEAT_THRESHOLD
@@ -130,10 +130,9 @@ def repeat_factors(cfg: CfgNode, dicts: Sequence[dict[str, Any]]) -> torch.Tenso
     rarity = np.divide(threshold, shares, out=np.ones(len(names)), where=shares > 0)
     by_class = np.maximum(rarity**power, 1)
     factors = np.where(cells > 0, by_class, 1).max(axis=1)
-    before, after = (counts / max(counts.sum(), 1) for counts in (cells.sum(axis=0), factors @ cells))
+    shares_of_cells = share_changes(cells.sum(axis=0), factors @ cells)
     changes = ", ".join(
-        f"{name} x {times:.2f}, {100 * plain:.1f} -> {100 * repeated:.1f} %"
-        for name, times, plain, repeated in zip(names, by_class, before, after)
+        f"{name} x {times:.2f}, {share}" for name, times, share in zip(names, by_class, shares_of_cells)
     )
     logger.info("repeat threshold %.3g; how often a class's tiles come, its share of cells: %s", threshold, changes)
     return torch.from_numpy(factors.astype(np.float32))

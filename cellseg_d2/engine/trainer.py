@@ -64,13 +64,16 @@ class CellTrainer(DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
-        """Detectron2's ``build_model``, and a line that says how large the model is.
+        """Detectron2's ``build_model``, and lines that say how large the model is and how it weighs the classes.
 
         Raises:
             CellSegError: it has more than CELLSEG.MAX_PARAMETERS.
         """
         model = super().build_model(cfg)
         logger.info("the model has %.1f M parameters", count_parameters(model) / 1e6)
+        if weights := cfg.CELLSEG.LOSS.CLASS_WEIGHTS:
+            named = zip([*cfg.CELLSEG.CLASS_NAMES, "background"], weights)
+            logger.info("weights in the box loss: %s", ", ".join(f"{name} {weight:g}" for name, weight in named))
         check_size(model, cfg)
         return model
 

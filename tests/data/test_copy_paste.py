@@ -1,6 +1,7 @@
 """Copy-paste of cells, on drawn tiles: several sizes, overlapping layers, crowds, cut cells, and a rare class."""
 
 import logging
+import re
 from collections import Counter
 
 import cv2
@@ -141,6 +142,18 @@ def test_further_cells_are_other_cells_of_the_tile_and_rather_of_rare_classes(di
     assert found[1] / found[0] == pytest.approx(expected[1] / expected[0], rel=0.35)
 
 
+def test_the_mean_of_what_is_drawn_is_told_beforehand_and_disturbs_no_random_state(dicts):
+    sources = SourceCells(dicts)
+    np.random.seed(3)
+    told, state = sources.mean_classes(4, 4), np.random.get_state()[1].copy()
+    np.random.seed(3)
+    assert (np.random.get_state()[1] == state).all()
+    draws = [sources.draw(4) for _ in range(2000)]
+    classes = [dicts[tile]["annotations"][place]["category_id"] for tile, places in draws for place in places]
+    assert told == pytest.approx(np.bincount(classes, minlength=4) / len(draws), abs=0.1)
+    assert told[3] == 0 < told[RARE]
+
+
 @pytest.mark.parametrize(
     ("size", "covered", "onto", "count"),
     [
@@ -211,7 +224,10 @@ def test_what_it_will_do_is_said_once(nuclei, caplog):
         paste = build_copy_paste(_cfg("CELLSEG.AUG.COPY_PASTE_PROB", "0.5"), tiles)
     (record,) = caplog.records
     assert "50 % of the tiles get 1 to 10 cells" in record.message
-    assert f"class1 {paste.sources.counts[0]}, class2" in record.message
+    rarest = min(paste.sources.counts, key=paste.sources.counts.get)
+    number = paste.sources.counts[rarest]
+    before, after = re.search(rf"class{rarest + 1} {number}, ([\d.]+) -> ([\d.]+) %", record.message).groups()
+    assert float(after) > float(before) > 0
 
 
 def test_real_tiles_get_real_cells(nuclei):

@@ -1,3 +1,5 @@
+import logging
+
 import pytest
 import torch
 from detectron2.engine import AMPTrainer, SimpleTrainer, hooks
@@ -18,6 +20,14 @@ def test_a_model_over_the_limit_is_refused_with_its_parts(nuclei):
         CellSegError, match=r"5\.0 M parameters \(backbone \d.*roi_heads .*over the limit of 1\.0 M; CELLSEG"
     ):
         CellTrainer.build_model(cfg)
+
+
+def test_weights_of_classes_are_told_by_name(nuclei, caplog):
+    weights = ["CELLSEG.LOSS.CLASS_WEIGHTS", "[1,1,2,4,0.5]"]
+    cfg = build_cfg(LITE, ["CELLSEG.DATASET", "nuclei", "MODEL.DEVICE", "cpu", *weights])
+    with caplog.at_level(logging.INFO, "cellseg_d2"):
+        CellTrainer.build_model(cfg)
+    assert "weights in the box loss: class1 1, class2 1, class3 2, class4 4, background 0.5" in caplog.messages
 
 
 def test_what_a_checkpoint_keeps_is_known_before_it_is_written(nuclei, tmp_path):
