@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import cv2
@@ -12,6 +12,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader, build_detection_train_loader
 from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, TrainerBase, create_ddp_model, hooks
+from detectron2.evaluation import DatasetEvaluator
 from detectron2.evaluation.evaluator import inference_context
 from detectron2.utils import comm
 from torch.nn.parallel import DistributedDataParallel
@@ -27,6 +28,7 @@ from cellseg_d2.engine.validation import validation_losses
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.evaluation.coco import CellCOCOEvaluator
 from cellseg_d2.inference.predictor import WholeImagePredictor
+from cellseg_d2.report.validation_overlays import validation_overlays
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +39,7 @@ class CellTrainer(DefaultTrainer):
     """``DefaultTrainer`` for cells. The loop, the solver, the loggers and the default hooks are Detectron2's."""
 
     def __init__(self, cfg: CfgNode) -> None:
-        """Builds model, optimizer, data loader and hooks, in Detectron2's order.
+        """Builds model, optimizer and hooks, in Detectron2's order; the data loader follows in :meth:`before_train`.
 
         ``DefaultTrainer.__init__`` is not called: its DistributedDataParallel names a device even on a CPU, which torch
         refuses, and it makes its own checkpointer.
@@ -48,10 +50,9 @@ class CellTrainer(DefaultTrainer):
         self.stream_start = 0
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
-        data_loader = self.build_train_loader(cfg, self.stream_seed)
         device_ids = [torch.cuda.current_device()] if cfg.MODEL.DEVICE.startswith("cuda") else None
         model = create_ddp_model(model, broadcast_buffers=False, device_ids=device_ids)
-        self._trainer = build_loop(cfg, model, data_loader, optimizer)
+        self._trainer = build_loop(cfg, model, None, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = CellCheckpointer(model, cfg, strict=False, trainer=weakref.proxy(self))
         self.start_iter = 0
@@ -105,9 +106,6 @@ class CellTrainer(DefaultTrainer):
             )
         if self.start_iter:
             logger.info("going on at iteration %d, after %d tiles", self.start_iter, self.stream_start)
-            self._trainer.reset_data_loader(
-                lambda: self.build_train_loader(self.cfg, self.stream_seed, self.stream_start)
-            )
 
     def state_dict(self) -> dict[str, Any]:
         """Detectron2's state, and what the stream of samples and the random numbers go on from."""
@@ -158,7 +156,9 @@ class CellTrainer(DefaultTrainer):
 
     def evaluate(self) -> dict[str, Any]:
         """The metrics of the weights, as ``ema`` those of their average, and as ``validation`` the losses."""
-        results = dict(self.test(self.cfg, self.model))
+        evaluators = [self.build_evaluator(self.cfg, name) for name in self.cfg.DATASETS.TEST]
+        results = dict(self.test(self.cfg, self.model, evaluators))
+        self._put_overlays(evaluators)
         if self.average is not None:
             with self.average.applied():
                 results["ema"] = self.test(self.cfg, self.model)
@@ -167,6 +167,17 @@ class CellTrainer(DefaultTrainer):
             results["validation"] = validation_losses(network, self.cfg, self.cfg.DATASETS.TEST[0])
         self._last_eval_results = results  # what Detectron2 compares with TEST.EXPECTED_RESULTS
         return results
+
+    def _put_overlays(self, evaluators: Sequence[DatasetEvaluator]) -> None:
+        """Pictures of the first validation dataset for TensorBoard, from what was just predicted."""
+        evaluator, count = evaluators[0] if evaluators else None, self.cfg.CELLSEG.VALIDATION_OVERLAYS
+        # a subclass may evaluate otherwise; and what has no annotations has no ground truth to draw
+        if not isinstance(evaluator, CellCOCOEvaluator) or "annotations" not in evaluator.truth:
+            return
+        if count > 0 and comm.is_main_process():
+            pictures = validation_overlays(evaluator.truth, evaluator.results, evaluator.image_root, count)
+            for name, picture in pictures:
+                self.storage.put_image(name, picture.transpose(2, 0, 1))
 
     def build_hooks(self) -> list[hooks.HookBase]:
         """Detectron2's hooks and the plugin's, the periodic checkpointer after all whose state it is to save."""
@@ -201,7 +212,8 @@ class CellTrainer(DefaultTrainer):
         return {metric: save} if self.average is None else {metric: save, f"ema/{metric}": save_average}
 
     def before_train(self) -> None:
-        """Detectron2's, where there is anything left to train."""
+        """Builds the data loader, now that it is known where it begins, and runs Detectron2's hooks."""
+        self._trainer.data_loader = self.build_train_loader(self.cfg, self.stream_seed, self.stream_start)
         super().before_train()
         self.done = self.start_iter
         if self.stopping:
@@ -229,7 +241,7 @@ class StopTraining(BaseException):
 
 
 def build_loop(cfg: CfgNode, model: torch.nn.Module, data_loader: Any, optimizer: Any) -> SimpleTrainer:
-    """Detectron2's loop, in the precision that the config asks for."""
+    """Detectron2's loop, in the precision that the config asks for; it may get its data loader later."""
     if not cfg.SOLVER.AMP.ENABLED:
         return SimpleTrainer(model, data_loader, optimizer)
     precision = AMP_DTYPES[cfg.CELLSEG.AMP_DTYPE]

@@ -85,7 +85,9 @@ def test_resume_goes_on_where_it_stopped(trained, train, tmp_path):
     (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
     done = train("--resume", *QUICK, "SOLVER.MAX_ITER", "5", "OUTPUT_DIR", tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "Starting training from iteration 2" in done.stdout + done.stderr
+    printed = done.stdout + done.stderr
+    assert "Starting training from iteration 2" in printed
+    assert printed.count("Making batched data loader") == 1
     before = torch.load(tmp_path / "model_0000001.pth", weights_only=True)
     after = torch.load(tmp_path / "model_final.pth", weights_only=True)
     assert (before["iteration"], after["iteration"]) == (1, 4)
