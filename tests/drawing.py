@@ -71,6 +71,15 @@ def noise(rng: np.random.Generator, height: int, width: int) -> NDArray[np.uint8
     return rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
+def places(grid: NDArray[np.uint8], picture: NDArray[np.uint8]) -> list[tuple[int, int]]:
+    """Where a picture lies in a larger one, pixel for pixel: (x, y), the leftmost first."""
+    windows = np.lib.stride_tricks.sliding_window_view(grid, picture.shape)[:, :, 0]
+    fits = np.ones(windows.shape[:2], bool)
+    for y, x in np.random.default_rng(0).integers(0, picture.shape[:2], (100, 2)):  # few places are left to compare
+        fits &= (windows[:, :, y, x] == picture[y, x]).all(axis=2)
+    return sorted((int(x), int(y)) for y, x in np.argwhere(fits) if (windows[y, x] == picture).all())
+
+
 def write_sample(
     root: Path, name: str, image: NDArray[Any], label_maps: Mapping[int, NDArray[Any]], **options: Any
 ) -> Path:

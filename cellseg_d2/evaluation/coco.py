@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from detectron2.evaluation import COCOEvaluator
 from detectron2.utils.logger import create_small_table
 
 from cellseg_d2.evaluation.coco_ap import average_precision
-from cellseg_d2.export.coco_results import to_results
+from cellseg_d2.export.coco_results import Result, to_results
 
 
 class CellCOCOEvaluator(COCOEvaluator):
@@ -21,11 +22,19 @@ class CellCOCOEvaluator(COCOEvaluator):
         dataset_name: a registered COCO dataset.
         max_dets_per_image: detections scored per image and class; raised to twice the most cells that an image has,
             as untiled images may have more than any tile.
+
+    Attributes:
+        truth: the COCO dataset.
+        image_root: the folder that its file names are relative to.
+        results: COCO results of the last evaluation; on the first of several processes alone.
     """
 
     def __init__(self, dataset_name: str, *, max_dets_per_image: int) -> None:
         super().__init__(dataset_name, ("segm", "bbox"), max_dets_per_image=max_dets_per_image)
-        cells = Counter(cell["image_id"] for cell in self._coco_api.dataset.get("annotations", ()))
+        self.truth: dict[str, Any] = self._coco_api.dataset
+        self.image_root = Path(self._metadata.get("image_root", ""))
+        self.results: list[Result] = []
+        cells = Counter(cell["image_id"] for cell in self.truth.get("annotations", ()))
         self.max_detections = max(max_dets_per_image, 2 * max(cells.values(), default=0))
 
     def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]) -> None:
@@ -47,11 +56,12 @@ class CellCOCOEvaluator(COCOEvaluator):
         category_of = {v: k for k, v in self._metadata.thing_dataset_id_to_contiguous_id.items()}
         for result in results:
             result["category_id"] = category_of[result["category_id"] - 1]
+        self.results = results
         if not self._do_evaluation:
             self._logger.info("%s has no annotations, so nothing is scored", self._metadata.name)
             return
         for task in self._tasks:
-            metrics = average_precision(self._coco_api.dataset, results, task, self.max_detections)
+            metrics = average_precision(self.truth, results, task, self.max_detections)
             self._results[task] = metrics
             table = create_small_table(metrics)
             self._logger.info(

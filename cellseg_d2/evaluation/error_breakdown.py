@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cellseg_d2.evaluation.overlap_table import Bools, Cells, Floats, Ints, whole_overlaps
+from cellseg_d2.evaluation.overlap_table import Bools, Cells, Floats, Ints, Pairs, whole_overlaps
 
 HIT, DOUBLED, WRONG_CLASS, POOR_OUTLINE, SPURIOUS = range(5)
 KINDS = {
@@ -73,6 +73,36 @@ class Judged:
         )
 
 
+@dataclass(frozen=True)
+class CocoMatches:
+    """COCO's matching of one image's cells and predictions at an IoU of 0.5, class by class.
+
+    Attributes:
+        pairs: M pairs of a cell, or crowd, and a prediction of any class that have pixels in common.
+        iou: (M,) float64, of these; of a crowd, the share of the prediction that lies on it, as COCO has it.
+        partner: (P,) int64, the cell of each prediction or -1.
+        absorbed: (P,) bool, predictions that crowds of their class take in where they have no cell.
+    """
+
+    pairs: Pairs
+    iou: Floats
+    partner: Ints
+    absorbed: Bools
+
+
+def match_as_coco(truth: Cells, found: Cells) -> CocoMatches:
+    """Matches the predictions of one image, which come the best first, to its cells."""
+    pairs = whole_overlaps(truth, found)
+    crowd, same = truth.crowd[pairs.truth], truth.classes[pairs.truth] == found.classes[pairs.prediction]
+    areas = found.areas[pairs.prediction]
+    union = np.where(crowd, areas, areas + truth.areas[pairs.truth] - pairs.shared)  # COCO's rule for crowds
+    iou = pairs.shared / union
+    partner = _coco_matches(pairs.truth, pairs.prediction, iou, same & ~crowd, len(truth), len(found))
+    absorbed = np.zeros(len(found), bool)
+    absorbed[pairs.prediction[crowd & same & (iou >= MATCHED)]] = True
+    return CocoMatches(pairs, iou, partner, absorbed & (partner < 0))
+
+
 def judge(truth: Cells, predictions: Cells, max_detections: int) -> Judged:
     """Matches the detections of one image as COCO does, and finds out what is wrong with those that match nothing.
 
@@ -83,15 +113,9 @@ def judge(truth: Cells, predictions: Cells, max_detections: int) -> Judged:
     """
     found = predictions.best_first(-np.inf)
     found = found.pick(np.flatnonzero(_place_in_class(found.classes) < max_detections))
-    pairs = whole_overlaps(truth, found)
+    matches = match_as_coco(truth, found)
+    pairs, iou, partner, kept = matches.pairs, matches.iou, matches.partner, ~matches.absorbed
     crowd, same = truth.crowd[pairs.truth], truth.classes[pairs.truth] == found.classes[pairs.prediction]
-    areas = found.areas[pairs.prediction]
-    union = np.where(crowd, areas, areas + truth.areas[pairs.truth] - pairs.shared)  # COCO's rule for crowds
-    iou = pairs.shared / union
-    partner = _coco_matches(pairs.truth, pairs.prediction, iou, same & ~crowd, len(truth), len(found))
-    absorbed = np.zeros(len(found), bool)
-    absorbed[pairs.prediction[crowd & same & (iou >= MATCHED)]] = True
-    kept = (partner >= 0) | ~absorbed
 
     kinds, targets = np.full(len(found), SPURIOUS), np.full(len(found), -1)
     order = np.argsort(iou, kind="stable")  # of several cells, the one of the largest IoU is written last
@@ -145,13 +169,22 @@ def ap50(classes: Ints, scores: Floats, hits: Bools, cells: Ints) -> float:
     """
     values = []
     for number in np.flatnonzero(cells).tolist():
-        own = np.flatnonzero(classes == number)
-        own = own[np.argsort(-scores[own], kind="stable")]
-        right = np.cumsum(hits[own])
-        precision = np.maximum.accumulate((right / np.arange(1, len(own) + 1))[::-1])[::-1]
-        places = np.searchsorted(right / cells[number], RECALLS)
-        values.append(np.append(precision, 0.0)[places].mean())
+        own = classes == number
+        values.append(precisions(scores[own], hits[own], int(cells[number])).mean())
     return float(100 * np.mean(values)) if values else float("nan")
+
+
+def precisions(scores: Floats, hits: Bools, cells: int) -> Floats:
+    """(101,) of one class at :data:`RECALLS`, in 0 .. 1: the best precision at this recall or a larger one, as COCO's.
+
+    Args:
+        scores: (D,) float64, of the class's detections, images in order.
+        hits: (D,) bool, whether a detection has a cell.
+        cells: of the class, at least 1.
+    """
+    right = np.cumsum(hits[np.argsort(-scores, kind="stable")])
+    precision = np.maximum.accumulate((right / np.arange(1, len(right) + 1))[::-1])[::-1]
+    return np.append(precision, 0.0)[np.searchsorted(right / cells, RECALLS)]
 
 
 @dataclass(frozen=True)

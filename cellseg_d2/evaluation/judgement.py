@@ -23,6 +23,7 @@ class CellJudgement:
         images, class_names: what the counts and the confusion of ``metrics`` are of.
         metrics: of flattened predictions.
         errors, thresholds: of all detections, as for AP.
+        judged: these detections, of each of ``images``.
     """
 
     score_threshold: float
@@ -31,6 +32,12 @@ class CellJudgement:
     metrics: CellMetrics
     errors: ErrorBreakdown
     thresholds: dict[str, Threshold]
+    judged: list[Judged]
+
+    @property
+    def detections(self) -> Judged:
+        """Those of all images as of one."""
+        return Judged.concatenate(self.judged)
 
 
 @dataclass(frozen=True)
@@ -53,12 +60,15 @@ def judge_results(
         score_threshold: for the metrics of cells, predictions below it are left out.
 
     Raises:
-        CellSegError: a result or a cell is damaged, or of an image or class that the dataset does not list.
+        CellSegError: a result or a cell is damaged, or of an image or class that the dataset does not list; both have
+            neither masks nor boxes throughout.
     """
-    tasks = tasks_of(results)
+    masked = all(cell.get("segmentation") for cell in truth["annotations"])
+    tasks = [task for task in tasks_of(results) if masked or task != "segm"]
+    if not tasks:
+        raise CellSegError("results have masks alone, which not every cell of the ground truth has; add a bbox to each")
     ap = {task: average_precision(truth, results, task, max_detections) for task in tasks}
-    masks = "segm" in tasks and all(cell.get("segmentation") for cell in truth["annotations"])
-    return Judgement(ap, judge_cells(truth, results, max_detections, score_threshold) if masks else None)
+    return Judgement(ap, judge_cells(truth, results, max_detections, score_threshold) if "segm" in tasks else None)
 
 
 def judge_cells(
@@ -86,4 +96,5 @@ def judge_cells(
         metrics=summarise(tallies, names, tissues),
         errors=break_down(detections, len(names)),
         thresholds=best_thresholds(detections, names),
+        judged=judged,
     )

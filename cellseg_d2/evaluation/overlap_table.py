@@ -95,10 +95,14 @@ class Cells:
         runs = Runs(index[order], self.runs.starts[order], self.runs.stops[order], self.runs.size)
         return Cells(runs, self.classes[numbers], self.scores[numbers], self.crowd[numbers])
 
+    def ranking(self, score_threshold: float = 0.0) -> Ints:
+        """Numbers of those with at least this score, the best first; of equal scores the earlier first, as in COCO."""
+        order: Ints = np.argsort(-self.scores, kind="stable")
+        return order[: np.count_nonzero(self.scores >= score_threshold)]
+
     def best_first(self, score_threshold: float = 0.0) -> Cells:
-        """Those with at least this score, the best first; of equal scores the earlier first, as COCO sorts them."""
-        order = np.argsort(-self.scores, kind="stable")
-        return self.pick(order[: np.count_nonzero(self.scores >= score_threshold)])
+        """Those of :meth:`ranking`, in its order."""
+        return self.pick(self.ranking(score_threshold))
 
 
 @dataclass(frozen=True)

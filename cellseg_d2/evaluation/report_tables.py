@@ -20,13 +20,19 @@ MISSED, SPURIOUS = "(missed)", "(spurious)"
 COUNTS = ("cells", "predictions", "hit", "spurious", "missed")
 SHOWN = ("PQ", "DQ", "SQ", "F1@0.50", "F1@0.75", "F1")
 
+CONFUSION_TITLE = "Classes of cells (rows) and of the predictions that found them (columns), at an IoU of at least 0.5"
+THRESHOLDS_TITLE = "Score thresholds of the best F1 at an IoU of at least 0.5"
+
+Table = tuple[list[str], list[list[str]]]
+"""A header and rows; the first column has the names."""
+
 
 def text_of(judgement: Judgement) -> str:
     """What is printed."""
     tasks = judgement.ap
     lines = [f"{'':24}" + "".join(f"{task:>8}" for task in tasks)]
     for name in next(iter(tasks.values())):
-        lines.append(f"{name:24}" + "".join(f"{_number(values[name]):>8}" for values in tasks.values()))
+        lines.append(f"{name:24}" + "".join(f"{number_text(values[name]):>8}" for values in tasks.values()))
     if judgement.cells is None:
         lines += ["", "Without masks of all cells and of all results there are no metrics of cells."]
     else:
@@ -35,33 +41,57 @@ def text_of(judgement: Judgement) -> str:
 
 
 def _cell_lines(cells: CellJudgement) -> list[str]:
-    metrics, names = cells.metrics, cells.class_names
     lines = [
         "",
         f"Metrics of cells in percent: predictions that score {cells.score_threshold:g} or more, flattened by score;",
         "where several lie on a pixel, it belongs to the best. Those that this left no pixel are hidden.",
     ]
-    lines += [f"{name:24}{_number(value, name in (*COUNTS, 'hidden')):>8}" for name, value in metrics.summary.items()]
+    lines += [f"{name:24}{value:>8}" for name, value in summary_rows(cells)]
+    lines += ["", *_aligned(*class_table(cells)), "", CONFUSION_TITLE, *_aligned(*confusion_table(cells))]
+    lines += ["", f"Errors of all detections, and the AP50 that each kind costs of {number_text(cells.errors.ap50)}"]
+    lines += [*_aligned(*error_table(cells)), "", THRESHOLDS_TITLE, *_aligned(*threshold_table(cells))]
+    return lines
+
+
+def summary_rows(cells: CellJudgement) -> list[tuple[str, str]]:
+    """Name and value of each metric of all classes together."""
+    return [(name, number_text(value, name in (*COUNTS, "hidden"))) for name, value in cells.metrics.summary.items()]
+
+
+def class_table(cells: CellJudgement) -> Table:
+    """The metrics of each class."""
     rows = [
-        [name, *(_number(values[key]) for key in SHOWN), *(f"{values[key]:.0f}" for key in COUNTS)]
-        for name, values in metrics.classes.items()
+        [name, *(number_text(values[key]) for key in SHOWN), *(f"{values[key]:.0f}" for key in COUNTS)]
+        for name, values in cells.metrics.classes.items()
     ]
-    lines += ["", *_aligned(["class", *SHOWN, *COUNTS], rows)]
-    rows = [[name, *map(str, row)] for name, row in zip([*names, SPURIOUS], metrics.confusion.tolist())]
-    lines += ["", "Classes of cells (rows) and of the predictions that found them (columns), at an IoU of at least 0.5"]
-    lines += _aligned(["", *names, MISSED], rows)
-    rows = [[kind, str(int(cells.errors.counts[kind].sum())), _number(cells.errors.costs[kind])] for kind in KINDS]
-    lines += ["", f"Errors of all detections, and the AP50 that each kind costs of {_number(cells.errors.ap50)}"]
-    lines += _aligned(["error", "number", "AP50"], rows)
+    return ["class", *SHOWN, *COUNTS], rows
+
+
+def confusion_table(cells: CellJudgement) -> Table:
+    """What :data:`CONFUSION_TITLE` says."""
+    names = cells.class_names
+    rows = [[name, *map(str, row)] for name, row in zip([*names, SPURIOUS], cells.metrics.confusion.tolist())]
+    return ["", *names, MISSED], rows
+
+
+def error_table(cells: CellJudgement) -> Table:
+    """Each kind of error: how many there are and what they cost."""
+    errors = cells.errors
+    rows = [[kind, str(int(errors.counts[kind].sum())), number_text(errors.costs[kind])] for kind in KINDS]
+    return ["error", "number", "AP50"], rows
+
+
+def threshold_table(cells: CellJudgement) -> Table:
+    """What :data:`THRESHOLDS_TITLE` says."""
     rows = [
-        [name, f"{best.score:.4f}", _number(best.f1), _number(best.precision), _number(best.recall)]
+        [name, f"{best.score:.4f}", number_text(best.f1), number_text(best.precision), number_text(best.recall)]
         for name, best in cells.thresholds.items()
     ]
-    lines += ["", "Score thresholds of the best F1 at an IoU of at least 0.5"]
-    return lines + _aligned(["class", "threshold", "F1", "precision", "recall"], rows)
+    return ["class", "threshold", "F1", "precision", "recall"], rows
 
 
-def _number(value: float, whole: bool = False) -> str:
+def number_text(value: float, whole: bool = False) -> str:
+    """A number as all tables show it; a dash for what cannot be measured."""
     if math.isnan(value):
         return "-"
     return f"{value:.0f}" if whole else f"{value:.2f}"

@@ -18,6 +18,9 @@ PALETTE = np.array(
     np.uint8,
 )
 
+CROSS_ARMS = (3, 24)
+"""Pixels from the middle of a cross to the sides of its square: seen on the smallest cell, not hiding a large one."""
+
 
 def class_color(number: int) -> NDArray[np.uint8]:
     """RGB of a class; colours repeat after seven classes."""
@@ -46,6 +49,28 @@ def draw_overlay(image: NDArray[np.uint8], instances: CellInstances, opacity: fl
         inner = cv2.erode(framed, np.ones((3, 3), np.uint8))[1:-1, 1:-1].astype(bool)
         part[mask & ~inner] = color
     return drawn
+
+
+def draw_crosses(picture: NDArray[np.uint8], instances: CellInstances) -> NDArray[np.uint8]:
+    """Marks each cell with a white cross on black, which no class colour is, at the pixel farthest from its edge.
+
+    Args:
+        picture: (H, W, 3) uint8 RGB; it is not changed.
+        instances: the cells to mark, of this image; each with a pixel.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    marked = picture.copy()
+    for mask, origin in zip(instances.masks, instances.origins.tolist()):
+        _, radius, _, deepest = cv2.minMaxLoc(cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, 5))
+        x, y = (place + start - 1 for place, start in zip(deepest, origin))
+        arm = int(np.clip(0.6 * radius, *CROSS_ARMS))
+        thickness = max(arm // 8, 1)
+        for color, width in (((0, 0, 0), 3 * thickness), ((255, 255, 255), thickness)):
+            for side in (arm, -arm):
+                cv2.line(marked, (x - arm, y - side), (x + arm, y + side), color, width)
+    return marked
 
 
 def write_overlay(path: Path, image: NDArray[np.uint8], instances: CellInstances) -> None:

@@ -20,7 +20,7 @@ from cellseg_d2.structures import CROWD_CLASS
 
 
 def write_augmentation_grid(
-    cfg: CfgNode, output: Path, samples: int = 4, augmentations: int = 5, seed: int = 42
+    cfg: CfgNode, output: Path, samples: int = 3, augmentations: int = 10, seed: int = 42
 ) -> None:
     """A PNG with a row a sample: the training tile as it is, then the same tile as the mapper augments it.
 

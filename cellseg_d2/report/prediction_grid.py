@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from cellseg_d2.data.coco_json import read_json
-from cellseg_d2.data.coco_source import to_rle
 from cellseg_d2.data.samples import TestImage
 from cellseg_d2.data.tiff import INTENSITY_RULE
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.export.overlay import draw_grid, draw_overlay, write_picture
-from cellseg_d2.instances import CellInstances
-
-Cells = list[dict[str, Any]]
-"""COCO annotations or results."""
+from cellseg_d2.report.comparison import by_image, compare, to_instances
+from cellseg_d2.report.panels import stacked, titled
 
 
 def write_prediction_grid(
@@ -33,55 +25,34 @@ def write_prediction_grid(
 ) -> None:
     """A PNG with a row an image: the image, its ground truth where that is given, and its predicted cells.
 
+    With ground truth, crosses mark what COCO's matching at an IoU of 0.5 leaves over: missed cells in the ground truth,
+    spurious ones in the prediction.
+
     Args:
         images: what to show, with their ids.
         results: COCO results, such as ``test-results.json``.
         output: the PNG.
-        ground_truth: a COCO dataset with masks as compressed RLE.
-        score_threshold: cells with a lower score are not drawn.
+        ground_truth: a COCO dataset.
+        score_threshold: cells with a lower score are not drawn, and find nothing.
         rule: how images that are not 8 bit are scaled.
 
     Raises:
         CellSegError: a file cannot be read or is of another form.
     """
-    layers = _read_layers(results, ground_truth, score_threshold)
-    pictures = []
-    for image_file in images:
-        image = image_file.read(rule)
-        pictures.append(image)
-        pictures += [draw_overlay(image, _instances(layer[image_file.id], image, image_file.path)) for layer in layers]
-    write_picture(output, draw_grid(pictures, columns=1 + len(layers)))
-
-
-def _read_layers(results: Path, ground_truth: Path | None, score_threshold: float) -> list[defaultdict[int, Cells]]:
-    """What is drawn over each image, by image id: the ground truth where that is given, and the results."""
     try:
-        layers = [_by_image([result for result in read_json(results) if result["score"] >= score_threshold])]
-        if ground_truth is not None:
-            cells = read_json(ground_truth)["annotations"]
-            layers.insert(0, _by_image([cell for cell in cells if not cell.get("iscrowd")]))
+        found = by_image(result for result in read_json(results) if result["score"] >= score_threshold)
+        truth = None if ground_truth is None else by_image(read_json(ground_truth)["annotations"])
     except (KeyError, TypeError) as error:
         files = " or ".join(str(path) for path in (results, ground_truth) if path is not None)
         raise CellSegError(f"{files}: holds no COCO results, or no COCO dataset ({error})") from error
-    return layers
-
-
-def _instances(cells: Cells, image: NDArray[np.uint8], path: Path) -> CellInstances:
-    height, width = image.shape[:2]
-    try:
-        return CellInstances.from_rles(
-            [to_rle(cell["segmentation"], (height, width)) for cell in cells],
-            [cell["category_id"] - 1 for cell in cells],
-            (height, width),
-            [cell.get("score", 1.0) for cell in cells],
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise CellSegError(f"{path}: one of its masks does not fit it ({error})") from error
-
-
-def _by_image(cells: Cells) -> defaultdict[int, Cells]:
-    """Cells by image id; none for other ids."""
-    found = defaultdict(list)
-    for cell in cells:
-        found[cell["image_id"]].append(cell)
-    return found
+    rows = []
+    for own in images:
+        image, name = own.read(rule), str(own.path)
+        if truth is None:
+            cells, _ = to_instances(found[own.id], image, name)
+            panels = [(draw_overlay(image, cells), f"prediction: {len(cells)} cells")]
+        else:
+            panels = compare(image, truth[own.id], found[own.id], name)
+        row = [titled(panel, text) for panel, text in [(image, own.path.name), *panels]]
+        rows.append(draw_grid(row, columns=len(row)))
+    write_picture(output, stacked(rows))

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from cellseg_d2.export.overlay import PALETTE, class_color, draw_grid, draw_overlay, write_overlay
+from cellseg_d2.export.overlay import PALETTE, class_color, draw_crosses, draw_grid, draw_overlay, write_overlay
 from cellseg_d2.instances import CellInstances
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
@@ -51,6 +51,31 @@ def test_cells_at_the_edge_are_outlined_all_round(x, y, side):
     drawn = draw_overlay(IMAGE, squares((x, y, side, 2, 1)), opacity=0)
     for edge in (drawn[y, x : x + side], drawn[y + side - 1, x : x + side], drawn[y : y + side, x]):
         assert (edge == class_color(2)).all()
+
+
+@pytest.mark.parametrize(("x", "y", "side"), [(5, 8, 15), (0, 0, 3), (38, 28, 2), (10, 5, 1)])
+def test_a_cross_lies_on_the_middle_of_its_cell_and_changes_nothing_far_from_it(x, y, side):
+    before = IMAGE.copy()
+    marked = draw_crosses(IMAGE, squares((x, y, side, 0, 1)))
+    assert np.array_equal(IMAGE, before)
+    middle = y + (side - 1) // 2, x + (side - 1) // 2
+    assert (marked[middle] == 255).all()
+    rows, columns = np.nonzero((marked != IMAGE).any(axis=2))
+    reach = max(3, 0.6 * side / 2) + 2
+    assert np.abs(rows - middle[0]).max() <= reach
+    assert np.abs(columns - middle[1]).max() <= reach
+    changed = marked[rows, columns]
+    assert ((changed == 0).all(axis=1) | (changed == 255).all(axis=1)).all()
+
+
+def test_a_cross_lies_on_a_cell_that_is_bent_round_its_centroid():
+    mask = np.ones((20, 20), bool)
+    mask[5:, 5:] = False
+    ring = squares((10, 5, 20, 0, 1))
+    bent = CellInstances(ring.image_size, ring.boxes, ring.scores, ring.classes, [mask], ring.origins)
+    white = (draw_crosses(IMAGE, bent) == 255).all(axis=2) & (IMAGE < 255).any(axis=2)
+    y, x = np.argwhere(white).mean(axis=0)
+    assert mask[round(y) - 5, round(x) - 10]
 
 
 def test_classes_have_colours_of_their_own_until_they_repeat():

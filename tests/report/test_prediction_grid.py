@@ -3,12 +3,17 @@ import json
 import cv2
 import numpy as np
 import pytest
+from drawing import places, pycocotools_rle
 
 from cellseg_d2.data.samples import list_images
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.export.coco_results import to_results, write_results
+from cellseg_d2.export.overlay import draw_crosses, draw_overlay
 from cellseg_d2.instances import CellInstances
 from cellseg_d2.report.prediction_grid import write_prediction_grid
+
+RULE = "range:0,255"
+"""Of the sample's images, which are 8 bit."""
 
 
 @pytest.fixture
@@ -16,24 +21,83 @@ def images(sample_root):
     return list_images(sample_root / "test_release", sample_root / "test_image_name_to_ids.json")[:2]
 
 
-def test_a_row_shows_image_truth_and_the_cells_of_enough_score(images, sample_root, tmp_path):
+@pytest.fixture
+def cells(images, sample_root):
+    """The annotations of the first image."""
     truth = json.loads((sample_root / "test_gt.json").read_text())
-    cell = next(cell for cell in truth["annotations"] if cell["image_id"] == images[0].id)
-    size = tuple(cell["segmentation"]["size"])
-    found = CellInstances.from_rles([cell["segmentation"]] * 2, [0, 1], size, [0.9, 0.2])
-    write_results(tmp_path / "results.json", to_results(found, images[0].id))
-    write_prediction_grid(
-        images, tmp_path / "results.json", tmp_path / "grid.png", ground_truth=sample_root / "test_gt.json"
-    )
+    return [cell for cell in truth["annotations"] if cell["image_id"] == images[0].id]
+
+
+def instances(cells, classes=None, scores=None):
+    size = tuple(cells[0]["segmentation"]["size"])
+    own = [cell["category_id"] - 1 for cell in cells] if classes is None else classes
+    return CellInstances.from_rles([cell["segmentation"] for cell in cells], own, size, scores)
+
+
+def draw(folder, images, found, truth=None):
+    """The grid of results of the first image, as RGB."""
+    write_results(folder / "results.json", to_results(found, images[0].id))
+    write_prediction_grid(images, folder / "results.json", folder / "grid.png", ground_truth=truth)
+    return cv2.imread(str(folder / "grid.png"))[..., ::-1]
+
+
+def test_a_row_shows_image_and_the_cells_of_enough_score(images, cells, tmp_path):
+    found = instances([cells[0], cells[0], cells[1]], scores=[0.9, 0.2, 0.5])
+    grid = draw(tmp_path, images, found)
+    image = images[0].read(RULE)
+    (plain,) = places(grid, image)
+    (drawn,) = places(grid, draw_overlay(image, found[np.array([0, 2])]))
+    assert plain[1] == drawn[1]
+    assert drawn[0] >= plain[0] + image.shape[1]
+    # nothing was found in the second image, so it is there twice
+    below = places(grid, images[1].read(RULE))
+    assert len(below) == 2
+    assert below[0][1] == below[1][1] >= plain[1] + image.shape[0]
+
+
+def test_with_ground_truth_what_is_missed_and_what_is_spurious_is_crossed(images, cells, sample_root, tmp_path):
+    classes = [cell["category_id"] - 1 for cell in cells]
+    classes[1] = 1 - classes[1] if classes[1] < 2 else 0  # of the wrong class: missed, and spurious
+    found = instances(cells[:3], classes[:3])
+    grid = draw(tmp_path, images[:1], found, sample_root / "test_gt.json")
+    image, truth = images[0].read(RULE), instances(cells)
+    panels = [
+        image,
+        draw_crosses(draw_overlay(image, truth), truth[np.array([1, *range(3, len(cells))])]),
+        draw_crosses(draw_overlay(image, found), found[np.array([1])]),
+    ]
+    corners = [place for panel in panels for place in places(grid, panel)]
+    assert len(corners) == 3
+    assert corners == sorted(corners)
+    assert len({y for _, y in corners}) == 1
+
+
+def test_a_crowd_is_not_drawn_and_excuses_what_lies_on_it(images, cells, tmp_path):
+    height, width = cells[0]["segmentation"]["size"]
+    crowd = {**cells[0], "iscrowd": 1, "segmentation": pycocotools_rle(np.ones((height, width), bool))}
+    truth = {"images": [{"id": images[0].id}], "annotations": [crowd], "categories": [{"id": 1, "name": "a"}]}
+    (tmp_path / "gt.json").write_text(json.dumps(truth))
+    found = instances(cells[:2], [crowd["category_id"] - 1] * 2)
+    grid = draw(tmp_path, images[:1], found, tmp_path / "gt.json")
+    image = images[0].read(RULE)
+    assert len(places(grid, image)) == 2
+    assert len(places(grid, draw_overlay(image, found))) == 1
+
+
+def test_results_without_a_pixel_are_left_out(images, cells, tmp_path):
+    size = cells[0]["segmentation"]["size"]
+    empty = {**cells[0], "score": 1, "segmentation": pycocotools_rle(np.zeros(size, bool))}
+    (tmp_path / "results.json").write_text(json.dumps([empty]))
+    write_prediction_grid(images[:1], tmp_path / "results.json", tmp_path / "grid.png")
     grid = cv2.imread(str(tmp_path / "grid.png"))[..., ::-1]
-    height, width = (max(image.size[side] for image in images) + 4 for side in (0, 1))
-    assert grid.shape == (2 * height + 4, 3 * width + 4, 3)
-    plain, drawn = (grid[4 : 4 + size[0], 4 + column * width :][:, : size[1]] for column in (0, 2))
-    np.testing.assert_array_equal(plain, images[0].read("range:0,255"))
-    changed = np.argwhere((plain != drawn).any(axis=2))
-    x, y, w, h = cell["bbox"]
-    assert changed.min(axis=0).tolist() == [y, x]
-    assert changed.max(axis=0).tolist() == [y + h - 1, x + w - 1]
+    assert len(places(grid, images[0].read(RULE))) == 2
+
+
+def test_a_mask_of_another_size_is_refused_with_the_image(images, cells, tmp_path):
+    other = {**cells[0], "score": 1, "segmentation": pycocotools_rle(np.ones((3, 3), bool))}
+    (tmp_path / "results.json").write_text(json.dumps([other]))
+    with pytest.raises(CellSegError, match=rf"{images[0].path.name}: one of its masks does not fit it"):
+        write_prediction_grid(images, tmp_path / "results.json", tmp_path / "grid.png")
 
 
 def test_a_dataset_instead_of_results_is_named(images, sample_root, tmp_path):

@@ -7,11 +7,15 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections import Counter
+from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 import torch
 from pycocotools.coco import COCO
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 ON_CPU = {"CUDA_VISIBLE_DEVICES": ""}  # also where there are GPUs: results are compared to the bit
 LITE = "configs/mask_rcnn_lite0_FPN.yaml"
@@ -56,6 +60,16 @@ def _metrics(output):
     return [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
 
 
+def _overlays(output):
+    """Of each picture in a folder's event files: its tag, the iterations it was drawn at, and their sizes."""
+    events = EventAccumulator(str(output), size_guidance={"images": 0}).Reload()
+    images = {tag: events.Images(tag) for tag in events.Tags()["images"]}
+    return {
+        tag: {one.step: cv2.imdecode(np.frombuffer(one.encoded_image_string, np.uint8), 1).shape for one in own}
+        for tag, own in images.items()
+    }
+
+
 def _one_error_line(done):
     """The single line that a user reads, of a process that refused its input."""
     assert done.returncode == 2, done.stderr
@@ -78,6 +92,17 @@ def test_training_leaves_what_is_needed_to_go_on_and_to_look_at(trained):
     assert "bottom_up" not in printed.split("begun afresh: ")[1].split("; not used")[0]
 
 
+def test_each_evaluation_draws_the_validation_images_with_the_most_cells(trained, nuclei):
+    truth = json.loads((nuclei / "annotations" / "instances_val.json").read_text())
+    cells = Counter(cell["image_id"] for cell in truth["annotations"])
+    names = {image["id"]: Path(image["file_name"]).stem for image in truth["images"]}
+    drawn = _overlays(trained[0])
+    assert sorted(drawn) == [f"overlays/{place}_{names[id]}" for place, (id, _) in enumerate(cells.most_common(2), 1)]
+    for sizes in drawn.values():
+        assert list(sizes) == [1, 3]  # TEST.EVAL_PERIOD 2
+        assert all(256 < max(height, width) <= 800 for height, width, _ in sizes.values())
+
+
 def test_resume_goes_on_where_it_stopped(trained, train, tmp_path):
     output, _ = trained
     for name in ("model_0000001.pth", "model_best.pth"):
@@ -97,6 +122,7 @@ def test_resume_goes_on_where_it_stopped(trained, train, tmp_path):
 def test_killed_and_resumed_the_weights_are_those_of_an_unbroken_run(trained, nuclei, repo_root, tmp_path):
     command = [sys.executable, "tools/train_net.py", "--config-file", LITE, *QUICK, "SOLVER.MAX_ITER", "4"]
     command += ["OUTPUT_DIR", str(tmp_path), "DATALOADER.NUM_WORKERS", "2"]  # the trained folder's run had none
+    command += ["CELLSEG.VALIDATION_OVERLAYS", "0"]  # it drew some
     environment = {
         **os.environ,
         **{"PYTHONPATH": str(repo_root), "OMP_NUM_THREADS": "1", "DETECTRON2_DATASETS": str(nuclei.parent), **ON_CPU},
@@ -120,6 +146,7 @@ def test_killed_and_resumed_the_weights_are_those_of_an_unbroken_run(trained, nu
     assert all(torch.equal(ours["model"][name], value) for name, value in unbroken["model"].items())
     hooks, expected = (state["trainer"]["hooks"] for state in (ours, unbroken))
     assert hooks["BestCheckpoint"] == expected["BestCheckpoint"]
+    assert _overlays(tmp_path) == {}
     averages = hooks["WeightAverage"]["average"], expected["WeightAverage"]["average"]
     assert all(torch.equal(averages[0][name], value) for name, value in averages[1].items())
     assert any(not torch.equal(ours["model"][name], value) for name, value in averages[0].items())
@@ -145,6 +172,7 @@ def test_two_processes_without_a_gpu_train_one_model(train, tmp_path):
     assert "the model has 5.0 M parameters" in (tmp_path / "log.txt").read_text()
     assert torch.load(tmp_path / "model_final.pth", weights_only=True)["iteration"] == 1
     assert "segm/AP50" in _metrics(tmp_path)[-1]
+    assert len(_overlays(tmp_path)) == 2
 
 
 def test_eval_only_gives_the_validation_map_of_the_checkpoint(trained, train, tmp_path):
@@ -294,6 +322,20 @@ def test_weights_of_another_class_count_are_begun_afresh_in_training_and_refused
     assert afresh.returncode == 0, afresh.stderr
     assert "begun afresh" in afresh.stdout
     assert "roi_heads.box_predictor.cls_score.weight (5, 256) -> (6, 256)" in afresh.stdout
+
+
+@pytest.mark.parametrize("samples", ["0", "-1", "two"])
+def test_a_picture_has_rows(samples, run_tool, sample_root, tmp_path):
+    options = ("--input", sample_root, "--output", tmp_path / "picture.png", "--samples", samples)
+    assert "--samples" in _one_error_line(run_tool("visualize", "dataset", *options))
+
+
+def test_a_dataset_is_drawn_before_it_is_converted(run_tool, sample_root, tmp_path):
+    options = ("--input", sample_root, "--output", tmp_path / "picture.png", "--samples", "2")
+    done = run_tool("visualize", "dataset", *options, "--class-names", "a", "b", "c", "d")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"picture: {tmp_path / 'picture.png'}\n"
+    assert cv2.imread(str(tmp_path / "picture.png")).std() > 10
 
 
 def test_augmentation_is_drawn(run_tool, nuclei, repo_root, tmp_path):

@@ -1,0 +1,67 @@
+"""F1 of each image, and which images went worst and best; needs neither torch nor Detectron2."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cellseg_d2.evaluation.error_breakdown import HIT, Judged
+from cellseg_d2.evaluation.judgement import CellJudgement
+
+
+@dataclass(frozen=True)
+class ImageScore:
+    """What COCO's matching at an IoU of 0.5, class by class, says of one image's cells and predictions.
+
+    Attributes:
+        name: of the image.
+        cells: without crowds.
+        missed: cells without a prediction.
+        spurious: predictions without a cell, but for those that crowds absorb.
+    """
+
+    name: str
+    cells: int
+    missed: int
+    spurious: int
+
+    @property
+    def hit(self) -> int:
+        """Cells with a prediction."""
+        return self.cells - self.missed
+
+    @property
+    def f1(self) -> float:
+        """In percent; NaN where there are neither cells nor predictions."""
+        total = 2 * self.hit + self.missed + self.spurious
+        return 200 * self.hit / total if total else math.nan
+
+
+def image_scores(cells: CellJudgement) -> list[ImageScore]:
+    """Of each image, in order, for the predictions of at least ``cells.score_threshold``.
+
+    Nothing is matched anew: a threshold does not change which cells the detections above it match.
+    """
+    return [_score(name, judged, cells.score_threshold) for name, judged in zip(cells.images, cells.judged)]
+
+
+def _score(name: str, judged: Judged, score_threshold: float) -> ImageScore:
+    hits = judged.kinds[judged.scores >= score_threshold] == HIT
+    cells, hit = len(judged.truth_classes), int(np.count_nonzero(hits))
+    return ImageScore(name, cells, missed=cells - hit, spurious=len(hits) - hit)
+
+
+def worst_first(scores: Sequence[ImageScore]) -> list[int]:
+    """Places of the images by F1; of equal F1, those with more errors come first, and then those with fewer cells.
+
+    Images with neither cells nor predictions, which show nothing, are left out.
+    """
+    places = [place for place, score in enumerate(scores) if not math.isnan(score.f1)]
+    return sorted(places, key=lambda place: _rank(scores[place]))
+
+
+def _rank(score: ImageScore) -> tuple[float, int, int]:
+    return score.f1, -(score.missed + score.spurious), score.cells

@@ -1,0 +1,84 @@
+"""The cells of an image beside those that were predicted in it, with what was missed and what is spurious."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellseg_d2.data.coco_json import Record
+from cellseg_d2.data.coco_source import to_rle
+from cellseg_d2.data.rle import decode_runs
+from cellseg_d2.errors import CellSegError, one_line
+from cellseg_d2.evaluation.overlap_table import Bools, Cells
+from cellseg_d2.evaluation.unmatched import unmatched
+from cellseg_d2.export.overlay import draw_crosses, draw_overlay
+from cellseg_d2.instances import CellInstances
+
+
+def compare(
+    image: NDArray[np.uint8], truth: Sequence[Record], results: Sequence[Record], name: str
+) -> list[tuple[NDArray[np.uint8], str]]:
+    """The ground truth with a cross on each missed cell, and the prediction with one on each spurious cell.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        truth: its COCO annotations. Crowds are not drawn, and excuse what :func:`unmatched` says they do.
+        results: its COCO results that are to be shown.
+        name: of the image, for errors.
+
+    Returns:
+        Two pictures, (H, W, 3) uint8 RGB, and what each shows.
+
+    Raises:
+        CellSegError: a segmentation is damaged or of another size.
+    """
+    cells, crowd = to_instances(truth, image, name)
+    found, _ = to_instances(results, image, name)
+    missed, spurious = unmatched(_of(cells, crowd), _of(found), -np.inf)
+    return [
+        (
+            draw_crosses(draw_overlay(image, cells[~crowd]), cells[missed]),
+            f"ground truth: {np.count_nonzero(~crowd)} cells, {len(missed)} missed (X)",
+        ),
+        (
+            draw_crosses(draw_overlay(image, found), found[spurious]),
+            f"prediction: {len(found)} cells, {len(spurious)} spurious (X)",
+        ),
+    ]
+
+
+def to_instances(records: Sequence[Record], image: NDArray[np.uint8], name: str) -> tuple[CellInstances, Bools]:
+    """COCO annotations or results of an image, and (N,) bool, which of them are crowds; none that has no pixel.
+
+    Raises:
+        CellSegError: a segmentation is damaged or of another size.
+    """
+    height, width = image.shape[:2]
+    try:
+        rles = [to_rle(record["segmentation"], (height, width)) for record in records]
+        there = np.flatnonzero(decode_runs(rles, (height, width)).areas(len(rles))).tolist()
+        cells = CellInstances.from_rles(
+            [rles[number] for number in there],
+            [records[number]["category_id"] - 1 for number in there],
+            (height, width),
+            [records[number].get("score", 1.0) for number in there],
+        )
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise CellSegError(f"{name}: one of its masks does not fit it ({one_line(error)})") from error
+    return cells, np.array([bool(records[number].get("iscrowd")) for number in there], bool)
+
+
+def by_image(records: Iterable[Record]) -> defaultdict[Any, list[Record]]:
+    """COCO annotations or results by image id; none for other ids."""
+    found: defaultdict[Any, list[Record]] = defaultdict(list)
+    for record in records:
+        found[record["image_id"]].append(record)
+    return found
+
+
+def _of(instances: CellInstances, crowd: Bools | None = None) -> Cells:
+    return Cells.from_rles(instances.rles(), instances.image_size, instances.classes, instances.scores, crowd)

@@ -1,0 +1,50 @@
+"""Pictures of a dataset: its images and their cells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cellseg_d2.data.coco_json import annotate
+from cellseg_d2.data.cut import find_sources
+from cellseg_d2.data.options import ConvertOptions
+from cellseg_d2.export.overlay import draw_grid, draw_overlay, write_picture
+from cellseg_d2.instances import CellInstances
+from cellseg_d2.report.panels import legend, shrunk, stacked, titled
+
+LARGEST_SIDE = 1024
+"""Pixels of a panel; larger images are drawn smaller."""
+
+
+def write_dataset_grid(source: Path, output: Path, samples: int = 6, class_names: Sequence[str] = ()) -> None:
+    """A PNG with a row an image: the image and its cells, coloured by class, under a legend that counts them.
+
+    Args:
+        source: the input layout, see :mod:`cellseg_d2.data.samples`, or a converted dataset, whose training tiles are
+            drawn then.
+        output: the PNG.
+        samples: rows, at least 1; images spread evenly over all, in the order of their ids.
+        class_names: of class 1, 2, ...; those of a converted dataset are known.
+
+    Raises:
+        CellSegError: there are no images, one cannot be read, or the names are not as many as the classes.
+    """
+    options = ConvertOptions(class_names=tuple(class_names))
+    converted = source / "annotations" / "instances_train.json"
+    sources, names = find_sources(source, options, converted if converted.is_file() else None)
+    rows = []
+    counts = np.zeros(len(names), np.int64)
+    for number in np.unique(np.linspace(0, len(sources) - 1, samples).round().astype(int)):
+        sample = sources[number]
+        image, layers = sample.read(options.intensity_rule, options.max_pixels, len(names))
+        size = image.shape[0], image.shape[1]
+        cells = [cell for cell in annotate(layers, (0, 0, size[1], size[0])) if not cell["iscrowd"]]
+        classes = np.array([cell["category_id"] - 1 for cell in cells], np.int64)
+        drawn = draw_overlay(image, CellInstances.from_rles([cell["segmentation"] for cell in cells], classes, size))
+        row = [(image, sample.id), (drawn, f"{len(cells)} cells")]
+        rows.append(draw_grid([titled(shrunk(picture, LARGEST_SIDE), text) for picture, text in row], columns=2))
+        counts += np.bincount(classes, minlength=len(names))
+    key = legend(names, counts.tolist(), max(row.shape[1] for row in rows))
+    write_picture(output, stacked([key, *rows]))

@@ -1,0 +1,82 @@
+"""What pictures of cells are put together from: titles, legends, smaller copies."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import cv2
+import matplotlib
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from cellseg_d2.export.overlay import class_color, draw_grid
+
+LETTERS = 12
+"""Pixels of the smallest letters."""
+
+WIDTH_IN_LETTERS = 45
+"""Letters grow with pictures that are wider than so many of them, since these are looked at from farther off."""
+
+
+def titled(picture: NDArray[np.uint8], text: str) -> NDArray[np.uint8]:
+    """A (H, W, 3) uint8 RGB picture under a line of text; as wide as the wider of the two."""
+    return stacked([lettering(text, _size(picture.shape[1])), picture])
+
+
+def legend(names: Sequence[str], counts: Sequence[int], width: int) -> NDArray[np.uint8]:
+    """The colour of each class, its name and how often it is there, in columns.
+
+    Args:
+        names: of the classes 0, 1, ...; at least one.
+        counts: of each.
+        width: pixels of what it belongs to; a longer name makes it wider.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    entries = []
+    for number, (name, count) in enumerate(zip(names, counts, strict=True)):
+        text = lettering(f"{name}: {count}", _size(width // 2))  # it belongs to two pictures or more in a row
+        side = len(text)
+        gap = np.full((side, side // 2, 3), 255, np.uint8)
+        entries.append(np.hstack([np.full((side, side, 3), class_color(number)), gap, text, gap]))
+    return draw_grid(entries, columns=max(width // max(entry.shape[1] for entry in entries), 1))
+
+
+def stacked(pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """RGB pictures of any sizes below each other on white, all at the left."""
+    width = max(picture.shape[1] for picture in pictures)
+    return np.vstack(
+        [np.pad(own, ((0, 0), (0, width - own.shape[1]), (0, 0)), constant_values=255) for own in pictures]
+    )
+
+
+def shrunk(picture: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """A (H, W, 3) uint8 picture of which no side is longer than ``side`` pixels; smaller ones as they are."""
+    height, width = picture.shape[:2]
+    scale = side / max(height, width)
+    if scale >= 1:
+        return picture
+    size = (max(round(scale * width), 1), max(round(scale * height), 1))
+    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def lettering(text: str, size: int) -> NDArray[np.uint8]:
+    """A line of black text on white, (H, W, 3) uint8; the font has the letters of most European languages."""
+    font = _font(size)
+    strip = Image.new("RGB", (math.ceil(font.getlength(text)), sum(font.getmetrics())), "white")
+    ImageDraw.Draw(strip).text((0, 0), text, fill="black", font=font)
+    return np.asarray(strip, np.uint8)
+
+
+@cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
+
+
+def _size(width: int) -> int:
+    return max(width // WIDTH_IN_LETTERS, LETTERS)

@@ -1,0 +1,52 @@
+"""Pictures that a training logs of its validation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from detectron2.data.detection_utils import read_image
+from numpy.typing import NDArray
+
+from cellseg_d2.data.coco_json import Record
+from cellseg_d2.export.overlay import draw_grid
+from cellseg_d2.report.comparison import by_image, compare
+from cellseg_d2.report.panels import shrunk, titled
+
+SHOWN_SCORE = 0.5
+"""Of a cell to be drawn."""
+
+LARGEST_SIDE = 768
+"""Pixels of a picture, about: an event file keeps those of every evaluation."""
+
+
+def validation_overlays(
+    truth: Mapping[str, Any], results: Iterable[Record], root: Path, count: int
+) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    """The images with the most cells, always the same ones, with their ground truth beside what was found.
+
+    Args:
+        truth: a COCO dataset.
+        results: COCO results of all of its images.
+        root: the folder that its file names are relative to.
+        count: images; fewer where the dataset has fewer.
+
+    Yields:
+        A name that is the same in every evaluation, and a (H, W, 3) uint8 RGB picture.
+
+    Raises:
+        CellSegError: a segmentation is damaged or of another size than its image.
+    """
+    cells = by_image(truth["annotations"])
+    found = by_image(result for result in results if result["score"] >= SHOWN_SCORE)
+    shown = sorted(truth["images"], key=lambda image: -len(cells[image["id"]]))[:count]
+    for place, record in enumerate(shown, start=1):
+        path = root / record["file_name"]
+        image = read_image(str(path), "RGB")
+        panels = compare(image, cells[record["id"]], found[record["id"]], str(path))
+        yield (
+            f"overlays/{place}_{path.stem}",
+            draw_grid([titled(shrunk(panel, LARGEST_SIDE // 2), text) for panel, text in panels], columns=2),
+        )
