@@ -34,6 +34,8 @@ INSTALL_REQUIRES = [
     "tqdm>=4.70",  # oldest tried
     "zarr>=2.18",  # oldest tried, and the newest for Python 3.10; windows of large TIFFs, OME-Zarr
     "pyyaml>=6.0.1",  # older sources do not build with Cython 3
+    "jinja2>=3.1",  # the last series; pages of HTML
+    "markupsafe>=2.0",  # Jinja2's own bound
 ]
 
 EXTRAS = {
@@ -55,6 +57,7 @@ EXTRAS = {
         "pytest-xdist>=3.8",  # oldest tried; make test runs files in two processes
         "hypothesis>=6.168",  # oldest tried
         "pandas>=2.3",  # oldest tried; reads the CSV export back
+        "selenium>=4.51",  # oldest tried; opens reports in Chromium, where that is installed
         "torchmetrics>=1.9",  # oldest tried; panoptic quality, to compare ours with
     ],
     "dev": [
@@ -79,7 +82,7 @@ setup(
     python_requires=">=3.10",
     packages=PACKAGES,
     package_dir={"cellseg_d2.configs": "configs"},
-    package_data={"cellseg_d2": ["py.typed"], "cellseg_d2.configs": ["*.yaml", "**/*.yaml"]},
+    package_data={"cellseg_d2": ["py.typed", "report/templates/*"], "cellseg_d2.configs": ["*.yaml", "**/*.yaml"]},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS,
     zip_safe=False,  # configs are read as files

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,16 +17,28 @@ sys.path.append(str(REPO_ROOT / "tests"))  # importlib mode puts nothing there; 
 
 SAHI = REPO_ROOT / ".venv" / "sahi" / "bin" / "python"
 
+WANTING = {
+    "sahi": not SAHI.is_file() and "needs SAHI: make bench-setup",
+    "browser": not (shutil.which("chromium") and shutil.which("chromedriver"))
+    and "needs a browser: Debian's packages chromium and chromium-driver",
+}
+"""By marker: what its tests lack here, which leaves them out."""
+
 RunTool = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out what compares with SAHI where ``make bench-setup`` has not installed it; the summary counts it."""
-    if SAHI.is_file():
-        return
-    without = [item for item in items if item.get_closest_marker("sahi")]
+    """Leaves out what needs more than ``make setup`` installs where that is not there."""
+    without = [item for item in items if any(WANTING.get(marker.name) for marker in item.iter_markers())]
     config.hook.pytest_deselected(items=without)
     items[:] = [item for item in items if item not in without]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says what was left out and what it lacks."""
+    for marker, reason in WANTING.items():
+        if reason:
+            terminalreporter.write_line(f"tests of {marker!r} were left out: {reason}")
 
 
 @pytest.fixture(scope="session")

@@ -33,13 +33,14 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-def test_the_wheel_has_every_module_and_every_config(wheel: Path) -> None:
+def test_the_wheel_has_every_module_config_and_template(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
 
     configs = {f"cellseg_d2/{path.relative_to(ROOT)}" for path in (ROOT / "configs").rglob("*.yaml")}
     modules = {str(path.relative_to(ROOT)) for path in PACKAGE.rglob("*.py")}
-    assert configs
-    assert configs | modules | {"cellseg_d2/py.typed"} <= names
+    templates = {str(path.relative_to(ROOT)) for path in (PACKAGE / "report" / "templates").iterdir()}
+    assert configs and templates
+    assert configs | modules | templates | {"cellseg_d2/py.typed"} <= names
 
 
 def test_the_wheel_has_no_top_level_package_but_its_own(wheel: Path) -> None:

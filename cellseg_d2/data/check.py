@@ -25,6 +25,11 @@ SHIPPED_OVERLAP = 0.25
 MANY_CUT = 0.1
 """Share of cells cut by tiles from which it is worth a word."""
 
+NOTHING_FOUND = "nothing: all files can be read, and the labels look sound."
+
+COLUMNS = {"min": "min", "p5": "5 %", "p50": "median", "p95": "95 %", "max": "max"}
+"""What is shown of a distribution, and how it is called."""
+
 
 @dataclass(frozen=True)
 class CheckReport:
@@ -136,31 +141,40 @@ def render(report: CheckReport, base: str) -> str:
         "",
         "Please look at",
     ]
-    notes = [*_file_notes(summary), *_label_notes(summary), *_class_notes(summary), *_size_notes(report)]
-    lines += notes or ["  nothing: all files can be read, and the labels look sound."]
+    found = notes(summary)
+    for first, *others in found:
+        lines += [f"- {first}", *(f"    {line}" for line in others)]
+    if not found:
+        lines.append(f"  {NOTHING_FOUND}")
     if cells:
-        lines += ["", *_table(summary), *_closing_lines(summary)]
+        lines += ["", *_table(summary), *closing_lines(summary)]
     if report.suggestions:
         lines += ["", "Settings that suit these numbers (--suggest FILE writes them, for --config-file)"]
         lines += [f"  {line}" for line in to_yaml(report.suggestions, base).splitlines()]
     return "\n".join(lines) + "\n"
 
 
-def _file_notes(summary: Mapping[str, Any]) -> list[str]:
+def notes(summary: Mapping[str, Any]) -> list[list[str]]:
+    """What to look at, each in one line or several; none where all is sound."""
+    return [*_file_notes(summary), *_label_notes(summary), *_class_notes(summary), *_size_notes(summary)]
+
+
+def _file_notes(summary: Mapping[str, Any]) -> list[list[str]]:
     problems, duplicates, formats = summary["problems"], summary["images"]["duplicates"], summary["images"]["formats"]
-    notes = []
+    found = []
     if problems:
-        notes.append(f"- {_count(len(problems), 'file')} cannot be used; the numbers leave their images out:")
-        notes += [f"    {line}" for line in problems]
+        found.append(
+            [f"{_count(len(problems), 'file')} cannot be used; the numbers leave their images out:", *problems]
+        )
     if duplicates:
-        notes.append("- These images have the same pixels. Keep one of each, or training sees what validation asks:")
-        notes += [f"    {' = '.join(ids)}" for ids in duplicates]
+        first = "These images have the same pixels. Keep one of each, or training sees what validation asks:"
+        found.append([first, *(" = ".join(ids) for ids in duplicates)])
     if len({(form["bits"], form["channels"] > 1) for form in formats}) > 1:  # RGB beside RGBA makes no difference
-        notes.append("- Grey beside colour images, or several bit depths (see Formats below). Is that meant?")
-    return notes
+        found.append(["Grey beside colour images, or several bit depths (see Formats below). Is that meant?"])
+    return found
 
 
-def _label_notes(summary: Mapping[str, Any]) -> list[str]:
+def _label_notes(summary: Mapping[str, Any]) -> list[list[str]]:
     findings = summary["findings"]
     wordings = {
         "shared_by_classes": "in cells of two classes or more. Each cell keeps them; is that meant?",
@@ -168,53 +182,53 @@ def _label_notes(summary: Mapping[str, Any]) -> list[str]:
         "holes": "with a hole, which stays one. Were only outlines drawn?",
         "below_min_area": "under --min-area, which tiles leave out. Are they specks?",
     }
-    notes = []
+    found = []
     for name, wording in wordings.items():
-        found = findings[name]
-        what = "pixel" if "pixels" in found else "cell"
-        if number := found[f"{what}s"]:
-            images, most_in = found["images"], found["most_in"]
+        finding = findings[name]
+        what = "pixel" if "pixels" in finding else "cell"
+        if number := finding[f"{what}s"]:
+            images, most_in = finding["images"], finding["most_in"]
             where = f"{_count(images, 'image')}, most in " if images > len(most_in) else ""
-            notes += [f"- {_count(number, what)} {wording}", f"    (in {where}{', '.join(most_in)})"]
-    return notes
+            found.append([f"{_count(number, what)} {wording}", f"(in {where}{', '.join(most_in)})"])
+    return found
 
 
-def _class_notes(summary: Mapping[str, Any]) -> list[str]:
-    notes = []
+def _class_notes(summary: Mapping[str, Any]) -> list[list[str]]:
+    found = []
     for name, own in summary["classes"].items():
         if own["images"] == 0 < summary["images"]["count"]:
-            notes.append(f"- No image has a cell of {name}.")
+            found.append([f"No image has a cell of {name}."])
         elif own["images"] == 1 < summary["images"]["count"]:
-            notes.append(f"- Only one image has cells of {name}: they can be learnt, but not validated.")
+            found.append([f"Only one image has cells of {name}: they can be learnt, but not validated."])
     if without := summary["images"]["count"] - summary["cells"]["images"]:
-        notes.append(f"- {_count(without, 'image')} without any cell. Were their label files forgotten?")
-    return notes
+        found.append([f"{_count(without, 'image')} without any cell. Were their label files forgotten?"])
+    return found
 
 
-def _size_notes(report: CheckReport) -> list[str]:
-    tiles, cells = report.summary["tiles"], report.summary["cells"]
+def _size_notes(summary: Mapping[str, Any]) -> list[list[str]]:
+    tiles, cells = summary["tiles"], summary["cells"]
     tile_size, cut = tiles["tile_size"], tiles["cells_cut"]
-    notes = []
+    found = []
     if cut["share"] >= MANY_CUT:
         share = math.ceil(100 * cells["longest_side"]["p95"] / tile_size) / 100
         mend = f"--overlap {share:.2f} or a larger --tile-size" if share <= 0.5 else "A larger --tile-size"
-        notes += [
-            f"- {_count(cut['cells'], 'cell')} ({100 * cut['share']:.0f} %) cut by tiles: no tile shows them whole.",
-            f"    {mend} would, for most of them.",
-        ]
+        first = f"{_count(cut['cells'], 'cell')} ({100 * cut['share']:.0f} %) cut by tiles: no tile shows them whole."
+        found.append([first, f"{mend} would, for most of them."])
     longest, shown = tiles["longest_side"].get("max", 0), largest_whole(tile_size, SHIPPED_OVERLAP)
     if longest > shown:
         too_long = cells["longest_side"]["p99"] > largest_whole(tile_size, 0.5)
-        notes += [
-            f"- The longest cell is {longest} px. Prediction at its default overlap of {SHIPPED_OVERLAP} sees cells",
-            f"    up to {shown} px whole and puts larger ones together from pieces.",
-            f"    Take the overlap below{' and a larger tile size' if too_long else ''}.",
-        ]
-    return notes
+        found.append(
+            [
+                f"The longest cell is {longest} px. Prediction at its default overlap of {SHIPPED_OVERLAP} sees cells",
+                f"up to {shown} px whole and puts larger ones together from pieces.",
+                f"Take the overlap below{' and a larger tile size' if too_long else ''}.",
+            ]
+        )
+    return found
 
 
-def _table(summary: Mapping[str, Any]) -> list[str]:
-    """One line a quantity, over all classes and, where there are several, by class."""
+def distributions(summary: Mapping[str, Any]) -> list[tuple[str, Record]]:
+    """One a quantity, over all classes and, where there are several, by class, indented."""
     images, classes, tiles = summary["images"], summary["classes"], summary["tiles"]
     rows: list[tuple[str, Record]] = [
         ("image height, px", images["height"]),
@@ -230,16 +244,21 @@ def _table(summary: Mapping[str, Any]) -> list[str]:
         rows += [(f"  {name}", own[key]) for name, own in classes.items() if len(classes) > 1]
     rows.append(("cells a tile with cells", tiles["instances"]))
     rows += [(f"  {name}", own["instances"]) for name, own in tiles["classes"].items() if len(classes) > 1]
-    columns = {"min": "min", "p5": "5 %", "p50": "median", "p95": "95 %", "max": "max"}
+    return rows
+
+
+def _table(summary: Mapping[str, Any]) -> list[str]:
+    rows = distributions(summary)
     width = max(len(title) for title, _ in rows)
-    lines = [f"{'Numbers':<{width}}" + "".join(f"{head:>10}" for head in columns.values())]
+    lines = [f"{'Numbers':<{width}}" + "".join(f"{head:>10}" for head in COLUMNS.values())]
     for title, values in rows:
-        numbers = "".join(f"{values.get(column, '-')!s:>10}" for column in columns)
+        numbers = "".join(f"{values.get(column, '-')!s:>10}" for column in COLUMNS)
         lines.append(f"{title:<{width}}{numbers}")
     return lines
 
 
-def _closing_lines(summary: Mapping[str, Any]) -> list[str]:
+def closing_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Classes, formats and tiles, a line each."""
     tiles, formats = summary["tiles"], summary["images"]["formats"]
     classes = summary["classes"]
     lines = []

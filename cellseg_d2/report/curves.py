@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cellseg_d2.errors import CellSegError
 
-VALIDATION_LOSS = "validation/total_loss"
+Curve = tuple[tuple[int, float], ...]
+"""Iterations, ascending, and what a metric was there."""
+
+TOTAL_LOSS = "total_loss"
+
+VALIDATION = "validation/"
+"""Begins the name of a loss that is of the validation tiles."""
 
 METRICS = {
     "segm/AP50": "mask AP50",
@@ -19,6 +30,26 @@ METRICS = {
     "ema/segm/AP50": "mask AP50, averaged weights",
 }
 """What is drawn of a validation, and how it is called."""
+
+AP_LABEL = "average precision (%)"
+
+SMOOTHING = 0.15
+"""The losses' running mean is over this share of their records, each of which is a median of 20 iterations."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A curve as it is to be drawn; of no label, it is not in the legend.
+
+    Attributes:
+        points: none for a line that is left out.
+        label: in the legend.
+        style: keyword arguments of ``Axes.plot``.
+    """
+
+    points: Curve
+    label: str = ""
+    style: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -41,6 +72,42 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [merged[iteration] for iteration in sorted(merged)]
 
 
+def curve(records: Sequence[Mapping[str, Any]], name: str) -> Curve:
+    """One metric of :func:`read_metrics`'s records."""
+    return tuple((record["iteration"], float(record[name])) for record in records if name in record)
+
+
+def smooth(curve: Curve) -> Curve:
+    """The running mean over :data:`SMOOTHING` of a curve, over fewer values at its ends."""
+    reach = math.floor(len(curve) * SMOOTHING / 2)
+    values = [value for _, value in curve]
+    means = [float(np.mean(values[max(0, place - reach) : place + reach + 1])) for place in range(len(values))]
+    return tuple((iteration, mean) for (iteration, _), mean in zip(curve, means))
+
+
+def training_seconds(records: Sequence[Mapping[str, Any]]) -> float:
+    """What the iterations took: Detectron2 writes the median of each twenty."""
+    times = curve(records, "time")
+    starts = [-1, *(iteration for iteration, _ in times)]
+    seconds = sum(time * (iteration - start) for (iteration, time), start in zip(times, starts))
+    return seconds if times else math.nan
+
+
+def loss_parts(records: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Names of the losses that the total is the sum of: a cascade has those of its stages, PointRend of its points."""
+    return sorted({name for record in records for name in record if name.startswith("loss_")})
+
+
+def draw_lines(axes: Axes, lines: Iterable[Line], title: str, ylabel: str) -> None:
+    """Draws those lines that have points against the iteration, and a legend where one has a label."""
+    for line in lines:
+        if line.points:
+            axes.plot(*zip(*line.points), label=line.label, **line.style)
+    axes.set(title=title, xlabel="iteration", ylabel=ylabel, ylim=(0, None))
+    if any(str(drawn.get_label()) for drawn in axes.lines):
+        axes.legend(fontsize="small")
+
+
 def plot_curves(metrics: Path, output: Path) -> None:
     """Draws all losses and validation AP50 against the iteration, as PNG.
 
@@ -50,25 +117,13 @@ def plot_curves(metrics: Path, output: Path) -> None:
     records = read_metrics(metrics)
     figure = Figure(figsize=(10, 4), layout="constrained")
     loss_axes, ap_axes = figure.subplots(1, 2)
-    # "loss_*": a cascade has those of its stages, PointRend those of its points
-    losses = sorted({name for record in records for name in record if name.startswith("loss_")})
-    for name in ("total_loss", *losses):
-        points = [(record["iteration"], record[name]) for record in records if name in record]
-        if points:
-            loss_axes.plot(*zip(*points), label=name, linewidth=2.5 if name == "total_loss" else 1.2)
-    points = [(record["iteration"], record[VALIDATION_LOSS]) for record in records if VALIDATION_LOSS in record]
-    if points:
-        loss_axes.plot(*zip(*points), marker="o", color="black", label="total_loss, validation")
-    loss_axes.set(title="Losses", xlabel="iteration", ylabel="loss", ylim=(0, None))
-    if loss_axes.lines:
-        loss_axes.legend(fontsize="small")
-    for name, label in METRICS.items():
-        points = [(record["iteration"], record[name]) for record in records if name in record]
-        if points:
-            ap_axes.plot(*zip(*points), marker="o", label=label)
-    ap_axes.set(title="Validation", xlabel="iteration", ylabel="average precision (%)", ylim=(0, None))
-    if ap_axes.lines:
-        ap_axes.legend(fontsize="small")
+    losses = [Line(curve(records, TOTAL_LOSS), TOTAL_LOSS, {"linewidth": 2.5})]
+    losses += [Line(curve(records, name), name, {"linewidth": 1.2}) for name in loss_parts(records)]
+    on_validation = curve(records, VALIDATION + TOTAL_LOSS)
+    losses.append(Line(on_validation, f"{TOTAL_LOSS}, validation", {"marker": "o", "color": "black"}))
+    draw_lines(loss_axes, losses, "Losses", "loss")
+    scores = [Line(curve(records, name), label, {"marker": "o"}) for name, label in METRICS.items()]
+    draw_lines(ap_axes, scores, "Validation", AP_LABEL)
     for axes in (loss_axes, ap_axes):
         axes.grid(alpha=0.3)
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,11 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from cellseg_d2.report.curves import Curve, smooth
 from cellseg_d2.studies.arms import Study
-from cellseg_d2.studies.results import Curve, Finished
-
-SMOOTHING = 0.15
-"""The losses' running mean is over this share of their records, each of which is a median of 20 iterations."""
+from cellseg_d2.studies.results import Finished
 
 
 def draw(study: Study, finished: Mapping[str, Sequence[Finished]], output: Path) -> None:
@@ -49,14 +46,6 @@ def draw(study: Study, finished: Mapping[str, Sequence[Finished]], output: Path)
         axes.legend(fontsize="small")
     output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output, dpi=110)
-
-
-def smooth(curve: Curve) -> Curve:
-    """The running mean over :data:`SMOOTHING` of a curve, over fewer values at its ends."""
-    reach = math.floor(len(curve) * SMOOTHING / 2)
-    values = [value for _, value in curve]
-    means = [float(np.mean(values[max(0, place - reach) : place + reach + 1])) for place in range(len(values))]
-    return tuple((iteration, mean) for (iteration, _), mean in zip(curve, means))
 
 
 def on_common_iterations(curves: Sequence[Curve]) -> tuple[list[int], NDArray[np.float64]]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from cellseg_d2.data.coco_json import read_json, write_json
 from cellseg_d2.errors import CellSegError
-from cellseg_d2.report.curves import read_metrics
+from cellseg_d2.report.curves import Curve, curve, read_metrics, training_seconds
 from cellseg_d2.studies.settings import differences
 
 SETTINGS = "settings.json"
@@ -18,9 +18,6 @@ METRICS = "metrics.json"
 RESULT = "result.json"
 
 VALIDATION = "segm/AP50"
-
-Curve = tuple[tuple[int, float], ...]
-"""Iterations, ascending, and what a metric was there."""
 
 
 @dataclass(frozen=True)
@@ -51,19 +48,6 @@ class Finished:
     result: Result
     losses: Curve
     validation: Curve
-
-
-def curve(records: Sequence[dict[str, Any]], name: str) -> Curve:
-    """One metric of :func:`cellseg_d2.report.curves.read_metrics`'s records."""
-    return tuple((record["iteration"], float(record[name])) for record in records if name in record)
-
-
-def training_seconds(records: Sequence[dict[str, Any]]) -> float:
-    """What the iterations took: Detectron2 writes the median of each twenty."""
-    times = curve(records, "time")
-    starts = [-1, *(iteration for iteration, _ in times)]
-    seconds = sum(time * (iteration - start) for (iteration, time), start in zip(times, starts))
-    return seconds if times else math.nan
 
 
 def summarise(folder: Path, test_ap50: float) -> Result:

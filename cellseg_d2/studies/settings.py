@@ -12,6 +12,7 @@ from detectron2.config import CfgNode
 
 from cellseg_d2.engine.setup import build_cfg
 from cellseg_d2.errors import CellSegError
+from cellseg_d2.report.run_folder import flat
 
 INFERENCE_KEYS = (
     "MODEL.ROI_HEADS.SCORE_THRESH_TEST",
@@ -28,7 +29,7 @@ PROPOSAL_KEYS = ("MODEL.RPN.PRE_NMS_TOPK_TRAIN", "MODEL.RPN.POST_NMS_TOPK_TRAIN"
 LOG_PERIOD = 20
 """Iterations between two losses that Detectron2 logs; short trainings are not evaluated more often either."""
 
-WITHOUT_EFFECT = (("OUTPUT_DIR",), ("DATALOADER", "NUM_WORKERS"))
+WITHOUT_EFFECT = (("OUTPUT_DIR",), ("DATALOADER", "NUM_WORKERS"), ("CELLSEG", "VALIDATION_OVERLAYS"))
 """Keys that change no result: a run is the same run without them."""
 
 
@@ -47,7 +48,7 @@ def reference_cfg(config: str, datasets: Sequence[str], user: Sequence[str]) -> 
 
 def inference_overrides(reference: CfgNode) -> list[str]:
     """How all arms predict, as KEY VALUE KEY VALUE ...: what :func:`reference_cfg` says."""
-    options = {f"CELLSEG.INFERENCE.{key}": value for key, value in _flat(reference.CELLSEG.INFERENCE).items()}
+    options = {f"CELLSEG.INFERENCE.{key}": value for key, value in flat(reference.CELLSEG.INFERENCE).items()}
     return _overrides({key: _get(reference, key) for key in INFERENCE_KEYS} | options)
 
 
@@ -117,7 +118,7 @@ def run_settings(config: str, overrides: Sequence[str]) -> dict[str, Any]:
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """Keys, such as ``SOLVER.BASE_LR``, in which two settings differ."""
-    left, right = _flat(one), _flat(other)
+    left, right = flat(one), flat(other)
     return sorted(key for key in left.keys() | right.keys() if left.get(key) != right.get(key))
 
 
@@ -130,13 +131,6 @@ def _get(cfg: CfgNode, key: str) -> Any:
     for name in key.split("."):
         value = value[name]
     return value
-
-
-def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in node.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
 
 
 @contextmanager

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from cellseg_d2.errors import CellSegError
+from cellseg_d2.report.curves import smooth, training_seconds
 from cellseg_d2.studies.arms import STUDIES
-from cellseg_d2.studies.figures import draw, on_common_iterations, smooth
+from cellseg_d2.studies.figures import draw, on_common_iterations
 from cellseg_d2.studies.results import (
     Finished,
     Result,
@@ -19,7 +20,6 @@ from cellseg_d2.studies.results import (
     is_trained,
     read_finished,
     summarise,
-    training_seconds,
     write_result,
 )
 from cellseg_d2.studies.run import Options

@@ -1,0 +1,295 @@
+"""A page on a dataset, as a folder of label TIFFs or converted: how much of what is in it, and what looks wrong."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from cellseg_d2.data.check import COLUMNS, NOTHING_FOUND, check, closing_lines, distributions, notes
+from cellseg_d2.data.coco_json import Record, read_json
+from cellseg_d2.data.cut import cut_sample, find_sources
+from cellseg_d2.data.options import ConvertOptions
+from cellseg_d2.data.samples import Source
+from cellseg_d2.data.suggestions import Suggestion, suggest, to_yaml
+from cellseg_d2.errors import CellSegError
+from cellseg_d2.export.overlay import class_color, draw_overlay
+from cellseg_d2.instances import CellInstances
+from cellseg_d2.report.page import PAGE_STYLE, figure_svg, number_text, picture_uri, write_page
+
+DESCRIPTION = "dataset.json"
+
+BASE = "mask_rcnn_X_101_32x8d_FPN.yaml"
+"""The config that the suggested settings go on top of, for a file beside it."""
+
+PICTURE_SIDE = 400
+"""Pixels of a picture's larger side, which bounds the page's size."""
+
+ROW = 0.42
+"""Inches of a figure for each bar or box."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What a page is made of.
+
+    Attributes:
+        kind: what the folder holds, in words.
+        summary: see :func:`cellseg_d2.data.statistics.summarise`.
+        counts: of a converted dataset, by part; empty of any other.
+        test_images: how many there are.
+        suggestions: config keys and values that suit the dataset.
+        parameters: of the conversion, done or to come.
+        samples: labelled images, or training and validation tiles.
+    """
+
+    kind: str
+    summary: Record
+    counts: Record
+    test_images: int
+    suggestions: dict[str, Suggestion]
+    parameters: Record
+    samples: Sequence[Source]
+
+    @property
+    def class_names(self) -> list[str]:
+        """Of class 1, 2, ..."""
+        return list(self.summary["classes"])
+
+
+def write_dataset_report(
+    folder: Path,
+    output: Path,
+    options: ConvertOptions,
+    *,
+    workers: int = 1,
+    from_coco: Path | None = None,
+    pictures: int = 8,
+) -> None:
+    """Writes a page on a dataset.
+
+    Args:
+        folder: a converted dataset, whose own statistics are shown, or the input of a conversion, which is read.
+        output: the HTML file.
+        options: what the input is to be converted with; a converted dataset has its own.
+        workers: processes that read an input.
+        from_coco: a COCO file of whole images in ``folder``, instead of label TIFFs.
+        pictures: images or tiles that are shown with their cells, spread over all.
+
+    Raises:
+        CellSegError: bad options, no labelled images, or a ``dataset.json`` without statistics; files of an input that
+            cannot be read are in the report.
+    """
+    if pictures < 0:
+        raise CellSegError(f"pictures must not be negative, but is {pictures}")
+    converted = from_coco is None and (folder / DESCRIPTION).is_file()
+    dataset = _read_converted(folder) if converted else _read_input(folder, options, workers, from_coco)
+    summary = dataset.summary
+    write_page(
+        output,
+        "dataset.html.j2",
+        title=f"Dataset {folder.resolve().name}",
+        dataset=dataset,
+        notes=["\n".join(lines) for lines in notes(summary)],
+        nothing=NOTHING_FOUND,
+        classes=_class_table(dataset),
+        figures=_figures(dataset),
+        columns=["", *COLUMNS.values()],
+        numbers=[[title, *(_number(values.get(key)) for key in COLUMNS)] for title, values in distributions(summary)],
+        facts=closing_lines(summary),
+        pictures=_pictures(dataset, pictures),
+        colors={name: _css(number) for number, name in enumerate(dataset.class_names)},
+        settings=to_yaml(dataset.suggestions, BASE) if dataset.suggestions else "",
+        parameters=[[name, str(value)] for name, value in dataset.parameters.items()],
+    )
+
+
+def _read_input(folder: Path, options: ConvertOptions, workers: int, from_coco: Path | None) -> Dataset:
+    report = check(folder, options, workers=workers, from_coco=from_coco)
+    samples, _ = find_sources(folder, options, from_coco)
+    kind = "Not converted: read as conversion would."
+    return Dataset(kind, report.summary, {}, report.test_images, report.suggestions, asdict(options), samples)
+
+
+def _read_converted(folder: Path) -> Dataset:
+    """What conversion wrote.
+
+    Raises:
+        CellSegError: it cannot be read, or is of a version that wrote no statistics.
+    """
+    path = folder / DESCRIPTION
+    content = read_json(path)
+    wanted = ("statistics", "counts", "parameters")
+    missing = [key for key in wanted if not isinstance(content, dict) or not isinstance(content.get(key), dict)]
+    if missing:
+        raise CellSegError(f"{path}: has no {missing[0]}; convert again with this version's tools/convert_tifs.py")
+    summary, counts, parameters = (content[key] for key in wanted)
+    samples: list[Source] = []
+    for part in ("train", "val"):
+        ground_truth = folder / "annotations" / f"instances_{part}.json"
+        if counts.get(part, {}).get("tiles"):
+            samples += find_sources(folder, ConvertOptions(), ground_truth)[0]
+    test_images = counts.get("test", {}).get("images", 0)
+    return Dataset("Converted.", summary, counts, test_images, suggest(summary), parameters, samples)
+
+
+def _class_table(dataset: Dataset) -> list[list[str]]:
+    """A header and a row a class: its cells, in all and by part, and its images."""
+    parts = _cells_by_part(dataset)
+    total = max(dataset.summary["cells"]["count"], 1)
+    rows = [["class", "cells", "share", *(part for part in parts if part), "in images"]]
+    for name, own in dataset.summary["classes"].items():
+        by_part = [_number(cells[name]) for part, cells in parts.items() if part]
+        share = f"{number_text(100 * own['count'] / total)} %"
+        rows.append([name, _number(own["count"]), share, *by_part, _number(own["images"])])
+    return rows
+
+
+def _cells_by_part(dataset: Dataset) -> dict[str, dict[str, int]]:
+    """Cells of each class by part; an input that has not been split is one part without a name."""
+    parts = {part: own["cells"] for part, own in dataset.counts.items() if "cells" in own}
+    return parts or {"": {name: own["count"] for name, own in dataset.summary["classes"].items()}}
+
+
+def _figures(dataset: Dataset) -> dict[str, dict[str, str | Markup]]:
+    """SVG, caption and alt text by what is shown; none where there is nothing to show."""
+    summary = dataset.summary
+    classes = summary["classes"]
+    cells = ", ".join(f"{name} {_number(own['count'])}" for name, own in classes.items())
+    found: dict[str, dict[str, str | Markup]] = {
+        "classes": {
+            "svg": figure_svg(_draw_bars(_cells_by_part(dataset))),
+            "caption": "Cells of each class.",
+            "alt": f"Bar chart of the cells of each class: {cells}.",
+        }
+    }
+    per_class = (
+        ("per_image", "cells", "Cells an image."),
+        ("longest_side", "pixels", "Longest side of a cell's box."),
+        ("area", "pixels", "Area of a cell."),
+    )
+    plots: list[tuple[str, dict[str, Record], str, str]] = [
+        (key, {"all": summary["cells"][key], **{name: own[key] for name, own in classes.items()}}, unit, caption)
+        for key, unit, caption in per_class
+    ]
+    sizes = {side: summary["images"][side] for side in ("height", "width")}
+    plots.append(("image_size", sizes, "pixels", "Height and width of the images."))
+    for key, distribution, unit, caption in plots:
+        if shown := {name: values for name, values in distribution.items() if values}:
+            medians = ", ".join(f"{name} {_number(values['p50'])}" for name, values in shown.items())
+            found[key] = {
+                "svg": figure_svg(_draw_boxes(shown, unit, log=key != "per_image")),
+                "caption": caption,
+                "alt": f"Box plots. {caption} Medians in {unit}: {medians}.",
+            }
+    return found
+
+
+@matplotlib.rc_context(PAGE_STYLE)
+def _draw_bars(parts: Mapping[str, Mapping[str, int]]) -> Figure:
+    """A bar a class, of one piece a part."""
+    names = list(next(iter(parts.values())))
+    figure, axes = _rows(names)
+    lefts = np.zeros(len(names), np.int64)
+    for part, cells in parts.items():
+        axes.barh(range(len(names)), [cells[name] for name in names], left=lefts, label=part)
+        lefts += [cells[name] for name in names]
+    axes.set_xlabel("cells")
+    if len(parts) > 1:
+        axes.legend()
+    return figure
+
+
+@matplotlib.rc_context(PAGE_STYLE)
+def _draw_boxes(distributions: Mapping[str, Record], unit: str, log: bool) -> Figure:
+    """A box a distribution: its middle half and median, whiskers to 5 and 95 %, dots at the least and the greatest."""
+    figure, axes = _rows(list(distributions))
+    boxes = [
+        {
+            "whislo": values["p5"],
+            "q1": values["p25"],
+            "med": values["p50"],
+            "q3": values["p75"],
+            "whishi": values["p95"],
+            "fliers": [values["min"], values["max"]],
+        }
+        for values in distributions.values()
+    ]
+    line = {"color": "C0", "linewidth": 1.5}
+    axes.bxp(
+        boxes,
+        positions=range(len(boxes)),
+        widths=0.55,
+        orientation="horizontal",
+        manage_ticks=False,
+        boxprops=line,
+        whiskerprops=line,
+        capprops=line,
+        medianprops={"color": "C1", "linewidth": 2.5},
+        flierprops={"marker": ".", "markerfacecolor": "C0", "markeredgecolor": "C0"},
+    )
+    if log:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel(f"{unit} (logarithmic)" if log else unit)
+    return figure
+
+
+def _rows(names: Sequence[str]) -> tuple[Figure, Axes]:
+    """An empty plot with a row a name, the first at the top."""
+    figure = Figure(figsize=(6, 1 + ROW * len(names)), layout="constrained")
+    axes = figure.subplots()
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.grid(axis="y", visible=False)
+    return figure, axes
+
+
+def _pictures(dataset: Dataset, number: int) -> list[dict[str, str]]:
+    """Address, name and cells in words of some of the labelled images, drawn with their cells."""
+    samples, names = dataset.samples, dataset.class_names
+    places = np.unique(np.linspace(0, len(samples) - 1, min(number, len(samples))).round().astype(int))
+    options = ConvertOptions(tile_size=dataset.parameters["tile_size"])
+    pictures = []
+    for place in places:
+        try:
+            cut = cut_sample(samples[place], options, len(names))
+        except CellSegError:  # the check has told of it: the page lists it among the problems
+            continue
+        # of a large image the tile that has most to show
+        (x0, y0, x1, y1), annotations = max(cut.tiles, key=lambda tile: len(tile[1]))
+        shown = [annotation for annotation in annotations if not annotation["iscrowd"]]
+        cells = CellInstances.from_rles(
+            [annotation["segmentation"] for annotation in shown],
+            [annotation["category_id"] - 1 for annotation in shown],
+            (y1 - y0, x1 - x0),
+        )
+        counts = Counter(names[number] for number in cells.classes)
+        pictures.append(
+            {
+                "address": picture_uri(draw_overlay(cut.image[y0:y1, x0:x1], cells), PICTURE_SIDE),
+                "name": samples[place].id,
+                "cells": ", ".join(f"{counts[name]} {name}" for name in names if counts[name]) or "no cell",
+            }
+        )
+    return pictures
+
+
+def _css(number: int) -> str:
+    return "#" + "".join(f"{value:02x}" for value in class_color(number))
+
+
+def _number(value: Any) -> str:
+    """With all the digits that it has."""
+    return "-" if value is None else f"{value:,}"

@@ -1,0 +1,300 @@
+"""A page on how good results are: AP, metrics of cells, errors, and the worst and best images to look into."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from markupsafe import Markup
+from matplotlib import patheffects
+from matplotlib.figure import Figure
+
+from cellseg_d2.data.coco_json import Record
+from cellseg_d2.data.tiff import INTENSITY_RULE
+from cellseg_d2.errors import CellSegError
+from cellseg_d2.evaluation.cell_metrics import F1_NAMES
+from cellseg_d2.evaluation.coco_ap import AREAS, read_files, tasks_of
+from cellseg_d2.evaluation.coco_cells import class_names
+from cellseg_d2.evaluation.error_breakdown import KINDS, RECALLS
+from cellseg_d2.evaluation.image_scores import ImageScore, image_scores, worst_first
+from cellseg_d2.evaluation.judgement import CellJudgement, Judgement, judge_results
+from cellseg_d2.evaluation.pr_curves import precision_curves
+from cellseg_d2.evaluation.report_tables import (
+    CONFUSION_TITLE,
+    THRESHOLDS_TITLE,
+    Table,
+    class_table,
+    confusion_table,
+    error_table,
+    number_text,
+    summary_rows,
+    threshold_table,
+)
+from cellseg_d2.export.overlay import class_color
+from cellseg_d2.report.gallery import ImageFiles, draw_gallery
+from cellseg_d2.report.page import INK, PAGE_STYLE, figure_svg, write_page
+
+TASKS = {"segm": "mask", "bbox": "box"}
+
+TABLE_ROWS = 100
+"""Images that the table of images has at most."""
+
+NOTES = {
+    "mPQ+": "panoptic quality: matches pooled over all images, mean over classes (CoNIC)",
+    "DQ": "its part for detection, mean over classes",
+    "SQ": "its part for outlines: mean IoU of matches, mean over classes",
+    "PQ_monusac": "PQ of each image and class that it has, mean over images (MoNuSAC)",
+    "mPQ_pannuke": "the same, mean over the images of a tissue, then over tissues (PanNuke)",
+    "bPQ_pannuke": "the same without classes",
+    "AJI": "shared pixels by united pixels of cells and their best predictions, without classes",
+    "AJI+": "the same, but no prediction is of two cells",
+    "F1": "mean over IoUs of 0.50 to 0.95, and over classes",
+    "detection_F1": "whether cells are found, whatever their class, at an IoU of 0.5",
+    "detection_precision": "share of the predictions that found a cell",
+    "detection_recall": "share of the cells that were found",
+    "classification_accuracy": "share of the cells found that have the right class",
+    "detection_IoU": "mean of the cells found",
+    "cells": "found and missed ones, without crowds",
+    "predictions": "with and without a cell, but for those on crowds",
+    "hidden": "predictions of which better ones left no pixel",
+}
+
+
+@dataclass(frozen=True)
+class GalleryOptions:
+    """What the page's gallery shows.
+
+    Attributes:
+        images: a folder or file of the images; None shows outlines alone.
+        image_ids: the id file of ``images``; without it they are found by their names in the ground truth.
+        count: pictures, half of them of the worst images and half of the best.
+        max_side: larger pictures are made smaller, so that the larger side is this; None for never.
+        rule: how images that are not 8 bit are scaled.
+
+    Raises:
+        CellSegError: a number is too small, or there is an id file without images.
+    """
+
+    images: Path | None = None
+    image_ids: Path | None = None
+    count: int = 12
+    max_side: int | None = 1024
+    rule: str = INTENSITY_RULE
+
+    def __post_init__(self) -> None:
+        if self.count < 0 or (self.max_side is not None and self.max_side < 1):
+            raise CellSegError(
+                f"a gallery of {self.count} images of {self.max_side} pixels cannot be made; give whole numbers above 0"
+            )
+        if self.image_ids is not None and self.images is None:
+            raise CellSegError(f"{self.image_ids}: is of images that were not given; give their folder too")
+
+
+def write_evaluation_report(
+    ground_truth: Path,
+    predictions: Path,
+    output: Path,
+    gallery: GalleryOptions,
+    *,
+    score_threshold: float = 0.5,
+    max_detections: int = 1000,
+) -> None:
+    """Writes the page; of results or cells without masks it has AP alone, and says so.
+
+    Args:
+        ground_truth: a COCO dataset.
+        predictions: COCO results, of this or any other tool.
+        output: the HTML file.
+        gallery: what is shown of the images.
+        score_threshold: for the metrics of cells, the counts and the gallery, predictions below it are left out.
+        max_detections: for AP, precision by recall and errors: scored per image and class, the best first.
+
+    Raises:
+        CellSegError: a file cannot be read or written, is of another form, or does not fit the others.
+    """
+    files = None if gallery.images is None else ImageFiles.find(gallery.images, gallery.image_ids, gallery.rule)
+    truth, results = read_files(ground_truth, predictions)
+    judgement = judge_results(truth, results, max_detections, score_threshold)
+    content: dict[str, Any] = {"cells": None, "missing": _what_is_missing(judgement, results)}
+    if judgement.cells is not None:
+        content |= _cell_content(judgement.cells)
+        content |= _image_content(judgement.cells, truth, results, gallery, files)
+    write_page(
+        output,
+        "evaluation.html.j2",
+        title=f"Evaluation of {predictions.name}",
+        ground_truth=ground_truth.name,
+        predictions=predictions.name,
+        image_count=len(truth["images"]),
+        cell_count=sum(not cell.get("iscrowd") for cell in truth["annotations"]),
+        result_count=len(results),
+        max_detections=max_detections,
+        score_threshold=f"{score_threshold:g}",
+        headline=_headline(judgement),
+        ap=ap_table(judgement.ap),
+        class_ap=class_ap_table(judgement.ap, class_names(truth)),
+        **content,
+    )
+
+
+def _ends(order: Sequence[int], count: int) -> tuple[list[int], list[int]]:
+    """The first half of ``count`` from the start, and the others from the end, the last first; none twice."""
+    count = min(count, len(order))
+    half = (count + 1) // 2
+    return list(order[:half]), list(order[::-1][: count - half])
+
+
+def _what_is_missing(judgement: Judgement, results: Sequence[Mapping[str, Any]]) -> str:
+    """Why there is AP alone; empty where there is more."""
+    if judgement.cells is not None:
+        return ""
+    masked = "segm" in tasks_of(results)
+    return "not every cell of the ground truth has a mask" if masked else "not every result has a mask"
+
+
+def _headline(judgement: Judgement) -> list[tuple[str, str]]:
+    """Names and values of what is looked at first."""
+    rows = [
+        (f"{TASKS[task]} {name}", number_text(values[name]))
+        for task, values in judgement.ap.items()
+        for name in ("AP50", "AP")
+    ]
+    if judgement.cells is not None:
+        summary = dict(summary_rows(judgement.cells))
+        rows += [(name, summary[name]) for name in ("mPQ+", "F1@0.50", "AJI", "detection_F1")]
+    return rows
+
+
+def ap_table(ap: Mapping[str, Mapping[str, float]]) -> Table:
+    """AP over all classes by task."""
+    rows = [[name, *(number_text(values[name]) for values in ap.values())] for name in ("AP", "AP50", "AP75", *AREAS)]
+    return ["all classes", *(TASKS[task] for task in ap)], rows
+
+
+def class_ap_table(ap: Mapping[str, Mapping[str, float]], names: Sequence[str]) -> Table:
+    """AP of each class by task."""
+    columns = [(task, name) for task in ap for name in ("AP", "AP50")]
+    rows = [[own, *(number_text(ap[task][f"{name}-{own}"]) for task, name in columns)] for own in names]
+    return ["class", *(f"{TASKS[task]} {name}" for task, name in columns)], rows
+
+
+def image_row(score: ImageScore) -> list[str]:
+    """Of the table of images."""
+    counts = (score.cells, score.hit, score.missed, score.spurious)
+    return [score.name, *(f"{count:,}" for count in counts), number_text(score.f1)]
+
+
+def _cell_content(cells: CellJudgement) -> dict[str, Any]:
+    """What the page says where there are masks."""
+    summary = dict(summary_rows(cells))
+    header, rows = confusion_table(cells)
+    heat = heat_of(cells.metrics.confusion.tolist())
+    return {
+        "cells": cells,
+        "colors": ["#" + class_color(number).tobytes().hex() for number in range(len(cells.class_names))],
+        "summary": [(name, value, NOTES.get(name, "")) for name, value in summary.items() if name not in F1_NAMES],
+        "f1_by_iou": (
+            ["IoU of at least", *(name.removeprefix("F1@") for name in F1_NAMES)],
+            [["F1", *(summary[name] for name in F1_NAMES)]],
+        ),
+        "classes": class_table(cells),
+        "confusion_title": CONFUSION_TITLE,
+        "confusion_header": header,
+        "confusion": [(row[0], list(zip(row[1:], shades))) for row, shades in zip(rows, heat)],
+        "thresholds_title": THRESHOLDS_TITLE,
+        "thresholds": threshold_table(cells),
+        "pr_figure": pr_figure(cells),
+        "errors": error_table(cells),
+        "ap50": number_text(cells.errors.ap50),
+        "error_figure": error_figure(cells),
+    }
+
+
+def _image_content(
+    cells: CellJudgement,
+    truth: Mapping[str, Any],
+    results: Sequence[Record],
+    gallery: GalleryOptions,
+    files: ImageFiles | None,
+) -> dict[str, Any]:
+    """The table of images and the gallery."""
+    scores = image_scores(cells)
+    order = worst_first(scores)
+    worst, best = _ends(order, gallery.count)
+    ids = sorted(image["id"] for image in truth["images"])  # the order of `scores`
+    pictures = draw_gallery(
+        truth,
+        results,
+        [ids[place] for place in worst + best],
+        files=files,
+        score_threshold=cells.score_threshold,
+        max_side=gallery.max_side,
+    )
+    return {
+        "images": [image_row(scores[place]) for place in order[:TABLE_ROWS]],
+        "rated": len(order),
+        "pictures": list(pictures),
+        "worst": len(worst),
+        "with_images": files is not None,
+    }
+
+
+def heat_of(confusion: Sequence[Sequence[int]]) -> list[list[str]]:
+    """Colours of a confusion's cells, as deep as their share of the row: blue where right, orange where wrong.
+
+    Translucent, so that text on them is read in light and dark. Empty for the corner, which counts nothing.
+    """
+    last = len(confusion) - 1
+    return [
+        [
+            ""
+            if place == own == last
+            else f"rgba({'0,114,178' if place == own else '213,94,0'},{0.6 * count / max(sum(row), 1):.2f})"
+            for own, count in enumerate(row)
+        ]
+        for place, row in enumerate(confusion)
+    ]
+
+
+@matplotlib.rc_context(PAGE_STYLE)
+def pr_figure(cells: CellJudgement) -> Markup | None:
+    """Precision by recall of each class with the threshold of the best F1; None where there are no cells."""
+    curves = precision_curves(cells.detections, cells.class_names)
+    if not curves:
+        return None
+    figure = Figure(figsize=(9, 4.5), layout="constrained")
+    axes = figure.subplots()
+    edge = [patheffects.Stroke(linewidth=2.8, foreground=INK), patheffects.Normal()]  # pale colours are seen on white
+    for number, name in enumerate(cells.class_names):
+        if name not in curves:
+            continue
+        best, color = cells.thresholds.get(name), class_color(number) / 255
+        label = f"AP50 {number_text(100 * curves[name].mean())} {name}"  # legends leave out what starts with a "_"
+        if best is not None:
+            label += f", F1 {number_text(best.f1)} at {best.score:.3f}"
+            axes.plot(best.recall, best.precision, "o", color=color, markersize=8, markeredgecolor=INK, zorder=3)
+        line = "--" if number // 7 % 2 else "-"  # colours repeat after seven classes
+        axes.plot(100 * RECALLS, 100 * curves[name], line, color=color, linewidth=2, path_effects=edge, label=label)
+    axes.set(xlabel="recall (%)", ylabel="precision (%)", xlim=(0, 101), ylim=(0, 103))
+    figure.legend(loc="outside right upper", fontsize="small")
+    return figure_svg(figure)
+
+
+@matplotlib.rc_context(PAGE_STYLE)
+def error_figure(cells: CellJudgement) -> Markup | None:
+    """The AP50 that each kind of error costs, as bars; None where there are no cells."""
+    costs = [cells.errors.costs[kind] for kind in KINDS]
+    if math.isnan(cells.errors.ap50):
+        return None
+    figure = Figure(figsize=(5.6, 2.3), layout="constrained")
+    axes = figure.subplots()
+    bars = axes.barh(list(KINDS), costs, height=0.65, color="#d55e00")
+    axes.bar_label(bars, [number_text(cost) for cost in costs], padding=4, color=INK)
+    axes.set(xlabel="AP50 that mending it would add", xlim=(0, 1.12 * max(*costs, 1.0)))
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+    return figure_svg(figure)

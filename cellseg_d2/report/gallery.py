@@ -1,0 +1,218 @@
+"""Images with the outlines of their cells and predictions, for a page that switches layers and zooms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from cellseg_d2.data.coco_json import Record
+from cellseg_d2.data.samples import TestImage, list_images
+from cellseg_d2.errors import CellSegError
+from cellseg_d2.evaluation.coco_cells import ImageCells, class_names, image_cells
+from cellseg_d2.evaluation.image_scores import ImageScore
+from cellseg_d2.evaluation.overlap_table import Cells, Ints
+from cellseg_d2.evaluation.unmatched import unmatched
+from cellseg_d2.export.outlines import Ring, trace
+from cellseg_d2.export.overlay import class_color
+from cellseg_d2.instances import CellInstances
+from cellseg_d2.report.comparison import by_image
+from cellseg_d2.report.page import picture_uri
+
+TOLERANCE = 0.75
+"""Pixels of the shown picture that an outline may be off: a staircase of pixels is off a straight line by 0.71."""
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A cell as a page draws it.
+
+    Attributes:
+        path: SVG's path data, in pixels of the shown picture, rounded to tenths.
+        color: of its class, ``#rrggbb``.
+        title: its class, score and area.
+        kind: ``missed``, ``spurious``, ``crowd`` or empty.
+    """
+
+    path: str
+    color: str
+    title: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image of the gallery.
+
+    Attributes:
+        score: of what is drawn.
+        width, height: of the shown picture in its pixels, not rounded.
+        uri: the image as the address of itself; None where it is not at hand.
+        truth, predictions: the outlines.
+    """
+
+    score: ImageScore
+    width: float
+    height: float
+    uri: str | None
+    truth: list[Outline]
+    predictions: list[Outline]
+
+    @property
+    def label(self) -> str:
+        """Its name and numbers."""
+        score = self.score
+        numbers = f"{score.cells} cells, {score.missed} missed, {score.spurious} spurious, F1 {score.f1:.0f}"
+        return f"{score.name}: {numbers}"
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """The files of a dataset's images, found by the ids of an id file or else by their names.
+
+    Attributes:
+        source: where they are, for messages.
+        files: by image id, or by name.
+        named: whether it is by name.
+        rule: how images that are not 8 bit are scaled.
+    """
+
+    source: Path
+    files: Mapping[Any, TestImage]
+    named: bool
+    rule: str
+
+    @classmethod
+    def find(cls, source: Path, ids: Path | None, rule: str) -> ImageFiles:
+        """Those of a folder, or one file; see :func:`cellseg_d2.data.samples.list_images`, also for the errors."""
+        images = list_images(source, ids)
+        files = {image.path.name if ids is None else image.id: image for image in images}
+        return cls(source, files, ids is None, rule)
+
+    def read(self, record: Record, size: tuple[int, int]) -> NDArray[np.uint8]:
+        """An image, (H, W, 3) uint8 RGB.
+
+        Args:
+            record: of the ground truth.
+            size: (height, width) of its masks.
+
+        Raises:
+            CellSegError: there is no such image, it cannot be read, or it is not of the masks' size.
+        """
+        name = Path(str(record.get("file_name", ""))).name
+        file = self.files.get(name if self.named else record["id"])
+        if file is None:
+            wanted = repr(name) if self.named else f"of the id {record['id']}"
+            raise CellSegError(f"{self.source}: holds no image {wanted}, which the ground truth lists; add it")
+        image = file.read(self.rule)
+        if image.shape[:2] != size:
+            has, wanted = (f"{height} x {width}" for height, width in (image.shape[:2], size))
+            raise CellSegError(f"{file.path}: is {has}, its masks are {wanted}; give the images that were judged")
+        return image
+
+
+def draw_gallery(
+    truth: Mapping[str, Any],
+    results: Sequence[Record],
+    ids: Iterable[Any],
+    *,
+    files: ImageFiles | None,
+    score_threshold: float,
+    max_side: int | None,
+) -> Iterator[Picture]:
+    """Pictures of some images of a dataset, one after the other.
+
+    Args:
+        truth: a COCO dataset.
+        results: COCO results with segmentations.
+        ids: of the images, in the order of the pictures.
+        files: the images themselves; None draws the outlines alone.
+        score_threshold: predictions below it are neither drawn nor matched.
+        max_side: larger pictures are made smaller, so that the larger side is this; None for never.
+
+    Raises:
+        CellSegError: an image cannot be read or is not of its masks' size; a segmentation is damaged.
+    """
+    records = {record["id"]: record for record in truth["images"]}
+    cells, found = by_image(truth["annotations"]), by_image(results)
+    names = class_names(truth)
+    for number in ids:
+        own = {**truth, "images": [records[number]], "annotations": cells[number]}
+        image = next(image_cells(own, found[number]))
+        pixels = None if files is None else files.read(records[number], image.truth.runs.size)
+        yield _draw(image, pixels, names, score_threshold, max_side)
+
+
+def _draw(
+    image: ImageCells,
+    pixels: NDArray[np.uint8] | None,
+    names: Sequence[str],
+    score_threshold: float,
+    max_side: int | None,
+) -> Picture:
+    truth, predictions = image.truth, image.predictions
+    height, width = truth.runs.size
+    scale = min(1.0, (max_side or max(height, width)) / max(height, width))
+    missed, spurious = unmatched(truth, predictions, score_threshold)
+    truth_kinds = np.where(truth.crowd, "crowd", "").astype(object)
+    truth_kinds[missed] = "missed"
+    kinds = np.full(len(predictions), "", object)
+    kinds[spurious] = "spurious"
+    shown = np.sort(predictions.ranking(score_threshold))
+    return Picture(
+        score=ImageScore(image.name, int(np.count_nonzero(~truth.crowd)), len(missed), len(spurious)),
+        width=width * scale,
+        height=height * scale,
+        uri=None if pixels is None else picture_uri(pixels, max_side),
+        truth=_outlines(truth, np.arange(len(truth)), truth_kinds, names, scale, scored=False),
+        predictions=_outlines(predictions, shown, kinds, names, scale, scored=True),
+    )
+
+
+def _outlines(
+    cells: Cells, numbers: Ints, kinds: NDArray[np.object_], names: Sequence[str], scale: float, scored: bool
+) -> list[Outline]:
+    """Of the cells of these numbers that have a pixel."""
+    areas = cells.areas
+    numbers = numbers[areas[numbers] > 0]
+    picked = cells.pick(numbers)
+    masks = CellInstances.from_rles(picked.runs.rles(len(picked)), picked.classes, picked.runs.size)
+    outlines = []
+    for place, number in enumerate(numbers.tolist()):
+        own, kind = int(cells.classes[number]), str(kinds[number])
+        title = f"{names[own]}, " + (f"score {cells.scores[number]:.2f}, " if scored else "") + f"{areas[number]:,} px"
+        outlines.append(
+            Outline(
+                path=outline_path(masks.masks[place], masks.origins[place], scale),
+                color="#" + class_color(own).tobytes().hex(),
+                title={"": title, "crowd": f"not judged: {title}"}.get(kind, f"{kind}: {title}"),
+                kind=kind,
+            )
+        )
+    return outlines
+
+
+def outline_path(mask: NDArray[np.bool_], origin: NDArray[np.int64], scale: float) -> str:
+    """SVG path data of a mask's outlines, simplified by :data:`TOLERANCE`; holes are told by the even-odd rule.
+
+    Args:
+        mask: (h, w) bool, with a pixel.
+        origin: (x, y) of its first pixel in the image.
+        scale: pixels of the shown picture by pixels of the image.
+    """
+    return "".join(_ring_path(ring, scale) for polygon in trace(mask, origin) for ring in polygon)
+
+
+def _ring_path(ring: Ring, scale: float) -> str:
+    points = (ring * scale).astype(np.float32)
+    simple = cv2.approxPolyDP(points[:, None], TOLERANCE, closed=True)[:, 0]
+    tenths = np.rint(10 * (simple if len(simple) > 2 else points)).astype(np.int64)
+    steps = np.diff(tenths, axis=0)
+    steps = steps[steps.any(axis=1)]
+    start, *rest = (f"{x / 10:g} {y / 10:g}" for x, y in [tenths[0].tolist(), *steps.tolist()])
+    return f"M{start}l{' '.join(rest)}z"

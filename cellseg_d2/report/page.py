@@ -1,0 +1,118 @@
+"""Pages that are one file: opened by double click, they ask nothing of a network or a server."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import cv2
+import matplotlib
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.figure import Figure
+from matplotlib.rcsetup import cycler
+from numpy.typing import NDArray
+
+from cellseg_d2 import __version__
+from cellseg_d2.export.files import whole_file
+from cellseg_d2.report.panels import shrunk
+
+INK = "#010203"
+"""Drawn with by :data:`PAGE_STYLE`, and by nothing else: becomes the page's text colour, light or dark."""
+
+PAGE_STYLE: dict[str, Any] = {
+    "svg.fonttype": "none",  # text stays text, in the page's font
+    "svg.hashsalt": "cellseg_d2",  # the same figure is the same text
+    "font.family": "sans-serif",
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+    "legend.facecolor": "none",
+    "legend.edgecolor": "none",
+    "text.parse_math": False,  # names of classes and folders are shown as they are, with their dollars
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "grid.color": INK,
+    "grid.alpha": 0.15,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.prop_cycle": cycler(color=["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8c8c8c"]),
+}
+"""What figures of a page are drawn with: ``@matplotlib.rc_context(PAGE_STYLE)`` on the function that draws.
+
+The colours are Okabe and Ito's, which the colour-blind tell apart, without those too pale on white.
+"""
+
+JPEG_QUALITY = 85
+
+
+def write_page(output: Path, template: str, **content: Any) -> None:
+    """Writes a page.
+
+    Args:
+        output: the HTML file; it is there whole or not at all.
+        template: a file of ``report/templates``; what it is given is escaped, but for :class:`markupsafe.Markup`.
+        content: what the template names; all of it.
+
+    Raises:
+        CellSegError: the file cannot be written.
+    """
+    environment = Environment(
+        loader=PackageLoader("cellseg_d2", "report/templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = number_text
+    environment.globals["version"] = __version__
+    text = environment.get_template(template).render(content)
+    with whole_file(output) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def figure_svg(figure: Figure) -> Markup:
+    """A figure that was drawn in :data:`PAGE_STYLE`, as SVG for a page, as wide as the page lets it be."""
+    buffer = io.StringIO()
+    # Made within the style as well: some of it is read only here.
+    with matplotlib.rc_context(PAGE_STYLE):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # nothing refers to groups, and every figure has the same names
+    start, rest = svg.split(">", 1)
+    return Markup(re.sub(r' (width|height)="[^"]*"', "", start) + ">" + rest)  # its viewBox keeps its shape
+
+
+def picture_uri(picture: NDArray[np.uint8], max_side: int | None = None) -> str:
+    """A picture as the address of itself.
+
+    Args:
+        picture: (H, W, 3) uint8 RGB.
+        max_side: a larger one is made smaller, so that its larger side is this; None for never.
+
+    Returns:
+        A ``data:`` address of a JPEG.
+    """
+    if max_side is not None:
+        picture = shrunk(picture, max_side)
+    encoded = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
+    return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode("ascii")
+
+
+def number_text(value: float | None, digits: int = 1) -> str:
+    """A number as tables show it; a dash for what cannot be measured.
+
+    >>> number_text(12.345), number_text(float("nan")), number_text(None), number_text(12345, 0)
+    ('12.3', '-', '-', '12,345')
+    """
+    return "-" if value is None or value != value else f"{value:,.{digits}f}"

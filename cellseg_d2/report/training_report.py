@@ -1,0 +1,179 @@
+"""A page on one training or several: what their losses and scores were, and what they were trained with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from cellseg_d2.errors import CellSegError
+from cellseg_d2.report.curves import (
+    AP_LABEL,
+    METRICS,
+    SMOOTHING,
+    TOTAL_LOSS,
+    VALIDATION,
+    Curve,
+    Line,
+    draw_lines,
+    loss_parts,
+    smooth,
+    training_seconds,
+)
+from cellseg_d2.report.page import PAGE_STYLE, figure_svg, number_text, write_page
+from cellseg_d2.report.run_folder import Run, differing_settings, read_runs
+
+AVERAGED = "ema/"
+"""Begins the name of a score that is of the weights' average."""
+
+MOST_COLUMNS = 3
+"""Plots side by side."""
+
+WIDTH, WIDE_HEIGHT, HEIGHT = 11, 3.6, 3
+"""Of a figure, of the one plot of a row and of one beside others, in inches."""
+
+LOSS_CAPTION = f"Thin: as logged. Thick: the running mean over {SMOOTHING:.0%} of the records."
+
+AS_LOGGED = {"linewidth": 0.8, "alpha": 0.35}
+DASHED = {"linestyle": "--", "marker": "o", "markersize": 4}
+
+
+def write_training_report(folders: Sequence[Path], output: Path) -> None:
+    """Writes a page on trainings, which may still be going on, laid over each other.
+
+    Args:
+        folders: OUTPUT_DIR of each, with its ``metrics.json``; ``config.yaml`` and ``log.txt`` are read where they are.
+        output: the HTML file.
+
+    Raises:
+        CellSegError: no folder is given, or see :func:`cellseg_d2.report.run_folder.read_runs`.
+    """
+    if not folders:
+        raise CellSegError("no training is given; give the OUTPUT_DIR of one or several")
+    runs = read_runs(folders)
+    write_page(
+        output,
+        "training.html.j2",
+        title=f"Training {runs[0].name}" if len(runs) == 1 else f"{len(runs)} trainings",
+        runs=_run_table(runs),
+        configured=[run.name for run in runs if run.settings],
+        settings=[[key, *map(_setting, values)] for key, values in differing_settings(runs).items()],
+        sections=_sections(runs),
+    )
+
+
+def _run_table(runs: Sequence[Run]) -> list[list[str]]:
+    """A header, and a row a run, without columns that no run has a value for."""
+    rows = [_run_row(run) for run in runs]
+    titles = [title for title in rows[0] if any(row[title] != "-" for row in rows)]
+    return [titles, *([row[title] for title in titles] for row in rows)]
+
+
+def _run_row(run: Run) -> dict[str, str]:
+    """What a run came to, by the title of the column."""
+    done = run.records[-1]["iteration"] + 1 if run.records else 0
+    planned = run.settings.get("SOLVER.MAX_ITER", done)
+    times, seconds = run.curve("time"), training_seconds(run.records)
+    return {
+        "run": run.name,
+        # an evaluation after the last iteration may be logged as one more
+        "iterations": f"{done:,} of {planned:,}" if done < planned else f"{planned:,}",
+        **{f"best {label}": _best(run.curve(name)) for name, label in METRICS.items()},
+        "loss at the end": _last(run.curve(TOTAL_LOSS)),
+        "on validation": _last(run.curve(VALIDATION + TOTAL_LOSS)),
+        "s an iteration": number_text(seconds / (times[-1][0] + 1) if times else None, 2),
+        "hours": number_text(seconds / 3600, 2),
+        "peak memory, MiB": number_text(run.peak_mib, 0),
+    }
+
+
+def _best(curve: Curve) -> str:
+    """The highest value, and the first iteration that had it."""
+    scores = [(value, -iteration) for iteration, value in curve if not math.isnan(value)]
+    if not scores:
+        return "-"
+    value, iteration = max(scores)
+    return f"{number_text(value)} at {-iteration:,}"
+
+
+def _last(curve: Curve) -> str:
+    return number_text(curve[-1][1], 3) if curve else "-"
+
+
+def _setting(value: Any) -> str:
+    return "-" if value is None else str(value)
+
+
+def _sections(runs: Sequence[Run]) -> list[dict[str, str | Markup]]:
+    """Title, plots, caption and alt text of each; none where the runs have nothing to draw."""
+    parts = loss_parts(record for run in runs for record in run.records)
+    scores = {
+        label: [line for run, style in _styled(runs) for line in _score_lines(run, name, style)]
+        for name, label in METRICS.items()
+        if not name.startswith(AVERAGED)
+    }
+    rates = [  # often the same, so that each leaves something to be seen of those below
+        Line(run.curve("lr"), run.name, {**style, "linewidth": 1.5 + 4 * (1 - number / len(runs))})
+        for number, (run, style) in enumerate(_styled(runs), start=1)
+    ]
+    tried = (
+        ("Scores on the validation part", scores, AP_LABEL, ""),
+        ("Loss", {"Sum of all losses": _loss_lines(runs, TOTAL_LOSS)}, "loss", LOSS_CAPTION),
+        ("Its parts", {name: _loss_lines(runs, name) for name in parts}, "loss", LOSS_CAPTION),
+        ("Learning rate", {"": rates}, "learning rate", ""),
+    )
+    names = ", ".join(run.name for run in runs)
+    sections: list[dict[str, str | Markup]] = []
+    for title, panels, ylabel, caption in tried:
+        if drawn := {name: lines for name, lines in panels.items() if any(line.points for line in lines)}:
+            what = ", ".join(name for name in drawn if name) or title
+            alt = f"Line plots against the iteration: {what}, of {names}."
+            svg = figure_svg(_draw(drawn, ylabel))
+            sections.append({"title": title, "svg": svg, "caption": caption, "alt": alt})
+    return sections
+
+
+def _styled(runs: Sequence[Run]) -> list[tuple[Run, dict[str, Any]]]:
+    """Each run and what its lines look like, the same in all plots; dashes are for what is drawn beside them."""
+    colours = len(PAGE_STYLE["axes.prop_cycle"])
+    return [(run, {"color": f"C{number % colours}"}) for number, run in enumerate(runs)]
+
+
+def _score_lines(run: Run, name: str, style: Mapping[str, Any]) -> list[Line]:
+    return [
+        Line(run.curve(name), run.name, {**style, "marker": "o", "markersize": 4}),
+        Line(run.curve(AVERAGED + name), f"{run.name}, averaged weights", {**style, **DASHED}),
+    ]
+
+
+def _loss_lines(runs: Sequence[Run], name: str) -> list[Line]:
+    """As logged, smoothed and on validation, for each run."""
+    lines = []
+    for run, style in _styled(runs):
+        logged = run.curve(name)
+        lines += [
+            Line(logged, "", {**style, **AS_LOGGED}),
+            Line(smooth(logged), run.name, {**style, "linewidth": 2}),
+            Line(run.curve(VALIDATION + name), f"{run.name}, validation", {**style, **DASHED}),
+        ]
+    return lines
+
+
+@matplotlib.rc_context(PAGE_STYLE)
+def _draw(panels: Mapping[str, Sequence[Line]], ylabel: str) -> Figure:
+    """One plot or several, by their titles."""
+    columns = min(len(panels), MOST_COLUMNS)
+    rows = math.ceil(len(panels) / columns)
+    height = WIDE_HEIGHT if len(panels) == 1 else HEIGHT * rows
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    places = figure.subplots(rows, columns, squeeze=False).flat
+    for (title, lines), axes in zip(panels.items(), places):
+        draw_lines(axes, lines, title, ylabel)
+    for axes in places:  # the rest of the last row
+        axes.set_axis_off()
+    return figure

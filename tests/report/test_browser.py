@@ -1,0 +1,266 @@
+"""The reports in a real browser: headless Chromium opens each by its path, as a double click does."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from selenium import webdriver
+from selenium.webdriver import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.wait import WebDriverWait
+
+pytestmark = pytest.mark.browser
+
+REPORTS = ("dataset", "training", "evaluation")
+SCHEMES = ("light", "dark")
+LAYERS = ("image", "truth", "prediction", "missed", "spurious")
+
+CONTRAST = """
+    const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+    const luminance = (colors) => {
+      for (const color of colors) {
+        canvas.fillStyle = color;
+        canvas.fillRect(0, 0, 1, 1);
+      }
+      return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3)
+        .map((value) => value / 255)
+        .map((value) => (value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4))
+        .reduce((sum, value, place) => sum + value * [0.2126, 0.7152, 0.0722][place], 0);
+    };
+    const back = (element) => [
+      ...(element.parentElement ? back(element.parentElement) : []), getComputedStyle(element).backgroundColor,
+    ];
+    const texts = "h1, p, th, td, dt, dd, caption, figcaption, a, code, svg text, label, button";
+    return [...document.querySelectorAll(texts)]
+      .filter((element) => element.textContent.trim() && element.getClientRects().length)
+      .map((element) => {
+        const style = getComputedStyle(element);
+        const ink = element.tagName === "text" ? style.fill : style.color;
+        const pair = [luminance([...back(element), ink]), luminance(back(element))].sort((a, b) => a - b);
+        return [(pair[1] + 0.05) / (pair[0] + 0.05), element.tagName + ": " + element.textContent.trim().slice(0, 40)];
+      })
+      .sort((one, other) => one[0] - other[0])[0];
+"""
+"""The least contrast of a text to what lies under it, by WCAG 2's formula, and the text."""
+
+WIDER = """
+    if (document.documentElement.scrollWidth <= window.innerWidth) return [];
+    return [...document.querySelectorAll("body *")]
+      .filter((element) => element.getBoundingClientRect().right > window.innerWidth && !element.closest(".wide"))
+      .map((element) => element.outerHTML.slice(0, 80));
+"""
+"""What makes the page scroll sideways."""
+
+
+@pytest.fixture(scope="module")
+def pages(sample_root, run_tool, tmp_path_factory) -> dict[str, Path]:
+    """One report of each kind, of a part of the sample, written by the command line."""
+    folder = tmp_path_factory.mktemp("reports")
+    written = {name: folder / f"{name}.html" for name in REPORTS}
+    (folder / "raw" / "train").mkdir(parents=True)
+    for source in sorted((sample_root / "train").iterdir())[:6]:
+        (folder / "raw" / "train" / source.name).symlink_to(source)
+    _write_run(folder / "run")
+    truth, images = _truth(sample_root), sample_root / "test_release"
+    (folder / "gt.json").write_text(json.dumps(truth))
+    (folder / "results.json").write_text(json.dumps(_results(truth)))
+    pictures = ["--input", images, "--image-ids", sample_root / "test_image_name_to_ids.json", "--images", "4"]
+    for name, arguments in {
+        "dataset": ["--input", folder / "raw"],
+        "training": [folder / "run"],
+        "evaluation": ["--ground-truth", folder / "gt.json", "--predictions", folder / "results.json", *pictures],
+    }.items():
+        done = run_tool("report", name, *arguments, "--output", written[name])
+        assert done.returncode == 0, done.stderr
+    return written
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[webdriver.Chrome]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    for argument in ("--headless=new", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1200,900"):
+        options.add_argument(argument)
+    if os.geteuid() == 0:
+        options.add_argument("--no-sandbox")  # Chromium has none for root
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def open_page(browser, pages):
+    def open_one(name: str, scheme: str = "light") -> webdriver.Chrome:
+        feature = {"name": "prefers-color-scheme", "value": scheme}
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+        browser.get_log("browser")
+        browser.get(pages[name].as_uri())
+        return browser
+
+    return open_one
+
+
+@pytest.fixture
+def viewer(open_page) -> WebElement:
+    """The gallery's first picture, which is one with errors."""
+    found = open_page("evaluation").find_element(By.CLASS_NAME, "viewer")
+    found.parent.execute_script("arguments[0].scrollIntoView()", found)
+    return found
+
+
+def _truth(sample_root: Path) -> dict:
+    """The ground truth of the six test images with the most cells."""
+    truth = json.loads((sample_root / "test_gt.json").read_text())
+    images = [cell["image_id"] for cell in truth["annotations"]]
+    kept = sorted(set(images), key=lambda number: -images.count(number))[:6]
+    truth["images"] = [image for image in truth["images"] if image["id"] in kept]
+    truth["annotations"] = [cell for cell in truth["annotations"] if cell["image_id"] in kept]
+    return truth
+
+
+def _results(truth: dict) -> list[dict]:
+    """Most cells of a ground truth, of which some have another class."""
+    random = np.random.default_rng(0)
+    return [
+        {
+            **{key: cell[key] for key in ("image_id", "segmentation", "bbox")},
+            "category_id": cell["category_id"] if random.random() < 0.8 else cell["category_id"] % 4 + 1,
+            "score": round(random.uniform(0.5, 1), 4),
+        }
+        for cell in truth["annotations"]
+        if random.random() < 0.8
+    ]
+
+
+def _write_run(folder: Path) -> None:
+    """A training's folder, as far as a report reads it."""
+    folder.mkdir()
+    records = [{"iteration": step, "total_loss": 3 / step, "loss_cls": 1 / step, "lr": 0.01} for step in (20, 40, 60)]
+    records += [{"iteration": 60, "segm/AP50": 31.5, "bbox/AP50": 33.0}]
+    (folder / "metrics.json").write_text("".join(json.dumps(record) + "\n" for record in records))
+    (folder / "config.yaml").write_text("SOLVER:\n  BASE_LR: 0.01\n")
+
+
+def _shot(element: WebElement) -> np.ndarray:
+    """What is to be seen, without the rim, which shows where the focus is."""
+    picture = cv2.imdecode(np.frombuffer(element.screenshot_as_png, np.uint8), cv2.IMREAD_COLOR)
+    return picture[8:-8, 8:-8].astype(np.int32)
+
+
+def _changed(one: np.ndarray, other: np.ndarray) -> int:
+    """Pixels that differ."""
+    return np.count_nonzero((one != other).any(axis=2))
+
+
+def _view(picture: WebElement) -> list[float]:
+    """x, y, width and height of what a picture shows."""
+    return [float(number) for number in picture.get_dom_attribute("viewBox").split()]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("name", REPORTS)
+def test_a_report_opens_without_a_complaint_and_is_read_in_light_and_dark(open_page, name, scheme):
+    page = open_page(name, scheme)
+    assert page.get_log("browser") == []
+    assert page.find_element(By.TAG_NAME, "h1").text
+    fetched = "return performance.getEntriesByType('resource').map((one) => one.name)"
+    assert [address for address in page.execute_script(fetched) if not address.startswith("data:")] == []
+    shot = _shot(page.find_element(By.TAG_NAME, "body"))
+    assert shot.std() > 5
+    assert (np.median(shot) < 128) == (scheme == "dark")
+    contrast, text = page.execute_script(CONTRAST)
+    assert contrast >= 4.5, text  # WCAG 2, level AA
+    assert page.execute_script(WIDER) == []
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_a_narrow_window_scrolls_tables_not_the_page(open_page, name):
+    page = open_page(name)
+    page.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": 420, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+    )
+    try:
+        assert page.execute_script(WIDER) == []
+    finally:
+        page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_layer_is_switched_off_and_on(viewer, layer):
+    picture, box = (
+        viewer.find_element(By.TAG_NAME, "svg"),
+        viewer.find_element(By.CSS_SELECTOR, f"[data-layer={layer}]"),
+    )
+    assert box.is_selected()
+    ActionChains(viewer.parent).move_to_element(box).perform()  # away from the outlines, which it would highlight
+    before = _shot(picture)
+    box.click()
+    assert _changed(before, _shot(picture)) > 50
+    box.click()
+    assert _changed(before, _shot(picture)) == 0
+
+
+def test_all_layers_off_leave_nothing(viewer):
+    for layer in LAYERS:
+        viewer.find_element(By.CSS_SELECTOR, f"[data-layer={layer}]").click()
+    assert _shot(viewer.find_element(By.TAG_NAME, "svg")).std(axis=(0, 1)).max() < 1
+
+
+def test_the_keyboard_zooms_moves_and_switches_layers(viewer):
+    picture = viewer.find_element(By.TAG_NAME, "svg")
+    viewer.parent.execute_script("arguments[0].focus()", viewer)
+    whole = _shot(picture)
+    viewer.send_keys("++")
+    zoomed = _shot(picture)
+    assert float(viewer.get_attribute("data-scale")) == pytest.approx(1.96)
+    assert _changed(whole, zoomed) > 0.3 * zoomed.shape[0] * zoomed.shape[1]
+    before = _view(picture)
+    viewer.send_keys(Keys.ARROW_RIGHT, Keys.ARROW_DOWN)
+    after = _view(picture)
+    assert after[0] > before[0] and after[1] > before[1]
+    viewer.send_keys("0")
+    assert viewer.get_attribute("data-scale") == "1"
+    assert _changed(whole, _shot(picture)) == 0
+    for key, layer in enumerate(LAYERS, start=1):
+        viewer.send_keys(str(key))
+        assert not viewer.find_element(By.CSS_SELECTOR, f"[data-layer={layer}]").is_selected()
+    viewer.send_keys("e")
+    shown = [layer for layer in LAYERS if viewer.find_element(By.CSS_SELECTOR, f"[data-layer={layer}]").is_selected()]
+    assert {"missed", "spurious"} <= set(shown)
+
+
+def test_the_mouse_zooms_where_it_is_and_drags(viewer):
+    picture = viewer.find_element(By.TAG_NAME, "svg")
+    page = viewer.parent
+    origin = webdriver.common.actions.wheel_input.ScrollOrigin.from_element(picture, 60, 40)
+    top = page.execute_script("return window.scrollY")
+    ActionChains(page).move_to_element(picture).click().perform()
+    ActionChains(page).scroll_from_origin(origin, 0, -400).perform()
+    assert float(viewer.get_attribute("data-scale")) > 1.2
+    assert page.execute_script("return window.scrollY") == top
+    before = _view(picture)
+    assert before[0] > 0
+    ActionChains(page).move_to_element(picture).click_and_hold().move_by_offset(-80, -50).release().perform()
+    after = _view(picture)
+    assert after[0] > before[0] and after[1] > before[1]
+    assert after[2:] == before[2:]
+
+
+def test_without_the_focus_the_wheel_scrolls_the_page(viewer):
+    page, picture = viewer.parent, viewer.find_element(By.TAG_NAME, "svg")
+    page.execute_script("document.activeElement.blur(); window.scrollTo(0, arguments[0].offsetTop - 300)", viewer)
+    top = page.execute_script("return window.scrollY")
+    origin = webdriver.common.actions.wheel_input.ScrollOrigin.from_element(picture)
+    ActionChains(page).scroll_from_origin(origin, 0, 150).perform()
+    WebDriverWait(page, 5).until(lambda _: page.execute_script("return window.scrollY") > top)
+    assert viewer.get_attribute("data-scale") == "1"
