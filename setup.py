@@ -58,6 +58,7 @@ EXTRAS = {
         "hypothesis>=6.168",  # oldest tried
         "pandas>=2.3",  # oldest tried; reads the CSV export back
         "selenium>=4.51",  # oldest tried; opens reports in Chromium, where that is installed
+        "stardist>=0.9.2",  # oldest tried; its matching, to compare F1 and PQ with; asks for no TensorFlow
         "torchmetrics>=1.9",  # oldest tried; panoptic quality, to compare ours with
     ],
     "dev": [

@@ -27,10 +27,13 @@ run tools/predict.py --weights "$output/model/model_best.pth" --input datasets/s
     --image-ids datasets/sample/test_image_name_to_ids.json --output "$output/predictions"
 run tools/evaluate.py --ground-truth datasets/sample/test_gt.json --predictions "$output/predictions/test-results.json" \
     --output "$output/predictions"
-
 run tools/visualize.py predictions --input datasets/sample/test_release \
     --image-ids datasets/sample/test_image_name_to_ids.json --predictions "$output/predictions/test-results.json" \
     --ground-truth datasets/sample/test_gt.json --output "$output/predictions.png"
+run tools/report.py evaluation --ground-truth datasets/sample/test_gt.json \
+    --predictions "$output/predictions/test-results.json" --input datasets/sample/test_release \
+    --image-ids datasets/sample/test_image_name_to_ids.json --output "$output/evaluation.html"
+run tools/report.py training "$output/model" --output "$output/training.html"
 
 ap50=$(python -c 'import json, sys; print("%.1f" % json.load(open(sys.argv[1]))["segm"]["AP50"])' \
     "$output/predictions/metrics.json")
@@ -38,6 +41,8 @@ cat <<END
 
 Done in $((SECONDS - started)) s.
   mask AP50 on the 25 test images   $ap50
+  how good it is, image by image    $output/evaluation.html
+  how the training went             $output/training.html
   results to hand in                $output/predictions/test-results.json
   image, ground truth, prediction   $output/predictions.png
   overlays                          $output/predictions/overlays/

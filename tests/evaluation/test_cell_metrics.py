@@ -1,4 +1,4 @@
-"""Metrics of cells against torchmetrics, faster-coco-eval and plain loops over masks, and on cases worked by hand."""
+"""Metrics of cells against torchmetrics, stardist, faster-coco-eval and plain loops, and on cases worked by hand."""
 
 import math
 
@@ -8,6 +8,7 @@ import torch
 from drawing import discs, pycocotools_rle
 from faster_coco_eval import COCO, COCOeval_faster
 from scipy.optimize import linear_sum_assignment
+from stardist.matching import matching_dataset
 from torchmetrics.detection import PanopticQuality
 
 from cellseg_d2.evaluation.cell_metrics import F1_NAMES, Cells, flat_overlaps, summarise, tally
@@ -75,6 +76,33 @@ def test_panoptic_quality_equals_torchmetrics(seed):
     present = ~np.isnan([row[0] for row in rows])
     assert np.nan_to_num(rows)[present] == pytest.approx(expected[present], abs=1e-4)
     assert metrics.summary["mPQ+"] == pytest.approx(expected[present, 0].mean(), abs=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_f1_and_the_parts_of_pq_equal_stardists_matching(seed):
+    images = draw_images(seed)
+    metrics = measure(images)
+    for number, name in enumerate(NAMES):
+        maps = [
+            (only(truth, truth_classes == number), only(found, classes == number))
+            for truth, truth_classes, found, classes in images
+        ]
+        reference = matching_dataset(*zip(*maps), thresh=IOU_THRESHOLDS, show_progress=False)
+        own = metrics.classes[name]
+        if reference[0].n_true + reference[0].n_pred == 0:
+            assert math.isnan(own["F1"])
+            continue
+        assert [own[metric] for metric in F1_NAMES] == pytest.approx([100 * one.f1 for one in reference])
+        half = reference[0]
+        assert [own[key] for key in ("hit", "spurious", "missed")] == [half.tp, half.fp, half.fn]
+        strictly = matching_dataset(*zip(*maps), thresh=0.5 + 1e-6, show_progress=False)  # PQ wants more than a half
+        assert own["PQ"] == pytest.approx(100 * strictly.panoptic_quality, abs=1e-4)
+        assert own["SQ"] == pytest.approx(100 * strictly.mean_matched_score if strictly.tp else math.nan, nan_ok=True)
+
+
+def only(label_map, chosen):
+    """A label map with the cells that are chosen, of those in ascending order of ids."""
+    return label_map * np.isin(label_map, np.unique(label_map[label_map > 0])[chosen])
 
 
 @pytest.mark.parametrize("seed", range(8))

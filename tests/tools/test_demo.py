@@ -21,7 +21,8 @@ def test_the_demo_runs_to_the_end_and_says_where_everything_lies(repo_root, tmp_
     metrics = json.loads((tmp_path / "predictions" / "metrics.json").read_text())
     summary = done.stdout[done.stdout.rindex("Done in ") :]
     assert f"mask AP50 on the 25 test images   {metrics['segm']['AP50']:.1f}" in summary
-    for name in ("predictions/test-results.json", "predictions/overlays", "model/model_best.pth"):
+    results = ("predictions/test-results.json", "predictions/overlays", "model/model_best.pth")
+    for name in (*results, "evaluation.html", "training.html"):
         assert (tmp_path / name).exists()
         assert str(tmp_path / name) in summary
     for name in ("curves.png", "augmentation.png", "predictions.png"):
