@@ -24,6 +24,7 @@ INSTALL_REQUIRES = [
     "albumentations>=2.0.8",  # oldest tried; 1.x names transforms and their arguments differently
     "tifffile>=2025.5.10",  # oldest tried, and the newest for Python 3.10
     "imagecodecs>=2025.3.30",  # as tifffile, which needs it for LZW and most other compression but does not ask for it
+    "pillow>=12.3",  # oldest tried; lettering of pictures
     "pycocotools>=2.0.8",  # first release that runs with numpy 2
     "faster-coco-eval>=1.8",  # oldest tried
     "roifile>=2025.12.12",  # oldest tried, and the newest for Python 3.10; export to ImageJ and Fiji

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -171,3 +171,14 @@ class CellInstances:
             masks,
             boxes[:, :2],
         )
+
+    @classmethod
+    def from_annotations(cls, annotations: Iterable[Mapping[str, Any]], image_size: tuple[int, int]) -> CellInstances:
+        """The cells among COCO annotations of this project's form (compressed RLE, category ids from 1), no crowds.
+
+        Raises:
+            ValueError: see :meth:`from_rles`.
+        """
+        cells = [own for own in annotations if not own["iscrowd"]]
+        classes = [own["category_id"] - 1 for own in cells]
+        return cls.from_rles([own["segmentation"] for own in cells], classes, image_size)

@@ -134,6 +134,17 @@ def test_cells_of_images_of_other_sizes_are_not_joined():
         CellInstances.concatenate([CellInstances.empty((3, 4)), CellInstances.empty((4, 3))])
 
 
+def test_cells_from_annotations_leave_crowds_out():
+    cells = two_cells()
+    annotations = [
+        {"segmentation": rle, "category_id": number + 4, "iscrowd": int(number == 0)}
+        for number, rle in enumerate(cells.rles())
+    ]
+    read = CellInstances.from_annotations(annotations, SIZE)
+    assert read.classes.tolist() == [4]
+    assert np.array_equal(frames(read), frames(cells)[1:])
+
+
 def test_an_image_without_cells():
     none = CellInstances.empty(SIZE)
     assert len(none) == 0

@@ -28,6 +28,11 @@ def class_color(number: int) -> NDArray[np.uint8]:
     return color
 
 
+def class_hex(number: int) -> str:
+    """:func:`class_color` as a page writes it, ``#rrggbb``."""
+    return "#" + class_color(number).tobytes().hex()
+
+
 def draw_overlay(image: NDArray[np.uint8], instances: CellInstances, opacity: float = 0.35) -> NDArray[np.uint8]:
     """Fills each mask with its class's colour and draws its outline; the best cell of overlapping ones lies on top.
 

@@ -40,11 +40,9 @@ def write_dataset_grid(source: Path, output: Path, samples: int = 6, class_names
         sample = sources[number]
         image, layers = sample.read(options.intensity_rule, options.max_pixels, len(names))
         size = image.shape[0], image.shape[1]
-        cells = [cell for cell in annotate(layers, (0, 0, size[1], size[0])) if not cell["iscrowd"]]
-        classes = np.array([cell["category_id"] - 1 for cell in cells], np.int64)
-        drawn = draw_overlay(image, CellInstances.from_rles([cell["segmentation"] for cell in cells], classes, size))
-        row = [(image, sample.id), (drawn, f"{len(cells)} cells")]
+        cells = CellInstances.from_annotations(annotate(layers, (0, 0, size[1], size[0])), size)
+        row = [(image, sample.id), (draw_overlay(image, cells), f"{len(cells)} cells")]
         rows.append(draw_grid([titled(shrunk(picture, LARGEST_SIDE), text) for picture, text in row], columns=2))
-        counts += np.bincount(classes, minlength=len(names))
+        counts += np.bincount(cells.classes, minlength=len(names))
     key = legend(names, counts.tolist(), max(row.shape[1] for row in rows))
     write_picture(output, stacked([key, *rows]))

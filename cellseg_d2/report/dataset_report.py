@@ -22,7 +22,7 @@ from cellseg_d2.data.options import ConvertOptions
 from cellseg_d2.data.samples import Source
 from cellseg_d2.data.suggestions import Suggestion, suggest, to_yaml
 from cellseg_d2.errors import CellSegError
-from cellseg_d2.export.overlay import class_color, draw_overlay
+from cellseg_d2.export.overlay import class_hex, draw_overlay
 from cellseg_d2.instances import CellInstances
 from cellseg_d2.report.page import PAGE_STYLE, figure_svg, number_text, picture_uri, write_page
 
@@ -107,7 +107,7 @@ def write_dataset_report(
         numbers=[[title, *(_number(values.get(key)) for key in COLUMNS)] for title, values in distributions(summary)],
         facts=closing_lines(summary),
         pictures=_pictures(dataset, pictures),
-        colors={name: _css(number) for number, name in enumerate(dataset.class_names)},
+        colors={name: class_hex(number) for number, name in enumerate(dataset.class_names)},
         settings=to_yaml(dataset.suggestions, BASE) if dataset.suggestions else "",
         parameters=[[name, str(value)] for name, value in dataset.parameters.items()],
     )
@@ -269,12 +269,7 @@ def _pictures(dataset: Dataset, number: int) -> list[dict[str, str]]:
             continue
         # of a large image the tile that has most to show
         (x0, y0, x1, y1), annotations = max(cut.tiles, key=lambda tile: len(tile[1]))
-        shown = [annotation for annotation in annotations if not annotation["iscrowd"]]
-        cells = CellInstances.from_rles(
-            [annotation["segmentation"] for annotation in shown],
-            [annotation["category_id"] - 1 for annotation in shown],
-            (y1 - y0, x1 - x0),
-        )
+        cells = CellInstances.from_annotations(annotations, (y1 - y0, x1 - x0))
         counts = Counter(names[number] for number in cells.classes)
         pictures.append(
             {
@@ -284,10 +279,6 @@ def _pictures(dataset: Dataset, number: int) -> list[dict[str, str]]:
             }
         )
     return pictures
-
-
-def _css(number: int) -> str:
-    return "#" + "".join(f"{value:02x}" for value in class_color(number))
 
 
 def _number(value: Any) -> str:

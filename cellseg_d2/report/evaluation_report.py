@@ -34,7 +34,7 @@ from cellseg_d2.evaluation.report_tables import (
     summary_rows,
     threshold_table,
 )
-from cellseg_d2.export.overlay import class_color
+from cellseg_d2.export.overlay import class_color, class_hex
 from cellseg_d2.report.gallery import ImageFiles, draw_gallery
 from cellseg_d2.report.page import INK, PAGE_STYLE, figure_svg, write_page
 
@@ -195,7 +195,7 @@ def _cell_content(cells: CellJudgement) -> dict[str, Any]:
     heat = heat_of(cells.metrics.confusion.tolist())
     return {
         "cells": cells,
-        "colors": ["#" + class_color(number).tobytes().hex() for number in range(len(cells.class_names))],
+        "colors": [class_hex(number) for number in range(len(cells.class_names))],
         "summary": [(name, value, NOTES.get(name, "")) for name, value in summary.items() if name not in F1_NAMES],
         "f1_by_iou": (
             ["IoU of at least", *(name.removeprefix("F1@") for name in F1_NAMES)],

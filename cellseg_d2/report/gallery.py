@@ -19,7 +19,7 @@ from cellseg_d2.evaluation.image_scores import ImageScore
 from cellseg_d2.evaluation.overlap_table import Cells, Ints
 from cellseg_d2.evaluation.unmatched import unmatched
 from cellseg_d2.export.outlines import Ring, trace
-from cellseg_d2.export.overlay import class_color
+from cellseg_d2.export.overlay import class_hex
 from cellseg_d2.instances import CellInstances
 from cellseg_d2.report.comparison import by_image
 from cellseg_d2.report.page import picture_uri
@@ -189,7 +189,7 @@ def _outlines(
         outlines.append(
             Outline(
                 path=outline_path(masks.masks[place], masks.origins[place], scale),
-                color="#" + class_color(own).tobytes().hex(),
+                color=class_hex(own),
                 title={"": title, "crowd": f"not judged: {title}"}.get(kind, f"{kind}: {title}"),
                 kind=kind,
             )
