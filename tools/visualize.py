@@ -74,7 +74,12 @@ def draw_predictions(args: argparse.Namespace) -> None:
 
     images = list_images(args.input, args.image_ids)[: args.samples]
     write_prediction_grid(
-        images, args.predictions, args.output, ground_truth=args.ground_truth, score_threshold=args.score_threshold
+        images,
+        args.predictions,
+        args.output,
+        ground_truth=args.ground_truth,
+        numbered=args.image_ids is not None,
+        score_threshold=args.score_threshold,
     )
 
 

@@ -224,7 +224,8 @@ def build_copy_paste(cfg: CfgNode, dicts: Sequence[dict[str, Any]]) -> CopyPaste
     pasted = len(dicts) * aug.COPY_PASTE_PROB * sources.mean_classes(aug.COPY_PASTE_MAX_CELLS, len(names))
     logger.info(
         "copy-paste: %g %% of the tiles get 1 to %d cells of one tile as far as there is room, the first of each class "
-        "equally often; cells to paste, and a class's share of all cells if there is room for all: %s",
+        "equally often; cells to paste, and a class's share of all cells if there is room for all and no tile is "
+        "repeated: %s",
         100 * aug.COPY_PASTE_PROB,
         aug.COPY_PASTE_MAX_CELLS,
         ", ".join(

@@ -25,7 +25,7 @@ from cellseg_d2.engine.checkpoint import CellCheckpointer
 from cellseg_d2.engine.hooks import BestCheckpoint, EarlyStopping, Evaluation, ProgressBar
 from cellseg_d2.engine.setup import AMP_DTYPES, check_size, count_parameters
 from cellseg_d2.engine.validation import validation_losses
-from cellseg_d2.errors import CellSegError
+from cellseg_d2.errors import CellSegError, one_line
 from cellseg_d2.evaluation.coco import CellCOCOEvaluator
 from cellseg_d2.inference.predictor import WholeImagePredictor
 from cellseg_d2.report.validation_overlays import validation_overlays
@@ -169,15 +169,21 @@ class CellTrainer(DefaultTrainer):
         return results
 
     def _put_overlays(self, evaluators: Sequence[DatasetEvaluator]) -> None:
-        """Pictures of the first validation dataset for TensorBoard, from what was just predicted."""
+        """Pictures of the first validation dataset for TensorBoard, from what was just predicted.
+
+        What cannot be drawn is a line in the log: no picture is worth a training.
+        """
         evaluator, count = evaluators[0] if evaluators else None, self.cfg.CELLSEG.VALIDATION_OVERLAYS
         # a subclass may evaluate otherwise; and what has no annotations has no ground truth to draw
         if not isinstance(evaluator, CellCOCOEvaluator) or "annotations" not in evaluator.truth:
             return
         if count > 0 and comm.is_main_process():
             pictures = validation_overlays(evaluator.truth, evaluator.results, evaluator.image_root, count)
-            for name, picture in pictures:
-                self.storage.put_image(name, picture.transpose(2, 0, 1))
+            try:
+                for name, picture in pictures:
+                    self.storage.put_image(name, picture.transpose(2, 0, 1))
+            except (CellSegError, OSError) as error:
+                logger.warning("no picture of this evaluation: %s", one_line(error))
 
     def build_hooks(self) -> list[hooks.HookBase]:
         """Detectron2's hooks and the plugin's, the periodic checkpointer after all whose state it is to save."""

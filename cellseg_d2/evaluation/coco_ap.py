@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,9 @@ def read_files(ground_truth: Path, results: Path) -> tuple[dict[str, Any], list[
     needed = {"image_id", "category_id", "score"}
     if not isinstance(detections, list) or not all(isinstance(r, dict) and needed <= set(r) for r in detections):
         raise CellSegError(f"{results}: is no list of COCO results")
+    for place, result in enumerate(detections):
+        if not isinstance(result["score"], (int, float)) or not math.isfinite(result["score"]):
+            raise CellSegError(f"{results}: result {place} has the score {result['score']!r}; give it a number")
     return truth, detections
 
 

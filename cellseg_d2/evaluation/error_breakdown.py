@@ -111,8 +111,7 @@ def judge(truth: Cells, predictions: Cells, max_detections: int) -> Judged:
         predictions: of the same image, in any order.
         max_detections: judged per class, the best first.
     """
-    found = predictions.best_first(-np.inf)
-    found = found.pick(np.flatnonzero(_place_in_class(found.classes) < max_detections))
+    found = predictions.pick(within_cap(predictions, max_detections))
     matches = match_as_coco(truth, found)
     pairs, iou, partner, kept = matches.pairs, matches.iou, matches.partner, ~matches.absorbed
     crowd, same = truth.crowd[pairs.truth], truth.classes[pairs.truth] == found.classes[pairs.prediction]
@@ -136,6 +135,12 @@ def judge(truth: Cells, predictions: Cells, max_detections: int) -> Judged:
         np.where(targets < 0, -1, number[targets] if len(number) else -1)[kept],
         truth.classes[~truth.crowd],
     )
+
+
+def within_cap(predictions: Cells, max_detections: int) -> Ints:
+    """Numbers of the best of each class, at most as many as are asked for, the best first."""
+    ranking = predictions.ranking(-np.inf)
+    return ranking[_place_in_class(predictions.classes[ranking]) < max_detections]
 
 
 def _place_in_class(classes: Ints) -> Ints:

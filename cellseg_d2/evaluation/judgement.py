@@ -60,9 +60,14 @@ def judge_results(
         score_threshold: for the metrics of cells, predictions below it are left out.
 
     Raises:
-        CellSegError: a result or a cell is damaged, or of an image or class that the dataset does not list; both have
-            neither masks nor boxes throughout.
+        CellSegError: a number is out of its range; a result or a cell is damaged, or of an image or class that the
+            dataset does not list; both have neither masks nor boxes throughout.
     """
+    if max_detections < 1 or not 0 <= score_threshold <= 1:
+        raise CellSegError(
+            f"{max_detections} detections of a score of {score_threshold} cannot be judged; give at least 1, and a "
+            "score from 0 to 1"
+        )
     masked = all(cell.get("segmentation") for cell in truth["annotations"])
     tasks = [task for task in tasks_of(results) if masked or task != "segm"]
     if not tasks:

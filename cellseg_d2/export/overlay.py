@@ -56,12 +56,13 @@ def draw_overlay(image: NDArray[np.uint8], instances: CellInstances, opacity: fl
     return drawn
 
 
-def draw_crosses(picture: NDArray[np.uint8], instances: CellInstances) -> NDArray[np.uint8]:
+def draw_crosses(picture: NDArray[np.uint8], instances: CellInstances, scale: float = 1.0) -> NDArray[np.uint8]:
     """Marks each cell with a white cross on black, which no class colour is, at the pixel farthest from its edge.
 
     Args:
         picture: (H, W, 3) uint8 RGB; it is not changed.
         instances: the cells to mark, of this image; each with a pixel.
+        scale: pixels of the picture by pixels of the image, where it is shown smaller.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -69,8 +70,8 @@ def draw_crosses(picture: NDArray[np.uint8], instances: CellInstances) -> NDArra
     marked = picture.copy()
     for mask, origin in zip(instances.masks, instances.origins.tolist()):
         _, radius, _, deepest = cv2.minMaxLoc(cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, 5))
-        x, y = (place + start - 1 for place, start in zip(deepest, origin))
-        arm = int(np.clip(0.6 * radius, *CROSS_ARMS))
+        x, y = (int(scale * (place + start - 1)) for place, start in zip(deepest, origin))
+        arm = int(np.clip(0.6 * scale * radius, *CROSS_ARMS))
         thickness = max(arm // 8, 1)
         for color, width in (((0, 0, 0), 3 * thickness), ((255, 255, 255), thickness)):
             for side in (arm, -arm):

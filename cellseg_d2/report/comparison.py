@@ -17,10 +17,15 @@ from cellseg_d2.evaluation.overlap_table import Bools, Cells
 from cellseg_d2.evaluation.unmatched import unmatched
 from cellseg_d2.export.overlay import draw_crosses, draw_overlay
 from cellseg_d2.instances import CellInstances
+from cellseg_d2.report.panels import shrunk
 
 
 def compare(
-    image: NDArray[np.uint8], truth: Sequence[Record], results: Sequence[Record], name: str
+    image: NDArray[np.uint8],
+    truth: Sequence[Record],
+    results: Sequence[Record],
+    name: str,
+    max_side: int | None = None,
 ) -> list[tuple[NDArray[np.uint8], str]]:
     """The ground truth with a cross on each missed cell, and the prediction with one on each spurious cell.
 
@@ -29,6 +34,7 @@ def compare(
         truth: its COCO annotations. Crowds are not drawn, and excuse what :func:`unmatched` says they do.
         results: its COCO results that are to be shown.
         name: of the image, for errors.
+        max_side: larger pictures are made smaller, so that the larger side is this; None for never.
 
     Returns:
         Two pictures, (H, W, 3) uint8 RGB, and what each shows.
@@ -41,14 +47,24 @@ def compare(
     missed, spurious = unmatched(_of(cells, crowd), _of(found), -np.inf)
     return [
         (
-            draw_crosses(draw_overlay(image, cells[~crowd]), cells[missed]),
+            _crossed(image, cells[~crowd], cells[missed], max_side),
             f"ground truth: {np.count_nonzero(~crowd)} cells, {len(missed)} missed (X)",
         ),
         (
-            draw_crosses(draw_overlay(image, found), found[spurious]),
+            _crossed(image, found, found[spurious], max_side),
             f"prediction: {len(found)} cells, {len(spurious)} spurious (X)",
         ),
     ]
+
+
+def _crossed(
+    image: NDArray[np.uint8], cells: CellInstances, wrong: CellInstances, max_side: int | None
+) -> NDArray[np.uint8]:
+    """Cells over their image, with crosses on some that are as large however small the picture is."""
+    picture = draw_overlay(image, cells)
+    if max_side is not None:
+        picture = shrunk(picture, max_side)
+    return draw_crosses(picture, wrong, picture.shape[1] / image.shape[1])
 
 
 def to_instances(records: Sequence[Record], image: NDArray[np.uint8], name: str) -> tuple[CellInstances, Bools]:

@@ -55,21 +55,33 @@ class Line:
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The records of a ``metrics.json`` by iteration; of a resumed run the later record of an iteration wins.
 
+    A last line without its end is left out: a training is writing it, or was killed at it.
+
     Raises:
         CellSegError: no such file, or a line in it is no JSON object with an iteration.
     """
     try:
-        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     except OSError as error:
         raise CellSegError(f"{path}: cannot be read ({error.strerror}); give the OUTPUT_DIR of a training") from error
     except ValueError as error:
         raise CellSegError(f"{path}: is not the metrics.json of a training ({error})") from error
+    if len(lines) > 1 and not lines[-1].endswith("\n"):  # being written, or where a training was killed
+        lines.pop()
+    records = [_record(line, path, number) for number, line in enumerate(lines, start=1) if line.strip()]
     if not all(isinstance(record, dict) and "iteration" in record for record in records):
         raise CellSegError(f"{path}: is not the metrics.json of a training (a line of it has no iteration)")
     merged: dict[int, dict[str, Any]] = {}
     for record in records:
         merged.setdefault(record["iteration"], {}).update(record)
     return [merged[iteration] for iteration in sorted(merged)]
+
+
+def _record(line: str, path: Path, number: int) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise CellSegError(f"{path}: is not the metrics.json of a training (line {number}: {error})") from error
 
 
 def curve(records: Sequence[Mapping[str, Any]], name: str) -> Curve:
@@ -99,13 +111,13 @@ def loss_parts(records: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def draw_lines(axes: Axes, lines: Iterable[Line], title: str, ylabel: str) -> None:
-    """Draws those lines that have points against the iteration, and a legend where one has a label."""
+    """Draws those lines that have points against the iteration."""
     for line in lines:
         if line.points:
-            axes.plot(*zip(*line.points), label=line.label, **line.style)
+            # matplotlib leaves names that begin with "_" out of legends
+            label = f" {line.label}" if line.label.startswith("_") else line.label
+            axes.plot(*zip(*line.points), label=label, **line.style)
     axes.set(title=title, xlabel="iteration", ylabel=ylabel, ylim=(0, None))
-    if any(str(drawn.get_label()) for drawn in axes.lines):
-        axes.legend(fontsize="small")
 
 
 def plot_curves(metrics: Path, output: Path) -> None:
@@ -126,5 +138,7 @@ def plot_curves(metrics: Path, output: Path) -> None:
     draw_lines(ap_axes, scores, "Validation", AP_LABEL)
     for axes in (loss_axes, ap_axes):
         axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend(fontsize="small")
     output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output, dpi=120)

@@ -24,9 +24,11 @@ from cellseg_d2.data.suggestions import Suggestion, suggest, to_yaml
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.export.overlay import class_hex, draw_overlay
 from cellseg_d2.instances import CellInstances
-from cellseg_d2.report.page import PAGE_STYLE, figure_svg, number_text, picture_uri, write_page
+from cellseg_d2.report.page import PAGE_STYLE, figure_svg, grouped_number, picture_uri, write_page
 
 DESCRIPTION = "dataset.json"
+
+CONVERT_AGAIN = "convert again with this version's tools/convert_tifs.py"
 
 BASE = "mask_rcnn_X_101_32x8d_FPN.yaml"
 """The config that the suggested settings go on top of, for a file beside it."""
@@ -91,8 +93,18 @@ def write_dataset_report(
     """
     if pictures < 0:
         raise CellSegError(f"pictures must not be negative, but is {pictures}")
-    converted = from_coco is None and (folder / DESCRIPTION).is_file()
-    dataset = _read_converted(folder) if converted else _read_input(folder, options, workers, from_coco)
+    if from_coco is not None or not (folder / DESCRIPTION).is_file():
+        _write(_read_input(folder, options, workers, from_coco), folder, output, pictures)
+        return
+    try:
+        _write(_read_converted(folder), folder, output, pictures)
+    except (KeyError, TypeError, AttributeError) as error:  # of another version, or written by hand
+        raise CellSegError(
+            f"{folder / DESCRIPTION}: is not as conversion writes it ({error}); {CONVERT_AGAIN}"
+        ) from error
+
+
+def _write(dataset: Dataset, folder: Path, output: Path, pictures: int) -> None:
     summary = dataset.summary
     write_page(
         output,
@@ -131,7 +143,7 @@ def _read_converted(folder: Path) -> Dataset:
     wanted = ("statistics", "counts", "parameters")
     missing = [key for key in wanted if not isinstance(content, dict) or not isinstance(content.get(key), dict)]
     if missing:
-        raise CellSegError(f"{path}: has no {missing[0]}; convert again with this version's tools/convert_tifs.py")
+        raise CellSegError(f"{path}: has no {missing[0]}; {CONVERT_AGAIN}")
     summary, counts, parameters = (content[key] for key in wanted)
     samples: list[Source] = []
     for part in ("train", "val"):
@@ -149,7 +161,7 @@ def _class_table(dataset: Dataset) -> list[list[str]]:
     rows = [["class", "cells", "share", *(part for part in parts if part), "in images"]]
     for name, own in dataset.summary["classes"].items():
         by_part = [_number(cells[name]) for part, cells in parts.items() if part]
-        share = f"{number_text(100 * own['count'] / total)} %"
+        share = f"{grouped_number(100 * own['count'] / total)} %"
         rows.append([name, _number(own["count"]), share, *by_part, _number(own["images"])])
     return rows
 

@@ -88,7 +88,8 @@ class GalleryOptions:
     def __post_init__(self) -> None:
         if self.count < 0 or (self.max_side is not None and self.max_side < 1):
             raise CellSegError(
-                f"a gallery of {self.count} images of {self.max_side} pixels cannot be made; give whole numbers above 0"
+                f"a gallery of {self.count} images of {self.max_side} pixels cannot be made; "
+                "give at least 0 images of at least 1 pixel"
             )
         if self.image_ids is not None and self.images is None:
             raise CellSegError(f"{self.image_ids}: is of images that were not given; give their folder too")
@@ -122,7 +123,7 @@ def write_evaluation_report(
     content: dict[str, Any] = {"cells": None, "missing": _what_is_missing(judgement, results)}
     if judgement.cells is not None:
         content |= _cell_content(judgement.cells)
-        content |= _image_content(judgement.cells, truth, results, gallery, files)
+        content |= _image_content(judgement.cells, truth, results, gallery, files, max_detections)
     write_page(
         output,
         "evaluation.html.j2",
@@ -220,18 +221,20 @@ def _image_content(
     results: Sequence[Record],
     gallery: GalleryOptions,
     files: ImageFiles | None,
+    max_detections: int,
 ) -> dict[str, Any]:
     """The table of images and the gallery."""
     scores = image_scores(cells)
     order = worst_first(scores)
     worst, best = _ends(order, gallery.count)
-    ids = sorted(image["id"] for image in truth["images"])  # the order of `scores`
+    ids = sorted({image["id"] for image in truth["images"]})  # the order of `scores`
     pictures = draw_gallery(
         truth,
         results,
         [ids[place] for place in worst + best],
         files=files,
         score_threshold=cells.score_threshold,
+        max_detections=max_detections,
         max_side=gallery.max_side,
     )
     return {

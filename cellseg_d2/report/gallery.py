@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from cellseg_d2.data.coco_json import Record
 from cellseg_d2.data.samples import TestImage, list_images
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.evaluation.coco_cells import ImageCells, class_names, image_cells
+from cellseg_d2.evaluation.error_breakdown import within_cap
 from cellseg_d2.evaluation.image_scores import ImageScore
 from cellseg_d2.evaluation.overlap_table import Cells, Ints
 from cellseg_d2.evaluation.unmatched import unmatched
@@ -123,6 +125,7 @@ def draw_gallery(
     *,
     files: ImageFiles | None,
     score_threshold: float,
+    max_detections: int,
     max_side: int | None,
 ) -> Iterator[Picture]:
     """Pictures of some images of a dataset, one after the other.
@@ -133,19 +136,32 @@ def draw_gallery(
         ids: of the images, in the order of the pictures.
         files: the images themselves; None draws the outlines alone.
         score_threshold: predictions below it are neither drawn nor matched.
+        max_detections: nor are those of a class beyond so many, the best first.
         max_side: larger pictures are made smaller, so that the larger side is this; None for never.
 
     Raises:
         CellSegError: an image cannot be read or is not of its masks' size; a segmentation is damaged.
     """
     records = {record["id"]: record for record in truth["images"]}
+    if files is not None and files.named:
+        _check_names(truth["images"])
     cells, found = by_image(truth["annotations"]), by_image(results)
     names = class_names(truth)
     for number in ids:
         own = {**truth, "images": [records[number]], "annotations": cells[number]}
         image = next(image_cells(own, found[number]))
+        judged = np.sort(within_cap(image.predictions, max_detections))
+        image = replace(image, predictions=image.predictions.pick(judged))
         pixels = None if files is None else files.read(records[number], image.truth.runs.size)
         yield _draw(image, pixels, names, score_threshold, max_side)
+
+
+def _check_names(records: Sequence[Record]) -> None:
+    """Raises CellSegError where file names, without their folders, do not tell all images apart."""
+    names = Counter(Path(str(record.get("file_name", ""))).name for record in records)
+    name, count = names.most_common(1)[0] if names else ("", 1)
+    if count > 1:
+        raise CellSegError(f"{count} images of the ground truth are called {name!r}; tell them apart with --image-ids")
 
 
 def _draw(

@@ -18,6 +18,7 @@ from matplotlib.rcsetup import cycler
 from numpy.typing import NDArray
 
 from cellseg_d2 import __version__
+from cellseg_d2.errors import CellSegError
 from cellseg_d2.export.files import whole_file
 from cellseg_d2.report.panels import shrunk
 
@@ -53,6 +54,9 @@ The colours are Okabe and Ito's, which the colour-blind tell apart, without thos
 
 JPEG_QUALITY = 85
 
+JPEG_SIDE = 65_500
+"""Pixels of the largest side that libjpeg writes."""
+
 
 def write_page(output: Path, template: str, **content: Any) -> None:
     """Writes a page.
@@ -72,7 +76,7 @@ def write_page(output: Path, template: str, **content: Any) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["number"] = number_text
+    environment.filters["number"] = grouped_number
     environment.globals["version"] = __version__
     text = environment.get_template(template).render(content)
     with whole_file(output) as partial:
@@ -102,17 +106,22 @@ def picture_uri(picture: NDArray[np.uint8], max_side: int | None = None) -> str:
 
     Returns:
         A ``data:`` address of a JPEG.
+
+    Raises:
+        CellSegError: it is larger than :data:`JPEG_SIDE`.
     """
     if max_side is not None:
         picture = shrunk(picture, max_side)
+    if (side := max(picture.shape[:2])) > JPEG_SIDE:
+        raise CellSegError(f"a picture of {side:,} pixels is too large for a page; give a smaller size")
     encoded = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
     return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode("ascii")
 
 
-def number_text(value: float | None, digits: int = 1) -> str:
+def grouped_number(value: float | None, digits: int = 1) -> str:
     """A number as tables show it; a dash for what cannot be measured.
 
-    >>> number_text(12.345), number_text(float("nan")), number_text(None), number_text(12345, 0)
+    >>> grouped_number(12.345), grouped_number(float("nan")), grouped_number(None), grouped_number(12345, 0)
     ('12.3', '-', '-', '12,345')
     """
     return "-" if value is None or value != value else f"{value:,.{digits}f}"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from cellseg_d2.data.coco_json import read_json
+from cellseg_d2.data.coco_json import Record, read_json
 from cellseg_d2.data.samples import TestImage
 from cellseg_d2.data.tiff import INTENSITY_RULE
 from cellseg_d2.errors import CellSegError
@@ -20,6 +21,7 @@ def write_prediction_grid(
     output: Path,
     *,
     ground_truth: Path | None = None,
+    numbered: bool = True,
     score_threshold: float = 0.5,
     rule: str = INTENSITY_RULE,
 ) -> None:
@@ -33,15 +35,20 @@ def write_prediction_grid(
         results: COCO results, such as ``test-results.json``.
         output: the PNG.
         ground_truth: a COCO dataset.
+        numbered: whether the ids of ``images`` are those of the results; if not, the ground truth tells them by the
+            images' file names.
         score_threshold: cells with a lower score are not drawn, and find nothing.
         rule: how images that are not 8 bit are scaled.
 
     Raises:
-        CellSegError: a file cannot be read or is of another form.
+        CellSegError: a file cannot be read or is of another form, or the ground truth does not list an image.
     """
     try:
         found = by_image(result for result in read_json(results) if result["score"] >= score_threshold)
-        truth = None if ground_truth is None else by_image(read_json(ground_truth)["annotations"])
+        dataset = None if ground_truth is None else read_json(ground_truth)
+        truth = None if dataset is None else by_image(dataset["annotations"])
+        if dataset is not None and not numbered:
+            images = _numbered_as(images, dataset["images"], ground_truth)
     except (KeyError, TypeError) as error:
         files = " or ".join(str(path) for path in (results, ground_truth) if path is not None)
         raise CellSegError(f"{files}: holds no COCO results, or no COCO dataset ({error})") from error
@@ -56,3 +63,11 @@ def write_prediction_grid(
         row = [titled(panel, text) for panel, text in [(image, own.path.name), *panels]]
         rows.append(draw_grid(row, columns=len(row)))
     write_picture(output, stacked(rows))
+
+
+def _numbered_as(images: Sequence[TestImage], records: Sequence[Record], source: Path | None) -> list[TestImage]:
+    """Images with the ids that a dataset's records have for their file names."""
+    ids = {Path(record["file_name"]).name: record["id"] for record in records}
+    if unknown := [image.path for image in images if image.path.name not in ids]:
+        raise CellSegError(f"{unknown[0]}: is not listed by {source}; give the ids of the images with --image-ids")
+    return [replace(image, id=ids[image.path.name]) for image in images]

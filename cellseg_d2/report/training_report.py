@@ -25,7 +25,7 @@ from cellseg_d2.report.curves import (
     smooth,
     training_seconds,
 )
-from cellseg_d2.report.page import PAGE_STYLE, figure_svg, number_text, write_page
+from cellseg_d2.report.page import PAGE_STYLE, figure_svg, grouped_number, write_page
 from cellseg_d2.report.run_folder import Run, differing_settings, read_runs
 
 AVERAGED = "ema/"
@@ -38,6 +38,9 @@ WIDTH, WIDE_HEIGHT, HEIGHT = 11, 3.6, 3
 """Of a figure, of the one plot of a row and of one beside others, in inches."""
 
 LOSS_CAPTION = f"Thin: as logged. Thick: the running mean over {SMOOTHING:.0%} of the records."
+
+STROKES = ("-", ":", "-.")
+"""Of runs of the same colour; dashes are for what is drawn beside them."""
 
 AS_LOGGED = {"linewidth": 0.8, "alpha": 0.35}
 DASHED = {"linestyle": "--", "marker": "o", "markersize": 4}
@@ -82,13 +85,13 @@ def _run_row(run: Run) -> dict[str, str]:
     return {
         "run": run.name,
         # an evaluation after the last iteration may be logged as one more
-        "iterations": f"{done:,} of {planned:,}" if done < planned else f"{planned:,}",
+        "iterations": f"{planned:,}" if done - planned in (0, 1) else f"{done:,} of {planned:,}",
         **{f"best {label}": _best(run.curve(name)) for name, label in METRICS.items()},
         "loss at the end": _last(run.curve(TOTAL_LOSS)),
         "on validation": _last(run.curve(VALIDATION + TOTAL_LOSS)),
-        "s an iteration": number_text(seconds / (times[-1][0] + 1) if times else None, 2),
-        "hours": number_text(seconds / 3600, 2),
-        "peak memory, MiB": number_text(run.peak_mib, 0),
+        "s an iteration": grouped_number(seconds / (times[-1][0] + 1) if times else None, 2),
+        "hours": grouped_number(seconds / 3600, 2),
+        "peak memory, MiB": grouped_number(run.peak_mib, 0),
     }
 
 
@@ -98,11 +101,11 @@ def _best(curve: Curve) -> str:
     if not scores:
         return "-"
     value, iteration = max(scores)
-    return f"{number_text(value)} at {-iteration:,}"
+    return f"{grouped_number(value)} at {-iteration:,}"
 
 
 def _last(curve: Curve) -> str:
-    return number_text(curve[-1][1], 3) if curve else "-"
+    return grouped_number(curve[-1][1], 3) if curve else "-"
 
 
 def _setting(value: Any) -> str:
@@ -139,9 +142,12 @@ def _sections(runs: Sequence[Run]) -> list[dict[str, str | Markup]]:
 
 
 def _styled(runs: Sequence[Run]) -> list[tuple[Run, dict[str, Any]]]:
-    """Each run and what its lines look like, the same in all plots; dashes are for what is drawn beside them."""
+    """Each run and what its lines look like, the same in all plots."""
     colours = len(PAGE_STYLE["axes.prop_cycle"])
-    return [(run, {"color": f"C{number % colours}"}) for number, run in enumerate(runs)]
+    return [
+        (run, {"color": f"C{number % colours}", "linestyle": STROKES[number // colours % len(STROKES)]})
+        for number, run in enumerate(runs)
+    ]
 
 
 def _score_lines(run: Run, name: str, style: Mapping[str, Any]) -> list[Line]:
@@ -176,4 +182,7 @@ def _draw(panels: Mapping[str, Sequence[Line]], ylabel: str) -> Figure:
         draw_lines(axes, lines, title, ylabel)
     for axes in places:  # the rest of the last row
         axes.set_axis_off()
+    entries = {str(line.get_label()): line for axes in figure.axes for line in axes.lines if line.get_label()}
+    entries = {label: line for label, line in entries.items() if not label.startswith("_")}  # matplotlib's own names
+    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=3, fontsize="small")
     return figure

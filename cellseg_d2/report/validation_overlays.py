@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from cellseg_d2.data.coco_json import Record
 from cellseg_d2.export.overlay import draw_grid
 from cellseg_d2.report.comparison import by_image, compare
-from cellseg_d2.report.panels import shrunk, titled
+from cellseg_d2.report.panels import titled
 
 SHOWN_SCORE = 0.5
 """Of a cell to be drawn."""
@@ -40,13 +41,14 @@ def validation_overlays(
         CellSegError: a segmentation is damaged or of another size than its image.
     """
     cells = by_image(truth["annotations"])
+    number = Counter(cell["image_id"] for cell in truth["annotations"] if not cell.get("iscrowd"))
     found = by_image(result for result in results if result["score"] >= SHOWN_SCORE)
-    shown = sorted(truth["images"], key=lambda image: -len(cells[image["id"]]))[:count]
+    shown = sorted(truth["images"], key=lambda image: -number[image["id"]])[:count]
     for place, record in enumerate(shown, start=1):
         path = root / record["file_name"]
         image = read_image(str(path), "RGB")
-        panels = compare(image, cells[record["id"]], found[record["id"]], str(path))
+        panels = compare(image, cells[record["id"]], found[record["id"]], str(path), LARGEST_SIDE // 2)
         yield (
             f"overlays/{place}_{path.stem}",
-            draw_grid([titled(shrunk(panel, LARGEST_SIDE // 2), text) for panel, text in panels], columns=2),
+            draw_grid([titled(panel, text) for panel, text in panels], columns=2),
         )

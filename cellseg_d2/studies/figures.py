@@ -36,7 +36,8 @@ def draw(study: Study, finished: Mapping[str, Sequence[Finished]], output: Path)
             end_axes.hlines(np.mean(scores), number + offset - 0.08, number + offset + 0.08, color=colour)
     loss_axes.set(title="Training loss, smoothed", xlabel="iteration", ylabel="loss", ylim=(0, None))
     ap_axes.set(title="Validation", xlabel="iteration", ylabel="mask AP50 (%)", ylim=(0, None))
-    end_axes.set(title="Best checkpoint, each seed", ylabel="mask AP50 (%)", ylim=(0, None))
+    end_axes.set(title="Best checkpoint, each seed", ylabel="mask AP50 (%)")
+    end_axes.set_ylim(0, 1.1 * max(end_axes.dataLim.y1, 1.0))  # room for the markers of what may be close together
     end_axes.set_xlim(-0.5, len(study.arms) - 0.5)
     end_axes.set_xticks(range(len(study.arms)), [arm.label.replace(", ", ",\n") for arm in study.arms])
     for marker, name in (("o", "validation"), ("s", "test")):

@@ -12,7 +12,7 @@ from cellseg_d2.evaluation.judgement import judge_results
 from cellseg_d2.evaluation.unmatched import unmatched
 
 
-@pytest.mark.parametrize("threshold", [0, 0.3, 0.8, 1.1])
+@pytest.mark.parametrize("threshold", [0, 0.3, 0.8, 1.0])
 @pytest.mark.parametrize("case", [{"seed": 0, "crowds": False}, {"seed": 1}, {"seed": 2, "ties": True}])
 def test_counts_are_of_what_matching_leaves_over(case, threshold):
     truth, results = draw_case(**case)

@@ -60,15 +60,18 @@ def test_unfinished_trainings_are_drawn_without_a_warning(tmp_path, records):
     assert cv2.imread(str(tmp_path / "curves.png")).shape[:2] == (480, 1200)
 
 
+def test_a_last_line_that_is_still_being_written_is_left_out(tmp_path):
+    (tmp_path / "metrics.json").write_text('{"iteration": 1, "lr": 0.1}\n{"iteration": 2, "l')
+    assert read_metrics(tmp_path / "metrics.json") == [{"iteration": 1, "lr": 0.1}]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         pytest.param(
             None, r"metrics\.json: cannot be read \(No such file or directory\); give the OUTPUT", id="missing"
         ),
-        pytest.param(
-            '{"iteration": 1}\n{"iter', r"metrics\.json: is not the metrics\.json of a training", id="cut off"
-        ),
+        pytest.param('{"iteration": 1}\n{"iter\n', r"metrics\.json: is not the metrics\.json .*line 2: ", id="damaged"),
         pytest.param('{"images": []}', r"metrics\.json: is not the metrics\.json of a training", id="another JSON"),
         pytest.param("[1, 2]\n3\n", r"metrics\.json: is not the metrics\.json of a training", id="no objects"),
     ],

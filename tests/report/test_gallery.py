@@ -13,6 +13,8 @@ from drawing import noise
 from cellseg_d2.data.tiff import INTENSITY_RULE
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.evaluation.coco_cells import image_cells
+from cellseg_d2.evaluation.image_scores import image_scores
+from cellseg_d2.evaluation.judgement import judge_results
 from cellseg_d2.evaluation.unmatched import unmatched
 from cellseg_d2.export.overlay import PALETTE
 from cellseg_d2.report.gallery import TOLERANCE, ImageFiles, draw_gallery, outline_path
@@ -60,8 +62,16 @@ def test_the_smallest_cells_keep_their_area(size):
 
 
 def draw(truth, results, **options):
-    options = {"files": None, "score_threshold": 0.4, "max_side": 1024} | options
+    options = {"files": None, "score_threshold": 0.4, "max_detections": 1000, "max_side": 1024} | options
     return list(draw_gallery(truth, results, [image["id"] for image in truth["images"]], **options))
+
+
+@pytest.mark.parametrize("most", [1, 3, 1000])
+def test_a_picture_counts_as_the_table_of_images_does(most):
+    truth, results = draw_case(1)
+    pictures = draw(truth, results, max_detections=most)
+    cells = judge_results(truth, results, most, 0.4).cells
+    assert [picture.score for picture in pictures] == image_scores(cells)
 
 
 def test_kinds_titles_and_colours_are_those_of_the_cells():

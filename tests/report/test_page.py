@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from pages import Page, read_picture, read_whole_page
 
 from cellseg_d2.errors import CellSegError
-from cellseg_d2.report.page import PAGE_STYLE, figure_svg, number_text, picture_uri, write_page
+from cellseg_d2.report.page import PAGE_STYLE, figure_svg, grouped_number, picture_uri, write_page
 from cellseg_d2.report.training_report import write_training_report
 
 EVIL = '<script>alert("1")</script> & "quotes" $x^2$'
@@ -95,9 +95,9 @@ def test_a_picture_is_bounded(shape, max_side, expected):
 
 
 def test_numbers_are_written_for_people():
-    assert number_text(12_345.678) == "12,345.7"
-    assert (number_text(3, 2), number_text(1234567, 0)) == ("3.00", "1,234,567")
-    assert {number_text(None), number_text(float("nan"))} == {"-"}
+    assert grouped_number(12_345.678) == "12,345.7"
+    assert (grouped_number(3, 2), grouped_number(1234567, 0)) == ("3.00", "1,234,567")
+    assert {grouped_number(None), grouped_number(float("nan"))} == {"-"}
 
 
 def test_a_folder_named_as_markup_is_text_in_all_of_a_page(tmp_path):

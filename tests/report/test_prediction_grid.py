@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -109,3 +110,15 @@ def test_results_that_are_no_json_are_named(images, tmp_path):
     (tmp_path / "results.json").write_text("[")
     with pytest.raises(CellSegError, match=r"results.json: is not JSON"):
         write_prediction_grid(images, tmp_path / "results.json", tmp_path / "grid.png")
+
+
+def test_images_without_ids_are_those_of_their_names_in_the_ground_truth(images, cells, sample_root, tmp_path):
+    found = instances(cells[:3])
+    expected = draw(tmp_path, images[:1], found, sample_root / "test_gt.json")
+    other = [replace(images[0], id=images[0].id + 7)]
+    paths = {"ground_truth": sample_root / "test_gt.json", "numbered": False}
+    write_prediction_grid(other, tmp_path / "results.json", tmp_path / "named.png", **paths)
+    assert (cv2.imread(str(tmp_path / "named.png"))[..., ::-1] == expected).all()
+    unknown = [replace(images[0], path=tmp_path / "unknown.tif")]
+    with pytest.raises(CellSegError, match=r"unknown\.tif: is not listed by .*test_gt\.json; give .*--image-ids"):
+        write_prediction_grid(unknown, tmp_path / "results.json", tmp_path / "none.png", **paths)

@@ -69,7 +69,7 @@ function start(viewer) {
   KEYS.forEach((layer, place) => { actions[String(place + 1)] = () => toggle(layer); });
 
   viewer.addEventListener("keydown", (event) => {
-    const action = actions[event.key];
+    const action = actions[event.key.length === 1 ? event.key.toLowerCase() : event.key];
     if (!action || event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.key.startsWith("Arrow") && view.scale === 1) return; // the page scrolls
     event.preventDefault();
