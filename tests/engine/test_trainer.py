@@ -3,6 +3,7 @@ import logging
 import pytest
 import torch
 from detectron2.engine import AMPTrainer, SimpleTrainer, hooks
+from detectron2.utils.events import EventStorage
 
 from cellseg_d2.config import get_cfg
 from cellseg_d2.engine.averaging import WeightAverage
@@ -28,6 +29,19 @@ def test_weights_of_classes_are_told_by_name(nuclei, caplog):
     with caplog.at_level(logging.INFO, "cellseg_d2"):
         CellTrainer.build_model(cfg)
     assert "weights in the box loss: class1 1, class2 1, class3 2, class4 4, background 0.5" in caplog.messages
+
+
+def test_a_picture_that_cannot_be_drawn_is_a_line_in_the_log(nuclei, tmp_path, caplog):
+    opts = ["CELLSEG.DATASET", "nuclei", "MODEL.DEVICE", "cpu", "OUTPUT_DIR", str(tmp_path)]
+    trainer = CellTrainer(build_cfg(LITE, [*opts, "DATALOADER.NUM_WORKERS", "0"]))
+    evaluator = CellTrainer.build_evaluator(trainer.cfg, trainer.cfg.DATASETS.TEST[0])
+    trainer.storage = EventStorage()
+    trainer._put_overlays([evaluator])
+    assert len(trainer.storage._vis_data) == 2
+    evaluator.image_root = tmp_path / "gone"
+    with caplog.at_level(logging.WARNING, "cellseg_d2"):
+        trainer._put_overlays([evaluator])
+    assert "no picture of this evaluation: " in caplog.text
 
 
 def test_what_a_checkpoint_keeps_is_known_before_it_is_written(nuclei, tmp_path):

@@ -68,6 +68,13 @@ def test_a_cross_lies_on_the_middle_of_its_cell_and_changes_nothing_far_from_it(
     assert ((changed == 0).all(axis=1) | (changed == 255).all(axis=1)).all()
 
 
+def test_in_a_smaller_picture_a_cross_lies_on_the_same_cell_and_is_not_smaller_than_it_may_be():
+    small = IMAGE[::2, ::2]
+    rows, columns = np.nonzero((draw_crosses(small, squares((20, 12, 6, 0, 1)), 0.5) != small).any(axis=2))
+    assert (np.median(rows), np.median(columns)) == pytest.approx((7, 11), abs=1)
+    assert np.ptp(rows) >= 6 and np.ptp(columns) >= 6
+
+
 def test_a_cross_lies_on_a_cell_that_is_bent_round_its_centroid():
     mask = np.ones((20, 20), bool)
     mask[5:, 5:] = False
