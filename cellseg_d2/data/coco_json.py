@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -15,6 +16,16 @@ from cellseg_d2.data.tiling import Window
 from cellseg_d2.errors import CellSegError, one_line
 
 Record = dict[str, Any]
+
+AnyRecord = TypeVar("AnyRecord", bound=Mapping[str, Any])
+
+
+def by_image(records: Iterable[AnyRecord]) -> defaultdict[Any, list[AnyRecord]]:
+    """COCO annotations or results by image id, in order; none for other ids."""
+    found: defaultdict[Any, list[AnyRecord]] = defaultdict(list)
+    for record in records:
+        found[record["image_id"]].append(record)
+    return found
 
 
 def annotate(

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cellseg_d2.data.coco_json import Record
+from cellseg_d2.data.coco_json import Record, by_image
 from cellseg_d2.data.coco_source import to_rle
 from cellseg_d2.errors import CellSegError, one_line
 from cellseg_d2.evaluation.overlap_table import Cells
@@ -47,8 +47,8 @@ def image_cells(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) 
     """
     classes = {number: place for place, number in enumerate(sorted(own["id"] for own in truth["categories"]))}
     images = {image["id"]: image for image in truth["images"]}
-    cells = _by_image("annotations", truth["annotations"], images, classes)
-    found = _by_image("results", results, images, classes)
+    cells = _checked_by_image("annotations", truth["annotations"], images, classes)
+    found = _checked_by_image("results", results, images, classes)
     for number in sorted(images):
         size = _size(images[number], [*cells[number], *found[number]])
         yield ImageCells(
@@ -59,16 +59,14 @@ def image_cells(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) 
         )
 
 
-def _by_image(
+def _checked_by_image(
     kind: str, records: Sequence[Mapping[str, Any]], images: Mapping[Any, Any], classes: Mapping[Any, int]
 ) -> defaultdict[Any, list[Mapping[str, Any]]]:
-    groups: defaultdict[Any, list[Mapping[str, Any]]] = defaultdict(list)
     for record in records:
         for key, known in (("image_id", images), ("category_id", classes)):
             if record[key] not in known:
                 raise CellSegError(f"{kind} have the {key} {record[key]}, which the ground truth does not list")
-        groups[record["image_id"]].append(record)
-    return groups
+    return by_image(records)
 
 
 def _size(image: Record, records: Sequence[Mapping[str, Any]]) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cellseg_d2.data.coco_json import read_json
+from cellseg_d2.data.coco_json import by_image, read_json
 from cellseg_d2.data.rle import decode_runs
 from cellseg_d2.errors import CellSegError, one_line
 from cellseg_d2.export.coco_results import Result, ResultsWriter, check_results, to_results
@@ -219,13 +219,11 @@ def _read(path: Path) -> defaultdict[int, list[Result]]:
     content = read_json(path)
     if not isinstance(content, list):
         raise CellSegError(f"{path}: is no list of COCO results; give what tools/predict.py writes, test-results.json")
-    by_image: defaultdict[int, list[Result]] = defaultdict(list)
     for number, result in enumerate(content):
         problem = _problem(result)
         if problem:
             raise CellSegError(f"{path}: result {number}, counted from 0, {problem}")
-        by_image[result["image_id"]].append(result)
-    return by_image
+    return by_image(content)
 
 
 def _problem(result: Any) -> str | None:

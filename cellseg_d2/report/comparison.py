@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,14 +84,6 @@ def to_instances(records: Sequence[Record], image: NDArray[np.uint8], name: str)
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise CellSegError(f"{name}: one of its masks does not fit it ({one_line(error)})") from error
     return cells, np.array([bool(records[number].get("iscrowd")) for number in there], bool)
-
-
-def by_image(records: Iterable[Record]) -> defaultdict[Any, list[Record]]:
-    """COCO annotations or results by image id; none for other ids."""
-    found: defaultdict[Any, list[Record]] = defaultdict(list)
-    for record in records:
-        found[record["image_id"]].append(record)
-    return found
 
 
 def _of(instances: CellInstances, crowd: Bools | None = None) -> Cells:

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cellseg_d2.data.coco_json import Record
+from cellseg_d2.data.coco_json import Record, by_image
 from cellseg_d2.data.samples import TestImage, list_images
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.evaluation.coco_cells import ImageCells, class_names, image_cells
@@ -23,7 +23,6 @@ from cellseg_d2.evaluation.unmatched import unmatched
 from cellseg_d2.export.outlines import Ring, trace
 from cellseg_d2.export.overlay import class_hex
 from cellseg_d2.instances import CellInstances
-from cellseg_d2.report.comparison import by_image
 from cellseg_d2.report.page import picture_uri
 
 TOLERANCE = 0.75

@@ -11,10 +11,10 @@ from typing import Any
 from cellseg_d2.data.coco_json import read_json, write_json
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.report.curves import Curve, curve, read_metrics, training_seconds
+from cellseg_d2.report.run_folder import METRICS_FILE
 from cellseg_d2.studies.settings import differences
 
 SETTINGS = "settings.json"
-METRICS = "metrics.json"
 RESULT = "result.json"
 
 VALIDATION = "segm/AP50"
@@ -52,11 +52,11 @@ class Finished:
 
 def summarise(folder: Path, test_ap50: float) -> Result:
     """The result of a training that has ended in this folder."""
-    records = read_metrics(folder / METRICS)
+    records = read_metrics(folder / METRICS_FILE)
     losses = curve(records, "total_loss")
     scores = [value for _, value in curve(records, VALIDATION) if not math.isnan(value)]
     if not losses:
-        raise CellSegError(f"{folder / METRICS}: has no loss; the training did not come to its first line")
+        raise CellSegError(f"{folder / METRICS_FILE}: has no loss; the training did not come to its first line")
     return Result(max(scores, default=math.nan), test_ap50, losses[-1][1], training_seconds(records))
 
 
@@ -71,7 +71,7 @@ def read_finished(folder: Path, seed: int) -> Finished:
     content = read_json(folder / RESULT)
     trained_in = content.pop("trained_in")
     values = {key: math.nan if value is None else value for key, value in content.items()}
-    records = read_metrics(folder / METRICS)
+    records = read_metrics(folder / METRICS_FILE)
     losses, validation = curve(records, "total_loss"), curve(records, VALIDATION)
     return Finished(seed, Result(**values, trained_in=trained_in), losses, validation)
 
@@ -96,7 +96,7 @@ def is_trained(folder: Path, iterations: int) -> bool:
     """Whether a training was stopped only after its last evaluation, so that there is nothing to go on with."""
     if not (folder / "model_final.pth").is_file():
         return False
-    evaluated = curve(read_metrics(folder / METRICS), VALIDATION)
+    evaluated = curve(read_metrics(folder / METRICS_FILE), VALIDATION)
     return bool(evaluated) and evaluated[-1][0] >= iterations - 1
 
 

@@ -21,9 +21,9 @@ from cellseg_d2.data.options import ConvertOptions
 from cellseg_d2.data.samples import TEST_FOLDER, TEST_IDS
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.evaluation.coco_ap import average_precision, read_files
+from cellseg_d2.report.run_folder import METRICS_FILE
 from cellseg_d2.studies.arms import MODELS, Arm, Study
 from cellseg_d2.studies.results import (
-    METRICS,
     SETTINGS,
     Finished,
     find_same,
@@ -216,7 +216,7 @@ def _convert(options: Options, overlaps: Sequence[float]) -> dict[float, tuple[s
 
 def _take_over(run: Run, source: Path, name: str) -> None:
     run.folder.mkdir(parents=True, exist_ok=True)
-    for file in (SETTINGS, METRICS):
+    for file in (SETTINGS, METRICS_FILE):
         shutil.copyfile(source / file, run.folder / file)
     result = read_finished(source, run.seed).result
     write_result(run.folder, replace(result, trained_in=result.trained_in or name))
