@@ -10,7 +10,6 @@ from detectron2.config import CfgNode
 from detectron2.config import get_cfg as get_detectron2_cfg
 from detectron2.projects.point_rend import add_pointrend_config
 
-from cellseg_d2.data.tiff import INTENSITY_RULE
 from cellseg_d2.errors import CellSegError, one_line
 
 
@@ -47,8 +46,9 @@ def add_cellseg_config(cfg: CfgNode) -> None:
     # Leave these, and what the dataset marks as crowd, out of the losses, instead of learning them as background. Needs
     # MODEL.PROPOSAL_GENERATOR.NAME CellRPN and MODEL.ROI_HEADS.NAME CellROIHeads, as Base-CellSeg.yaml sets them.
     cfg.CELLSEG.IGNORE_CROWD = True
-    # How images that are not 8 bit are scaled, see cellseg_d2.data.tiff.IntensityRule. Taken from the training dataset.
-    cfg.CELLSEG.INTENSITY_RULE = INTENSITY_RULE
+    # How images that are not 8 bit are scaled, see cellseg_d2.images.tiff.IntensityRule and its default INTENSITY_RULE.
+    # Taken from the training dataset.
+    cfg.CELLSEG.INTENSITY_RULE = "percentile:0.1,99.9"
     # Microns a pixel of the training images, 0 where they do not say. Taken from the training dataset.
     cfg.CELLSEG.PIXEL_SIZE_UM = 0.0
     # Names of the classes. Taken from the training dataset, so that a checkpoint knows them.

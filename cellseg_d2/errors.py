@@ -12,3 +12,12 @@ def one_line(error: BaseException, length: int = 200) -> str:
     'first second'
     """
     return (" ".join(str(error).split()) or type(error).__name__)[:length]
+
+
+def size_text(shape: tuple[int, ...]) -> str:
+    """The size of an image in messages.
+
+    >>> size_text((96, 128, 3))
+    '96 x 128'
+    """
+    return f"{shape[0]} x {shape[1]}"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import cellseg_d2.modeling  # noqa: F401  (registers backbones and heads)
 from cellseg_d2.data.catalog import register_all
-from cellseg_d2.weights import register_package_weights
+from cellseg_d2.weights.locations import register_package_weights
 
 
 def setup(datasets: str | Path | None = None) -> list[str]:

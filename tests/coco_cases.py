@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from drawing import discs, pycocotools_rle
 
-from cellseg_d2.data.coco_json import annotate, dataset
-from cellseg_d2.data.labels import LabelLayer
+from cellseg_d2.cells.coco import annotate, dataset
+from cellseg_d2.cells.label_maps import LabelLayer
 
 NAMES = ["A", "B", "never"]
 

@@ -68,8 +68,8 @@ def run_tool() -> RunTool:
 def nuclei(sample_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The sample, converted and registered with Detectron2 as ``nuclei_train``, ``nuclei_val``, ..."""
     import cellseg_d2
-    from cellseg_d2.data.convert import convert
-    from cellseg_d2.data.options import ConvertOptions
+    from cellseg_d2.conversion.convert import convert
+    from cellseg_d2.conversion.options import ConvertOptions
 
     folder = tmp_path_factory.mktemp("datasets") / "nuclei"
     convert(sample_root, folder, ConvertOptions())

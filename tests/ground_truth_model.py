@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import nn
 
+from cellseg_d2.cells.rle import encode_label_map
 from cellseg_d2.config import get_cfg
-from cellseg_d2.data.rle import encode_label_map
-from cellseg_d2.data.samples import TestImage
+from cellseg_d2.images.listing import TestImage
 from cellseg_d2.inference import folder
 from cellseg_d2.inference.folder import Output
 from cellseg_d2.inference.predictor import WholeImagePredictor

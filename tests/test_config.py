@@ -3,6 +3,7 @@ import yaml
 
 from cellseg_d2.config import cfg_from_text, config_names, get_cfg
 from cellseg_d2.errors import CellSegError
+from cellseg_d2.images.tiff import INTENSITY_RULE
 
 
 def test_shipped_configs_are_found_by_name():
@@ -71,3 +72,7 @@ def test_the_text_of_a_config_cannot_run_code(tmp_path):
             f"SOLVER: !!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path ['{target}']]"
         )
     assert not target.exists()
+
+
+def test_the_intensity_rule_has_one_default():
+    assert get_cfg().CELLSEG.INTENSITY_RULE == INTENSITY_RULE

@@ -1,67 +1,10 @@
 #!/usr/bin/env python
-"""Compares ways to train: each study's arms on the same data, seeds and iterations, as a figure and a table."""
+"""The command ``cellseg-d2 ablate``, from a checkout."""
 
-from __future__ import annotations
-
-import argparse
-import os
-import shlex
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 
-from cellseg_d2.cli import ToolParser, run_tool
-from cellseg_d2.studies.arms import MODELS, STUDIES
-
-TOOLS = Path(__file__).resolve().parent
-
-
-def build_parser() -> argparse.ArgumentParser:
-    parser = ToolParser(__doc__)
-    parser.add_argument("--study", choices=[*STUDIES, "all"], required=True, help="what to compare")
-    parser.add_argument("--data", type=Path, required=True, metavar="ROOT", help="ROOT with train/<id>/image.tif")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="runs, figures and tables")
-    parser.add_argument("--iterations", type=int, metavar="N", help="of each run; default: the config's")
-    parser.add_argument("--repeats", type=int, default=1, metavar="N", help="seeds of each arm (default 1)")
-    parser.add_argument(
-        "--model", choices=list(MODELS), default="laptop", help="what the arms are built on (default laptop)"
-    )
-    parser.add_argument("--tile-size", type=int, default=512, metavar="PX", help="largest side of a tile (default 512)")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes that convert")
-    parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="of each training (default 1)")
-    parser.add_argument(
-        "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys for all arms, at the end"
-    )
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    args = build_parser().parse_args(argv)
-    from cellseg_d2.studies.figures import draw
-    from cellseg_d2.studies.run import Options, run_studies
-    from cellseg_d2.studies.table import markdown
-
-    options = Options(
-        data=args.data,
-        output=args.output,
-        tools=TOOLS,
-        model=args.model,
-        iterations=args.iterations,
-        repeats=args.repeats,
-        tile_size=args.tile_size,
-        workers=args.workers,
-        num_gpus=args.num_gpus,
-        user=tuple(args.opts),
-    )
-    command = shlex.join(["python", "tools/ablate.py", *(sys.argv[1:] if argv is None else argv)])
-    studies = list(STUDIES.values()) if args.study == "all" else [STUDIES[args.study]]
-    for study, finished in run_studies(studies, options):
-        text = markdown(study, finished, command)
-        draw(study, finished, args.output / f"{study.name}.png")
-        (args.output / f"{study.name}.md").write_text(text, encoding="utf-8")
-        print(text)
-        print(f"figure: {args.output / study.name}.png", flush=True)
-
+from cellseg_d2.commands.ablate import main
+from cellseg_d2.commands.cli import run_tool
 
 if __name__ == "__main__":
     sys.exit(run_tool(main))

@@ -1,122 +1,13 @@
 #!/usr/bin/env python
-"""Measures the parts of the plugin and prints Markdown tables: ratios first, all of one run on one machine."""
+"""Runs ``benchmarks`` from a checkout: ``tools/benchmark.py --help``."""
 
-from __future__ import annotations
-
-import argparse
-import logging
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
-from cellseg_d2.benchmark import convert
-from cellseg_d2.cli import ToolParser, run_tool
-from cellseg_d2.errors import CellSegError
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-SAMPLE = Path(__file__).resolve().parents[1] / "datasets" / "sample"
-
-
-def build_parser() -> argparse.ArgumentParser:
-    parser = ToolParser(__doc__)
-    parts = parser.add_subparsers(dest="part", required=True, metavar="PART", parser_class=ToolParser)
-    part = parts.add_parser("convert", help="conversion against the loop over cells, its floor and the number of cells")
-    part.add_argument("--data", type=Path, default=SAMPLE, metavar="PATH", help="input layout; default: the sample")
-    add_common(part, run_convert)
-    part = parts.add_parser(
-        "mapper", help="a training sample as label maps against a list of masks, by number of cells"
-    )
-    add_common(part, run_mapper)
-    part = parts.add_parser("evaluate", help="mask AP and metrics of cells at cell density against pycocotools")
-    add_common(part, run_evaluate)
-    part = parts.add_parser("train", help="a training step by number of cells against torchvision's Mask R-CNN")
-    part.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
-    part.add_argument("--threads", type=positive, metavar="N", help="of torch, on both sides; default: torch's choice")
-    add_common(part, run_train)
-    part = parts.add_parser("stitch", help="putting tiles together against SAHI: time, memory, lost and doubled cells")
-    part.add_argument("--data", type=Path, default=SAMPLE, metavar="PATH", help="input layout; default: the sample")
-    add_common(part, run_stitch)
-    part = parts.add_parser("predict", help="whole images against SAHI with the same model: time and memory")
-    part.add_argument("--data", type=Path, default=SAMPLE, metavar="PATH", help="input layout; default: the sample")
-    part.add_argument("--weights", default="", metavar="CKPT", help="default: the laptop model and known cells")
-    part.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
-    part.add_argument("--large", action="store_true", help="also 8,192 x 8,192 pixels with 20,000 cells, for minutes")
-    add_common(part, run_predict)
-    return parser
-
-
-def positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {number}")
-    return number
-
-
-def add_common(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], str]) -> None:
-    """What every part takes."""
-    parser.set_defaults(run=run)
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the tables to this file as well")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, once: tries the benchmark, measures nothing")
-
-
-def run_convert(args: argparse.Namespace) -> str:
-    return convert.report(args.data, convert.QUICK if args.quick else convert.Sizes())
-
-
-def run_mapper(args: argparse.Namespace) -> str:
-    from cellseg_d2.benchmark import mapper
-
-    return mapper.report(repeats=1, counts=(5, 9)) if args.quick else mapper.report()
-
-
-def run_evaluate(args: argparse.Namespace) -> str:
-    from cellseg_d2.benchmark import cell_metrics, evaluate
-
-    if args.quick:
-        ap = evaluate.report(repeats=1, images=1, cells=20, detections=30)
-        return f"{ap}\n{cell_metrics.report(repeats=1, counts=(4, 9), images=1, cells=20)}"
-    return f"{evaluate.report()}\n{cell_metrics.report()}"
-
-
-def run_train(args: argparse.Namespace) -> str:
-    from cellseg_d2.benchmark import train, train_sides
-
-    device = chosen_device(args.device)
-    settings = train_sides.QUICK if args.quick else train_sides.FULL[device]
-    return train.report(replace(settings, device=device, threads=args.threads))
-
-
-def run_stitch(args: argparse.Namespace) -> str:
-    from cellseg_d2.benchmark import stitch
-
-    return stitch.report(args.data, stitch.QUICK if args.quick else stitch.Settings())
-
-
-def run_predict(args: argparse.Namespace) -> str:
-    from cellseg_d2.benchmark import predict
-
-    settings = predict.QUICK if args.quick else predict.Settings()
-    return predict.report(args.data, args.weights, chosen_device(args.device), args.large, settings)
-
-
-def chosen_device(asked: str | None) -> str:
-    """The device that was asked for, else CUDA where there is one."""
-    import torch
-
-    if asked == "cuda" and not torch.cuda.is_available():
-        raise CellSegError("--device cuda, but there is no CUDA here")
-    return asked or ("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    args = build_parser().parse_args(argv)
-    logging.getLogger("cellseg_d2").setLevel(logging.ERROR)  # conversions that are repeated repeat their notices
-    text = args.run(args)
-    print(text)
-    if args.output:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(text, encoding="utf-8")
-
+from benchmarks.__main__ import main
+from cellseg_d2.commands.cli import run_tool
 
 if __name__ == "__main__":
     sys.exit(run_tool(main))

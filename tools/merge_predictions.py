@@ -1,44 +1,10 @@
 #!/usr/bin/env python
-"""Merges COCO results of several checkpoints or several passes over the same images, by the overlap of their masks.
+"""The command ``cellseg-d2 merge``, from a checkout."""
 
-What more of the files show scores higher: a score is the mean over all files by their weights, 0 where one has nothing.
-"""
-
-from __future__ import annotations
-
-import argparse
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 
-from cellseg_d2.cli import ToolParser, run_tool
-from cellseg_d2.inference.merge import merge_files
-
-
-def build_parser() -> argparse.ArgumentParser:
-    parser = ToolParser(__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("predictions", type=Path, nargs="+", metavar="A.json", help="results files of the same images")
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="the merged results")
-    parser.add_argument("--weights", type=float, nargs="+", metavar="W", help="one a file, in their order; else all 1")
-    parser.add_argument("--iou", type=float, default=0.5, help="above which two masks show one cell")
-    parser.add_argument("--score-threshold", type=float, default=0.0, metavar="S", help="for the merged scores")
-    parser.add_argument("--class-agnostic", action="store_true", help="join different classes, and let them vote")
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    args = build_parser().parse_args(argv)
-    counts = merge_files(
-        args.predictions,
-        args.output,
-        weights=args.weights,
-        iou=args.iou,
-        score_threshold=args.score_threshold,
-        class_agnostic=args.class_agnostic,
-    )
-    print(f"{counts.images} images: {' + '.join(map(str, counts.given))} cells -> {counts.merged}")
-    print(f"results: {args.output}")
-
+from cellseg_d2.commands.cli import run_tool
+from cellseg_d2.commands.merge import main
 
 if __name__ == "__main__":
     sys.exit(run_tool(main))

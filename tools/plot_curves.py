@@ -1,24 +1,10 @@
 #!/usr/bin/env python
-"""Draws the loss and AP curves of a training from its metrics.json."""
-
-from __future__ import annotations
+"""The command ``cellseg-d2 plot-curves``, from a checkout."""
 
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 
-from cellseg_d2.cli import ToolParser, run_tool
-from cellseg_d2.report.curves import plot_curves
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = ToolParser(__doc__)
-    parser.add_argument("--metrics", type=Path, required=True, help="OUTPUT_DIR/metrics.json of a training")
-    parser.add_argument("--output", type=Path, required=True, metavar="PNG")
-    args = parser.parse_args(argv)
-    plot_curves(args.metrics, args.output)
-    print(f"picture: {args.output}")
-
+from cellseg_d2.commands.cli import run_tool
+from cellseg_d2.commands.plot_curves import main
 
 if __name__ == "__main__":
     sys.exit(run_tool(main))

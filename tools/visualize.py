@@ -1,93 +1,10 @@
 #!/usr/bin/env python
-"""Draws a dataset, what training sees of it, and what a model found."""
+"""The command ``cellseg-d2 visualize``, from a checkout."""
 
-from __future__ import annotations
-
-import argparse
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 
-import cellseg_d2
-from cellseg_d2.cli import ToolParser, run_tool
-from cellseg_d2.data.samples import list_images
-
-
-def build_parser() -> argparse.ArgumentParser:
-    parser = ToolParser(__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-
-    dataset = commands.add_parser("dataset", help="labelled images beside their cells, coloured by class")
-    dataset.set_defaults(run=draw_dataset)
-    dataset.add_argument("--input", type=Path, required=True, help="as given to convert_tifs.py, or what it wrote")
-    dataset.add_argument("--class-names", nargs="+", default=[], metavar="NAME", help="of class1.tif, class2.tif, ...")
-    dataset.add_argument("--output", type=Path, required=True, metavar="PNG")
-    dataset.add_argument("--samples", type=count, default=6, help="rows: images spread over all (default 6)")
-
-    augmentation = commands.add_parser("augmentation", help="training tiles beside what augmentation makes of them")
-    augmentation.set_defaults(run=draw_augmentation)
-    augmentation.add_argument("--config-file", required=True, metavar="FILE")
-    augmentation.add_argument("--output", type=Path, required=True, metavar="PNG")
-    augmentation.add_argument("--samples", type=count, default=3, help="rows: the tiles with most cells (default 3)")
-    augmentation.add_argument("--augmentations", type=count, default=10, help="augmented copies of each (default 10)")
-    augmentation.add_argument("--seed", type=int, default=42)
-    augmentation.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys, at the end")
-
-    predictions = commands.add_parser("predictions", help="images beside the cells found in them")
-    predictions.set_defaults(run=draw_predictions)
-    predictions.add_argument("--input", type=Path, required=True, help="a folder of TIFFs, or one TIFF")
-    predictions.add_argument("--image-ids", type=Path, metavar="JSON", help="as given to predict.py")
-    predictions.add_argument("--predictions", type=Path, required=True, metavar="test-results.json")
-    predictions.add_argument(
-        "--ground-truth", type=Path, metavar="GT.json", help="drawn too, with what was missed marked"
-    )
-    predictions.add_argument("--output", type=Path, required=True, metavar="PNG")
-    predictions.add_argument("--score-threshold", type=float, default=0.5, help="of a cell to be drawn (default 0.5)")
-    predictions.add_argument("--samples", type=count, default=6, help="rows: the first images (default 6)")
-    return parser
-
-
-def count(text: str) -> int:
-    """A whole number above 0."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
-
-
-def draw_dataset(args: argparse.Namespace) -> None:
-    from cellseg_d2.report.dataset_grid import write_dataset_grid
-
-    write_dataset_grid(args.input, args.output, args.samples, args.class_names)
-
-
-def draw_augmentation(args: argparse.Namespace) -> None:
-    from cellseg_d2.engine.setup import build_cfg
-    from cellseg_d2.report.augmentation_grid import write_augmentation_grid
-
-    cellseg_d2.setup()
-    cfg = build_cfg(args.config_file, args.opts)
-    write_augmentation_grid(cfg, args.output, args.samples, args.augmentations, args.seed)
-
-
-def draw_predictions(args: argparse.Namespace) -> None:
-    from cellseg_d2.report.prediction_grid import write_prediction_grid
-
-    images = list_images(args.input, args.image_ids)[: args.samples]
-    write_prediction_grid(
-        images,
-        args.predictions,
-        args.output,
-        ground_truth=args.ground_truth,
-        numbered=args.image_ids is not None,
-        score_threshold=args.score_threshold,
-    )
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    args = build_parser().parse_args(argv)
-    args.run(args)
-    print(f"picture: {args.output}")
-
+from cellseg_d2.commands.cli import run_tool
+from cellseg_d2.commands.visualize import main
 
 if __name__ == "__main__":
     sys.exit(run_tool(main))

@@ -18,8 +18,8 @@ from detectron2.data import MetadataCatalog
 from detectron2.data import detection_utils as utils
 from numpy.typing import NDArray
 
+from cellseg_d2.cells.rle import Rle, decode_runs
 from cellseg_d2.data.class_shares import cells_by_tile_and_class, share_changes
-from cellseg_d2.data.rle import Rle, decode_runs
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.structures import CROWD_CLASS
 

@@ -16,9 +16,9 @@ from detectron2.structures import Boxes, Instances
 from numpy.typing import NDArray
 from scipy.ndimage import find_objects
 
+from cellseg_d2.cells.rle import paint
 from cellseg_d2.data.augmentation import area_scale, build_augmentation
 from cellseg_d2.data.copy_paste import CopyPaste, PaintedTile
-from cellseg_d2.data.rle import paint
 from cellseg_d2.data.stream import SEED_KEY
 from cellseg_d2.structures import CROWD_CLASS, LabelMasks
 

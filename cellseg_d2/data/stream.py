@@ -14,8 +14,8 @@ from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSample
 from detectron2.utils import comm
 from torch.utils.data import Dataset, Sampler
 
+from cellseg_d2.conversion.suggestions import repeat_threshold
 from cellseg_d2.data.class_shares import cells_by_tile_and_class, share_changes
-from cellseg_d2.data.suggestions import repeat_threshold
 from cellseg_d2.errors import CellSegError
 
 logger = logging.getLogger(__name__)
@@ -114,7 +114,7 @@ def repeat_factors(cfg: CfgNode, dicts: Sequence[dict[str, Any]]) -> torch.Tenso
 
     Args:
         cfg: DATALOADER.REPEAT_THRESHOLD is t; 0, Detectron2's default, stands for
-            :func:`cellseg_d2.data.suggestions.repeat_threshold`.
+            :func:`cellseg_d2.conversion.suggestions.repeat_threshold`.
         dicts: T, of Detectron2's dataset format.
 
     Returns:

@@ -11,12 +11,12 @@ from typing import Any
 from detectron2.evaluation import COCOEvaluator
 from detectron2.utils.logger import create_small_table
 
+from cellseg_d2.cells.coco import Result, to_results
 from cellseg_d2.evaluation.coco_ap import average_precision
-from cellseg_d2.export.coco_results import Result, to_results
 
 
 class CellCOCOEvaluator(COCOEvaluator):
-    """Mask and box AP of :class:`cellseg_d2.instances.CellInstances`; gathering over processes is Detectron2's.
+    """Mask and box AP of :class:`cellseg_d2.cells.instances.CellInstances`; gathering over processes is Detectron2's.
 
     Args:
         dataset_name: a registered COCO dataset.
@@ -42,7 +42,7 @@ class CellCOCOEvaluator(COCOEvaluator):
 
         Args:
             inputs: dataset dicts; ``image_id`` is used.
-            outputs: for each a dict with ``cells``, a :class:`cellseg_d2.instances.CellInstances`.
+            outputs: for each a dict with ``cells``, a :class:`cellseg_d2.cells.instances.CellInstances`.
         """
         for sample, output in zip(inputs, outputs):
             results = to_results(output["cells"], sample["image_id"])

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
-from cellseg_d2.data.coco_json import read_json
 from cellseg_d2.errors import CellSegError
+from cellseg_d2.files import read_json
 
 AREAS = {"APs": "small", "APm": "medium", "APl": "large"}
 

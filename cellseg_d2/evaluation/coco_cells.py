@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cellseg_d2.data.coco_json import Record, by_image
-from cellseg_d2.data.coco_source import to_rle
+from cellseg_d2.cells.coco import Record, by_image, to_rle
 from cellseg_d2.errors import CellSegError, one_line
 from cellseg_d2.evaluation.overlap_table import Cells
 

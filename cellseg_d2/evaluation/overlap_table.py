@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cellseg_d2.data.rle import Rle, Runs, column_runs, decode_runs
+from cellseg_d2.cells.rle import Rle, Runs, column_runs, decode_runs
 
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]

@@ -8,11 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cellseg_d2.data.coco_json import write_json
 from cellseg_d2.evaluation.error_breakdown import KINDS
 from cellseg_d2.evaluation.judgement import CellJudgement, Judgement
 from cellseg_d2.evaluation.thresholds import write_thresholds
-from cellseg_d2.export.files import whole_file
+from cellseg_d2.files import whole_file, write_json
 
 MISSED, SPURIOUS = "(missed)", "(spurious)"
 """Names of the confusion's last column and last row."""

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from cellseg_d2.data.coco_json import read_json, write_json
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.evaluation.error_breakdown import HIT, MATCHED, Judged
 from cellseg_d2.evaluation.overlap_table import Bools, Floats
+from cellseg_d2.files import read_json, write_json
 
 
 @dataclass(frozen=True)

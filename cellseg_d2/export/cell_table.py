@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.measure import regionprops
 
-from cellseg_d2.export.files import whole_file
-from cellseg_d2.instances import CellInstances
+from cellseg_d2.cells.instances import CellInstances
+from cellseg_d2.files import whole_file
 
 MEASURES = ("area_px", "centroid_x_px", "centroid_y_px", "perimeter_px", "eccentricity", "solidity")
 MICRON_MEASURES = ("area_um2", "centroid_x_um", "centroid_y_um", "perimeter_um")

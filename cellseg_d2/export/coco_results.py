@@ -10,35 +10,14 @@ import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from pycocotools.coco import COCO
 
-from cellseg_d2.data.rle import decode_runs
+from cellseg_d2.cells.coco import Result
+from cellseg_d2.cells.rle import decode_runs
 from cellseg_d2.errors import CellSegError
-from cellseg_d2.export.files import whole_file, zip_entry
-from cellseg_d2.instances import CellInstances
-
-Result = dict[str, Any]
-
-
-def to_results(instances: CellInstances, image_id: int) -> list[Result]:
-    """Cells of one image as COCO results; category id = class + 1, boxes [x, y, w, h] tight around the mask.
-
-    >>> to_results(CellInstances.empty((4, 4)), image_id=7)
-    []
-    """
-    boxes = instances.mask_boxes
-    return [
-        {
-            "image_id": image_id,
-            "category_id": int(instances.classes[number]) + 1,
-            "bbox": [float(x0), float(y0), float(x1 - x0), float(y1 - y0)],
-            "score": round(float(instances.scores[number]), 6),
-            "segmentation": rle,
-        }
-        for number, (rle, (x0, y0, x1, y1)) in enumerate(zip(instances.rles(), boxes))
-    ]
+from cellseg_d2.files import whole_file, zip_entry
 
 
 class ResultsWriter:

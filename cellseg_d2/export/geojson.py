@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cellseg_d2.export.files import whole_file
-from cellseg_d2.export.outlines import Polygon, Ring, trace
+from cellseg_d2.cells.instances import CellInstances
+from cellseg_d2.cells.outlines import Polygon, Ring, trace
 from cellseg_d2.export.overlay import class_color
-from cellseg_d2.instances import CellInstances
+from cellseg_d2.files import whole_file
 
 
 def write_geojson(path: Path, instances: CellInstances, class_names: Sequence[str]) -> None:
     """Writes the cells' outlines as a GeoJSON FeatureCollection (RFC 7946), one feature a line.
 
-    Coordinates are pixels of the full image, (x, y), along the pixels' edges, see :mod:`cellseg_d2.export.outlines`:
+    Coordinates are pixels of the full image, (x, y), along the pixels' edges, see :mod:`cellseg_d2.cells.outlines`:
     no pixel is lost or gained. The properties are those that QuPath from 0.4 on writes itself (its class
     ``QuPathTypeAdapters``; 0.3 took measurements in another form): each cell is a ``detection``, of which QuPath shows
     hundreds of thousands, while it keeps ``annotation`` for the few regions that people draw and edit; its name is the

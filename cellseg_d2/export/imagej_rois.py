@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from roifile import ROI_TYPE, ImagejRoi
 
-from cellseg_d2.export.files import whole_file, zip_entry
-from cellseg_d2.export.outlines import Polygon, trace
+from cellseg_d2.cells.instances import CellInstances
+from cellseg_d2.cells.outlines import Polygon, trace
 from cellseg_d2.export.overlay import class_color
-from cellseg_d2.instances import CellInstances
+from cellseg_d2.files import whole_file, zip_entry
 
 LARGEST_INTEGER = 60_000
 """ImageJ takes 16-bit coordinates from 60,536 on for negative ones (``RoiDecoder.getShort``)."""

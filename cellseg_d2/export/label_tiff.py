@@ -10,8 +10,8 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from cellseg_d2.export.files import whole_file
-from cellseg_d2.instances import CellInstances
+from cellseg_d2.cells.instances import CellInstances
+from cellseg_d2.files import whole_file
 
 JOINT_FILE = "labels.tif"
 TILE = 512

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cellseg_d2.export.files import whole_file
-from cellseg_d2.instances import CellInstances
+from cellseg_d2.cells.instances import CellInstances
+from cellseg_d2.files import whole_file
 
 # Okabe and Ito's palette, which the colour-blind tell apart (Color Universal Design, 2008), as RGB.
 PALETTE = np.array(

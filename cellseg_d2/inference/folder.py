@@ -17,19 +17,19 @@ from detectron2.config import CfgNode
 from detectron2.data.samplers import InferenceSampler
 from detectron2.utils import comm
 
-from cellseg_d2.data.coco_json import write_json
-from cellseg_d2.data.regions import ImageRegions
-from cellseg_d2.data.samples import TestImage
+from cellseg_d2.cells.coco import to_results
+from cellseg_d2.cells.instances import CellInstances
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.export.cell_table import write_cell_table
-from cellseg_d2.export.coco_results import ResultsWriter, check_results, to_results, zip_results
-from cellseg_d2.export.files import whole_file
+from cellseg_d2.export.coco_results import ResultsWriter, check_results, zip_results
 from cellseg_d2.export.geojson import write_geojson
 from cellseg_d2.export.imagej_rois import write_roi_zip
 from cellseg_d2.export.label_tiff import write_label_maps
 from cellseg_d2.export.overlay import write_overlay
+from cellseg_d2.files import whole_file, write_json
+from cellseg_d2.images.listing import TestImage
+from cellseg_d2.images.regions import ImageRegions
 from cellseg_d2.inference.predictor import WholeImagePredictor
-from cellseg_d2.instances import CellInstances
 from cellseg_d2.progress import track
 
 logger = logging.getLogger(__name__)

@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cellseg_d2.data.coco_json import by_image, read_json
-from cellseg_d2.data.rle import decode_runs
+from cellseg_d2.cells.coco import Result, by_image, to_results
+from cellseg_d2.cells.instances import CellInstances
+from cellseg_d2.cells.rle import decode_runs
 from cellseg_d2.errors import CellSegError, one_line
-from cellseg_d2.export.coco_results import Result, ResultsWriter, check_results, to_results
-from cellseg_d2.export.files import whole_file
+from cellseg_d2.export.coco_results import ResultsWriter, check_results
+from cellseg_d2.files import read_json, whole_file
 from cellseg_d2.inference.overlaps import Bools, Floats, Ints, overlapping_pairs
-from cellseg_d2.instances import CellInstances
 
 logger = logging.getLogger(__name__)
 

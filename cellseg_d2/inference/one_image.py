@@ -9,10 +9,10 @@ import numpy as np
 from detectron2.config import CfgNode
 from numpy.typing import NDArray
 
-from cellseg_d2.data.tiff import IntensityRule
+from cellseg_d2.cells.instances import CellInstances
 from cellseg_d2.errors import CellSegError
+from cellseg_d2.images.tiff import IntensityRule
 from cellseg_d2.inference.predictor import WholeImagePredictor
-from cellseg_d2.instances import CellInstances
 
 
 def segment(image: NDArray[Any], model: str | Path | CfgNode | WholeImagePredictor) -> CellInstances:
@@ -25,7 +25,8 @@ def segment(image: NDArray[Any], model: str | Path | CfgNode | WholeImagePredict
             the first two load the weights with each call.
 
     Returns:
-        The cells: masks, boxes, scores, classes, see :class:`cellseg_d2.instances.CellInstances`. No two show the same
+        The cells: masks, boxes, scores, classes, see :class:`cellseg_d2.cells.instances.CellInstances`. No two
+        show the same
         cell in two classes, unless CELLSEG.INFERENCE.SUPPRESSION is ``none``.
 
     Raises:
@@ -47,7 +48,7 @@ def as_rgb(image: NDArray[Any], rule: str) -> NDArray[np.uint8]:
 
     Args:
         image: (H, W), (H, W, 1), (H, W, 3) or (H, W, 4); bool counts as 0 and 255.
-        rule: see :class:`cellseg_d2.data.tiff.IntensityRule`.
+        rule: see :class:`cellseg_d2.images.tiff.IntensityRule`.
 
     Raises:
         ValueError: the image is of another shape, or holds complex, NaN or infinite values.

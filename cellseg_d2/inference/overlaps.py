@@ -6,7 +6,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from cellseg_d2.instances import CellInstances
+from cellseg_d2.cells.instances import CellInstances
 
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]

@@ -10,7 +10,7 @@ from detectron2.structures import Instances
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from cellseg_d2.instances import CellInstances
+from cellseg_d2.cells.instances import CellInstances
 
 PASTE_BLOCK_PIXELS = 2**22
 """Mask samples computed at once: bounds memory, and keeps the work of small masks in few calls."""

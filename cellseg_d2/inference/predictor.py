@@ -16,18 +16,18 @@ from detectron2.modeling import build_model
 from numpy.typing import NDArray
 
 import cellseg_d2.modeling  # noqa: F401  (registers backbones and heads)
-from cellseg_d2.data.pixel_size import PixelSize
-from cellseg_d2.data.regions import ImageRegions, WholeImage
-from cellseg_d2.data.tiling import Tile, TileGrid
-from cellseg_d2.engine.checkpoint import CellCheckpointer, checkpoint_cfg
-from cellseg_d2.engine.setup import use_available_device
+from cellseg_d2.cells.instances import CellInstances
+from cellseg_d2.cells.tiling import Tile, TileGrid
 from cellseg_d2.errors import CellSegError
+from cellseg_d2.images.pixel_size import PixelSize
+from cellseg_d2.images.regions import ImageRegions, WholeImage
 from cellseg_d2.inference.detect import Detector
 from cellseg_d2.inference.paste import to_cell_instances
 from cellseg_d2.inference.stitch import stitch
 from cellseg_d2.inference.suppress import suppress
-from cellseg_d2.instances import CellInstances
-from cellseg_d2.weights import register_package_weights
+from cellseg_d2.modeling.build import use_available_device
+from cellseg_d2.weights.checkpoint import CellCheckpointer, checkpoint_cfg
+from cellseg_d2.weights.locations import register_package_weights
 
 logger = logging.getLogger(__name__)
 

@@ -12,10 +12,10 @@ from detectron2.structures import Instances
 from detectron2.utils.env import seed_all_rng
 from numpy.typing import NDArray
 
+from cellseg_d2.cells.instances import CellInstances
 from cellseg_d2.data.copy_paste import build_copy_paste
 from cellseg_d2.data.mapper import CellDatasetMapper, from_model_input
 from cellseg_d2.export.overlay import draw_grid, draw_overlay, write_picture
-from cellseg_d2.instances import CellInstances
 from cellseg_d2.structures import CROWD_CLASS
 
 

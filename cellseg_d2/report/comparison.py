@@ -7,14 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from cellseg_d2.data.coco_json import Record
-from cellseg_d2.data.coco_source import to_rle
-from cellseg_d2.data.rle import decode_runs
+from cellseg_d2.cells.coco import Record, to_rle
+from cellseg_d2.cells.instances import CellInstances
+from cellseg_d2.cells.rle import decode_runs
 from cellseg_d2.errors import CellSegError, one_line
 from cellseg_d2.evaluation.overlap_table import Bools, Cells
 from cellseg_d2.evaluation.unmatched import unmatched
 from cellseg_d2.export.overlay import draw_crosses, draw_overlay
-from cellseg_d2.instances import CellInstances
 from cellseg_d2.report.panels import shrunk
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from cellseg_d2.data.coco_json import annotate
-from cellseg_d2.data.cut import find_sources
-from cellseg_d2.data.options import ConvertOptions
+from cellseg_d2.cells.coco import annotate
+from cellseg_d2.cells.instances import CellInstances
+from cellseg_d2.conversion.cut import find_sources
+from cellseg_d2.conversion.options import ConvertOptions
 from cellseg_d2.export.overlay import draw_grid, draw_overlay, write_picture
-from cellseg_d2.instances import CellInstances
 from cellseg_d2.report.panels import legend, shrunk, stacked, titled
 
 LARGEST_SIDE = 1024
@@ -22,7 +22,8 @@ def write_dataset_grid(source: Path, output: Path, samples: int = 6, class_names
     """A PNG with a row an image: the image and its cells, coloured by class, under a legend that counts them.
 
     Args:
-        source: the input layout, see :mod:`cellseg_d2.data.samples`, or a converted dataset, whose training tiles are
+        source: the input layout, see :mod:`cellseg_d2.annotations.class_tiffs`, or a converted dataset,
+            whose training tiles are
             drawn then.
         output: the PNG.
         samples: rows, at least 1; images spread evenly over all, in the order of their ids.

@@ -15,15 +15,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from cellseg_d2.data.check import COLUMNS, NOTHING_FOUND, check, closing_lines, distributions, notes
-from cellseg_d2.data.coco_json import Record, read_json
-from cellseg_d2.data.cut import cut_sample, find_sources
-from cellseg_d2.data.options import ConvertOptions
-from cellseg_d2.data.samples import Source
-from cellseg_d2.data.suggestions import Suggestion, suggest, to_yaml
+from cellseg_d2.annotations.class_tiffs import Source
+from cellseg_d2.cells.coco import Record
+from cellseg_d2.cells.instances import CellInstances
+from cellseg_d2.conversion.check import COLUMNS, NOTHING_FOUND, check, closing_lines, distributions, notes
+from cellseg_d2.conversion.cut import cut_sample, find_sources
+from cellseg_d2.conversion.options import ConvertOptions
+from cellseg_d2.conversion.suggestions import Suggestion, suggest, to_yaml
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.export.overlay import class_hex, draw_overlay
-from cellseg_d2.instances import CellInstances
+from cellseg_d2.files import read_json
 from cellseg_d2.report.page import PAGE_STYLE, figure_svg, grouped_number, picture_uri, write_page
 
 DESCRIPTION = "dataset.json"
@@ -46,7 +47,7 @@ class Dataset:
 
     Attributes:
         kind: what the folder holds, in words.
-        summary: see :func:`cellseg_d2.data.statistics.summarise`.
+        summary: see :func:`cellseg_d2.conversion.statistics.summarise`.
         counts: of a converted dataset, by part; empty of any other.
         test_images: how many there are.
         suggestions: config keys and values that suit the dataset.

@@ -13,8 +13,7 @@ from markupsafe import Markup
 from matplotlib import patheffects
 from matplotlib.figure import Figure
 
-from cellseg_d2.data.coco_json import Record
-from cellseg_d2.data.tiff import INTENSITY_RULE
+from cellseg_d2.cells.coco import Record
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.evaluation.cell_metrics import F1_NAMES
 from cellseg_d2.evaluation.coco_ap import AREAS, read_files, tasks_of
@@ -35,6 +34,7 @@ from cellseg_d2.evaluation.report_tables import (
     threshold_table,
 )
 from cellseg_d2.export.overlay import class_color, class_hex
+from cellseg_d2.images.tiff import INTENSITY_RULE
 from cellseg_d2.report.gallery import ImageFiles, draw_gallery
 from cellseg_d2.report.page import INK, PAGE_STYLE, figure_svg, write_page
 

@@ -12,17 +12,17 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cellseg_d2.data.coco_json import Record, by_image
-from cellseg_d2.data.samples import TestImage, list_images
+from cellseg_d2.cells.coco import Record, by_image
+from cellseg_d2.cells.instances import CellInstances
+from cellseg_d2.cells.outlines import Ring, trace
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.evaluation.coco_cells import ImageCells, class_names, image_cells
 from cellseg_d2.evaluation.error_breakdown import within_cap
 from cellseg_d2.evaluation.image_scores import ImageScore
 from cellseg_d2.evaluation.overlap_table import Cells, Ints
 from cellseg_d2.evaluation.unmatched import unmatched
-from cellseg_d2.export.outlines import Ring, trace
 from cellseg_d2.export.overlay import class_hex
-from cellseg_d2.instances import CellInstances
+from cellseg_d2.images.listing import TestImage, list_images
 from cellseg_d2.report.page import picture_uri
 
 TOLERANCE = 0.75
@@ -90,7 +90,7 @@ class ImageFiles:
 
     @classmethod
     def find(cls, source: Path, ids: Path | None, rule: str) -> ImageFiles:
-        """Those of a folder, or one file; see :func:`cellseg_d2.data.samples.list_images`, also for the errors."""
+        """Those of a folder, or one file; see :func:`cellseg_d2.images.listing.list_images`, also for the errors."""
         images = list_images(source, ids)
         files = {image.path.name if ids is None else image.id: image for image in images}
         return cls(source, files, ids is None, rule)

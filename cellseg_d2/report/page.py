@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from cellseg_d2 import __version__
 from cellseg_d2.errors import CellSegError
-from cellseg_d2.export.files import whole_file
+from cellseg_d2.files import whole_file
 from cellseg_d2.report.panels import shrunk
 
 INK = "#010203"

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from cellseg_d2.data.coco_json import Record, by_image, read_json
-from cellseg_d2.data.samples import TestImage
-from cellseg_d2.data.tiff import INTENSITY_RULE
+from cellseg_d2.cells.coco import Record, by_image
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.export.overlay import draw_grid, draw_overlay, write_picture
+from cellseg_d2.files import read_json
+from cellseg_d2.images.listing import TestImage
+from cellseg_d2.images.tiff import INTENSITY_RULE
 from cellseg_d2.report.comparison import compare, to_instances
 from cellseg_d2.report.panels import stacked, titled
 

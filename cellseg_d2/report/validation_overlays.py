@@ -11,7 +11,7 @@ import numpy as np
 from detectron2.data.detection_utils import read_image
 from numpy.typing import NDArray
 
-from cellseg_d2.data.coco_json import Record, by_image
+from cellseg_d2.cells.coco import Record, by_image
 from cellseg_d2.export.overlay import draw_grid
 from cellseg_d2.report.comparison import compare
 from cellseg_d2.report.panels import titled

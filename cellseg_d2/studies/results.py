@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cellseg_d2.data.coco_json import read_json, write_json
 from cellseg_d2.errors import CellSegError
+from cellseg_d2.files import read_json, write_json
 from cellseg_d2.report.curves import Curve, curve, read_metrics, training_seconds
 from cellseg_d2.report.run_folder import METRICS_FILE
 from cellseg_d2.studies.settings import differences

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import cellseg_d2
-from cellseg_d2.data.coco_json import write_json
-from cellseg_d2.data.convert import convert
-from cellseg_d2.data.options import ConvertOptions
-from cellseg_d2.data.samples import TEST_FOLDER, TEST_IDS
+from cellseg_d2.conversion.convert import convert
+from cellseg_d2.conversion.options import ConvertOptions
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.evaluation.coco_ap import average_precision, read_files
+from cellseg_d2.files import write_json
+from cellseg_d2.images.listing import TEST_FOLDER, TEST_IDS
 from cellseg_d2.report.run_folder import METRICS_FILE
 from cellseg_d2.studies.arms import MODELS, Arm, Study
 from cellseg_d2.studies.results import (
@@ -59,7 +59,6 @@ class Options:
     Attributes:
         data: the input layout, with ``train/``.
         output: where everything goes.
-        tools: the folder of train_net.py and predict.py.
         model: one of :data:`cellseg_d2.studies.arms.MODELS`.
         iterations: of each run; None for as many as the shipped config trains.
         repeats: seeds of each arm.
@@ -71,7 +70,6 @@ class Options:
 
     data: Path
     output: Path
-    tools: Path
     model: str = "laptop"
     iterations: int | None = None
     repeats: int = 1
@@ -181,7 +179,7 @@ def execute(run: Run, title: str, options: Options) -> None:
     write_json(run.folder / SETTINGS, run.settings, indent=1)
     if not is_trained(run.folder, run.settings["SOLVER"]["MAX_ITER"]):
         train = ["--resume", "--num-gpus", str(options.num_gpus), "--config-file", run.config]
-        _call("train_net", [*train, *run.overrides, "OUTPUT_DIR", str(run.folder)], run.folder, options)
+        _call("train", [*train, *run.overrides, "OUTPUT_DIR", str(run.folder)], run.folder, options)
     result = summarise(run.folder, _test_ap50(run, options))
     for path in run.folder.glob("model_[0-9]*.pth"):  # a run that has ended is not gone on with
         path.unlink()
@@ -237,13 +235,13 @@ def _test_ap50(run: Run, options: Options) -> float:
     return average_precision(*read_files(truth, output / "test-results.json"), "segm", MAX_DETECTIONS)["AP50"]
 
 
-def _call(tool: str, arguments: Sequence[str], folder: Path, options: Options) -> None:
-    """Runs a tool, by its file: site-packages may have a package called tools. What it prints goes to its log."""
+def _call(verb: str, arguments: Sequence[str], folder: Path, options: Options) -> None:
+    """Runs a command of this package in a process of its own; what it prints goes to ``<verb>.log``."""
     environment = {**os.environ, "DETECTRON2_DATASETS": str(_datasets_folder(options).absolute())}
-    log = folder / f"{tool}.log"
-    command = [sys.executable, str(options.tools / f"{tool}.py"), *arguments]
+    log = folder / f"{verb}.log"
+    command = [sys.executable, "-m", "cellseg_d2", verb, *arguments]
     with log.open("w", encoding="utf-8") as file:
         code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment, check=False).returncode
     if code:
         lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-        raise CellSegError(f"{tool}.py ended with exit code {code}: {lines[-1] if lines else 'no output'}; see {log}")
+        raise CellSegError(f"{verb} ended with exit code {code}: {lines[-1] if lines else 'no output'}; see {log}")

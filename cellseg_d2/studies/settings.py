@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from detectron2.config import CfgNode
 
-from cellseg_d2.engine.setup import build_cfg
+from cellseg_d2.engine.run_config import build_cfg
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.report.run_folder import flat
 

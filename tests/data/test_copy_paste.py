@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as mask_util
 
+from cellseg_d2.cells.coco import annotate
+from cellseg_d2.cells.label_maps import LabelLayer
 from cellseg_d2.config import get_cfg
-from cellseg_d2.data.coco_json import annotate
 from cellseg_d2.data.copy_paste import CopyPaste, SourceCells, build_copy_paste, check_copy_paste
-from cellseg_d2.data.labels import LabelLayer
 from cellseg_d2.data.mapper import CellDatasetMapper, paint_tile
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.structures import CROWD_CLASS

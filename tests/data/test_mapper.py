@@ -6,10 +6,10 @@ import torch
 from detectron2.data import DatasetCatalog
 from detectron2.data import transforms as T
 
+from cellseg_d2.cells.rle import encode_label_map
 from cellseg_d2.config import get_cfg
 from cellseg_d2.data.copy_paste import CopyPaste
 from cellseg_d2.data.mapper import CellDatasetMapper, instances_from_label_maps, to_model_input
-from cellseg_d2.data.rle import encode_label_map
 from cellseg_d2.data.stream import SEED_KEY
 
 

@@ -13,17 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cellseg_d2.config import get_cfg
+from cellseg_d2.conversion.suggestions import repeat_threshold
 from cellseg_d2.data.copy_paste import build_copy_paste
 from cellseg_d2.data.mapper import CellDatasetMapper
-from cellseg_d2.data.stream import (
-    SEED_KEY,
-    StreamDataset,
-    StreamSampler,
-    build_stream,
-    check_sampler,
-    repeat_factors,
-)
-from cellseg_d2.data.suggestions import repeat_threshold
+from cellseg_d2.data.stream import SEED_KEY, StreamDataset, StreamSampler, build_stream, check_sampler, repeat_factors
 from cellseg_d2.errors import CellSegError
 
 DICTS = [{"image_id": number} for number in range(7)]

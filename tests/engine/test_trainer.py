@@ -8,7 +8,7 @@ from detectron2.utils.events import EventStorage
 from cellseg_d2.config import get_cfg
 from cellseg_d2.engine.averaging import WeightAverage
 from cellseg_d2.engine.hooks import BestCheckpoint, EarlyStopping, Evaluation
-from cellseg_d2.engine.setup import build_cfg
+from cellseg_d2.engine.run_config import build_cfg
 from cellseg_d2.engine.trainer import CellTrainer, build_loop
 from cellseg_d2.errors import CellSegError
 

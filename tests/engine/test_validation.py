@@ -5,9 +5,9 @@ from detectron2.utils.events import EventStorage
 from drawing import write_drawn_dataset
 
 import cellseg_d2
-from cellseg_d2.data.convert import convert
-from cellseg_d2.data.options import ConvertOptions
-from cellseg_d2.engine.setup import build_cfg
+from cellseg_d2.conversion.convert import convert
+from cellseg_d2.conversion.options import ConvertOptions
+from cellseg_d2.engine.run_config import build_cfg
 from cellseg_d2.engine.validation import validation_losses
 
 

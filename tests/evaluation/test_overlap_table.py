@@ -6,7 +6,7 @@ from drawing import drawn, label_maps, overlapping_masks, pycocotools_rle
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cellseg_d2.data.rle import encode_label_map
+from cellseg_d2.cells.rle import encode_label_map
 from cellseg_d2.evaluation.overlap_table import Cells, flat_overlaps, whole_overlaps
 
 

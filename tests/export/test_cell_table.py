@@ -7,8 +7,8 @@ from drawing import noise, overlapping_masks, pycocotools_rle, written
 from hypothesis import given
 from skimage.measure import regionprops
 
+from cellseg_d2.cells.instances import CellInstances
 from cellseg_d2.export.cell_table import MEASURES, MICRON_MEASURES, write_cell_table
-from cellseg_d2.instances import CellInstances
 
 NAMES = ["Epithelial, with comma", "Lymphocyte"]
 

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
 
+from cellseg_d2.cells.coco import to_results
+from cellseg_d2.cells.instances import CellInstances
 from cellseg_d2.errors import CellSegError
-from cellseg_d2.export.coco_results import ResultsWriter, check_results, to_results, write_results, zip_results
-from cellseg_d2.instances import CellInstances
+from cellseg_d2.export.coco_results import ResultsWriter, check_results, write_results, zip_results
 
 SIZES = {3: (6, 8), 5: (4, 4)}
 

@@ -8,9 +8,9 @@ import shapely
 from drawing import overlapping_masks, pycocotools_rle, written
 from hypothesis import given
 
+from cellseg_d2.cells.instances import CellInstances
 from cellseg_d2.export.geojson import write_geojson
 from cellseg_d2.export.overlay import class_color
-from cellseg_d2.instances import CellInstances
 
 NAMES = ["Épithélial", "Lymphocyte", "Macrophage"]
 

@@ -7,10 +7,10 @@ from drawing import overlapping_masks, pycocotools_rle, written
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cellseg_d2.data.tiff import read_label_map
+from cellseg_d2.cells.instances import CellInstances
 from cellseg_d2.export import label_tiff
 from cellseg_d2.export.label_tiff import JOINT_FILE, write_label_maps
-from cellseg_d2.instances import CellInstances
+from cellseg_d2.images.tiff import read_label_map
 
 NAMES = ["a", "b"]
 

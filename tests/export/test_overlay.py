@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
+from cellseg_d2.cells.instances import CellInstances
 from cellseg_d2.export.overlay import PALETTE, class_color, draw_crosses, draw_grid, draw_overlay, write_overlay
-from cellseg_d2.instances import CellInstances
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
 

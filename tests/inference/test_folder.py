@@ -14,8 +14,8 @@ from drawing import discs
 from ground_truth_model import BlobModel, predict_in_a_process
 
 from cellseg_d2.config import get_cfg
-from cellseg_d2.data.samples import list_images
 from cellseg_d2.errors import CellSegError
+from cellseg_d2.images.listing import list_images
 from cellseg_d2.inference.folder import FORMATS, Output, predict_images
 from cellseg_d2.inference.predictor import WholeImagePredictor
 

@@ -9,13 +9,12 @@ from drawing import discs, drawn, overlapping_masks, pycocotools_rle
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cellseg_d2.data.coco_json import annotate, dataset
-from cellseg_d2.data.labels import LabelLayer
+from cellseg_d2.cells.coco import annotate, dataset, to_results
+from cellseg_d2.cells.instances import CellInstances
+from cellseg_d2.cells.label_maps import LabelLayer
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.evaluation.coco_ap import average_precision
-from cellseg_d2.export.coco_results import to_results
 from cellseg_d2.inference.merge import MergeCounts, merge, merge_files
-from cellseg_d2.instances import CellInstances
 
 
 def _cells(*found, shape=(2, 40)):

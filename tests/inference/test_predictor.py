@@ -6,8 +6,8 @@ from ground_truth_model import GroundTruthModel, coded_image
 
 import cellseg_d2.modeling  # noqa: F401  (registers the laptop model's backbone)
 from cellseg_d2.config import get_cfg
-from cellseg_d2.data.tiff import read_label_map
 from cellseg_d2.errors import CellSegError
+from cellseg_d2.images.tiff import read_label_map
 from cellseg_d2.inference.predictor import WholeImagePredictor
 
 

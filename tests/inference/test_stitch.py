@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from cellseg_d2.data.tiling import Tile, TileGrid
+from cellseg_d2.cells.instances import CellInstances
+from cellseg_d2.cells.tiling import Tile, TileGrid
 from cellseg_d2.inference.stitch import StitchReport, stitch
-from cellseg_d2.instances import CellInstances
 
 SAMPLE = Path(__file__).parents[2] / "datasets" / "sample" / "train"
 TOLERANCE = 4

@@ -4,8 +4,8 @@ from drawing import drawn, overlapping_masks
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cellseg_d2.cells.instances import CellInstances
 from cellseg_d2.inference.suppress import METHODS, suppress
-from cellseg_d2.instances import CellInstances
 
 
 def _cells(masks, scores, classes=None):

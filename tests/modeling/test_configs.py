@@ -8,8 +8,8 @@ from drawing import discs, noise
 
 import cellseg_d2.modeling  # noqa: F401  (registers the laptop model's backbone)
 from cellseg_d2.config import config_names, get_cfg
-from cellseg_d2.engine.setup import count_parameters
 from cellseg_d2.inference.paste import to_cell_instances
+from cellseg_d2.modeling.build import count_parameters
 from cellseg_d2.structures import LabelMasks
 
 MODELS = [name for name in config_names() if not name.startswith("Base")]

@@ -9,7 +9,7 @@ from cellseg_d2.config import get_cfg
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.modeling import build_efficientnet_lite0_fpn_backbone
 from cellseg_d2.modeling.efficientnet_lite import EfficientNetLite0
-from cellseg_d2.weights import register_package_weights
+from cellseg_d2.weights.locations import register_package_weights
 
 STAGES = ["res2", "res3", "res4", "res5"]
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from drawing import places, write_drawn_dataset
 
-from cellseg_d2.data.convert import convert
-from cellseg_d2.data.options import ConvertOptions
+from cellseg_d2.conversion.convert import convert
+from cellseg_d2.conversion.options import ConvertOptions
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.export.overlay import class_color
 from cellseg_d2.report.dataset_grid import write_dataset_grid

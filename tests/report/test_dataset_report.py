@@ -8,9 +8,9 @@ import yaml
 from drawing import write_drawn_dataset, write_sample
 from pages import read_picture, read_whole_page
 
-from cellseg_d2.data.check import check
-from cellseg_d2.data.convert import convert
-from cellseg_d2.data.options import ConvertOptions
+from cellseg_d2.conversion.check import check
+from cellseg_d2.conversion.convert import convert
+from cellseg_d2.conversion.options import ConvertOptions
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.export.overlay import class_color
 from cellseg_d2.report.dataset_report import PICTURE_SIDE, write_dataset_report

@@ -11,8 +11,8 @@ import pytest
 import tifffile
 from coco_cases import NAMES, draw_case
 
-from cellseg_d2.data.coco_json import annotate, dataset
-from cellseg_d2.data.labels import LabelLayer
+from cellseg_d2.cells.coco import annotate, dataset
+from cellseg_d2.cells.label_maps import LabelLayer
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.evaluation.error_breakdown import KINDS
 from cellseg_d2.evaluation.image_scores import image_scores

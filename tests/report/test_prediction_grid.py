@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from drawing import places, pycocotools_rle
 
-from cellseg_d2.data.samples import list_images
+from cellseg_d2.cells.coco import to_results
+from cellseg_d2.cells.instances import CellInstances
 from cellseg_d2.errors import CellSegError
-from cellseg_d2.export.coco_results import to_results, write_results
+from cellseg_d2.export.coco_results import write_results
 from cellseg_d2.export.overlay import draw_crosses, draw_overlay
-from cellseg_d2.instances import CellInstances
+from cellseg_d2.images.listing import list_images
 from cellseg_d2.report.prediction_grid import write_prediction_grid
 
 RULE = "range:0,255"

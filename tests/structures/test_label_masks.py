@@ -8,7 +8,7 @@ from drawing import discs, drawn, overlapping_masks
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cellseg_d2.data.rle import encode_label_map, paint
+from cellseg_d2.cells.rle import encode_label_map, paint
 from cellseg_d2.structures import LabelMasks
 
 

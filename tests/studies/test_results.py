@@ -168,4 +168,4 @@ def test_curves_are_compared_where_all_have_a_value():
 )
 def test_options_that_cannot_be_meant_are_refused(given, named, tmp_path):
     with pytest.raises(CellSegError, match=named):
-        Options(data=tmp_path, output=tmp_path, tools=tmp_path, **given).check()
+        Options(data=tmp_path, output=tmp_path, **given).check()

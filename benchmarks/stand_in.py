@@ -1,0 +1,114 @@
+"""Models that know the answer, for benchmarks of what happens around a model."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import configurable
+from detectron2.layers import paste_masks_in_image
+from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
+from detectron2.structures import Boxes, Instances
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import nn
+from torch.nn import functional as F
+
+from benchmarks.scenes import SEED
+
+MASK_SIZE = 56
+
+
+@META_ARCH_REGISTRY.register()
+class GroundTruthRCNN(nn.Module):
+    """Finds the cells of a :meth:`benchmarks.scenes.Scene.coded` image, of which it sees a tile at a time.
+
+    Like Mask R-CNN it gives boxes and small square masks.
+
+    Args:
+        input_format: RGB or BGR, the order of the channels that it is given.
+    """
+
+    @configurable
+    def __init__(self, input_format: str) -> None:
+        super().__init__()
+        self.input_format = input_format
+
+    @classmethod
+    def from_config(cls, cfg: Any) -> dict[str, Any]:
+        """Takes the order of the channels from a config."""
+        return {"input_format": cfg.INPUT.FORMAT}
+
+    def inference(self, batched_inputs: list[dict[str, Any]], do_postprocess: bool = True) -> list[Any]:
+        """As ``GeneralizedRCNN.inference``: with masks as probabilities in boxes, or pasted."""
+        found = [self._instances(sample["image"].cpu().numpy()) for sample in batched_inputs]
+        return [{"instances": _pasted(instances)} for instances in found] if do_postprocess else found
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> list[Any]:
+        """What Detectron2's ``DefaultPredictor`` calls."""
+        return self.inference(batched_inputs)
+
+    def _instances(self, image: NDArray[np.uint8]) -> Instances:
+        red, green, blue = image.astype(np.int32) if self.input_format == "RGB" else image[::-1].astype(np.int32)
+        labels = red + 256 * green
+        boxes, classes, masks = [], [], []
+        for number, window in enumerate(ndimage.find_objects(labels), start=1):
+            if window is None:
+                continue
+            y, x = window
+            mask = labels[window] == number
+            boxes.append((x.start, y.start, x.stop, y.stop))
+            classes.append(int(blue[window][mask][0]))
+            given = torch.from_numpy(mask)[None, None].float()
+            masks.append(F.interpolate(given, (MASK_SIZE, MASK_SIZE), mode="bilinear")[0])
+        scores = np.random.default_rng(SEED).uniform(0.8, 0.9, len(boxes)).astype(np.float32)
+        return Instances(
+            labels.shape,
+            pred_boxes=Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)),
+            scores=torch.from_numpy(scores),
+            pred_classes=torch.tensor(classes, dtype=torch.int64),
+            pred_masks=torch.stack(masks) if masks else torch.zeros(0, 1, MASK_SIZE, MASK_SIZE),
+        )
+
+
+def _pasted(instances: Instances) -> Instances:
+    result = Instances(instances.image_size, **instances.get_fields())
+    result.pred_masks = paste_masks_in_image(instances.pred_masks[:, 0], instances.pred_boxes, instances.image_size)
+    return result
+
+
+@META_ARCH_REGISTRY.register()
+class NetworkAndTruth(nn.Module):
+    """A network that runs on every tile, and whose detections are replaced by those of :class:`GroundTruthRCNN`.
+
+    So a network with untrained heads has the detections of a trained one.
+
+    Attributes:
+        standing_in: seconds that it took to make the detections, which no network would.
+    """
+
+    @configurable
+    def __init__(self, network: nn.Module, truth: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.truth = truth
+        self.standing_in = 0.0
+
+    @classmethod
+    def from_config(cls, cfg: Any) -> dict[str, Any]:
+        """The network and the truth of one config."""
+        return {"network": GeneralizedRCNN(cfg), "truth": GroundTruthRCNN(cfg)}
+
+    def inference(self, batched_inputs: list[dict[str, Any]], do_postprocess: bool = True) -> list[Any]:
+        """The truth, for the price of the network."""
+        self.network.inference(batched_inputs, do_postprocess=False)
+        started = time.perf_counter()
+        found = self.truth.inference(batched_inputs, do_postprocess=False)
+        self.standing_in += time.perf_counter() - started
+        return [{"instances": _pasted(instances)} for instances in found] if do_postprocess else found
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> list[Any]:
+        """What Detectron2's ``DefaultPredictor`` calls."""
+        return self.inference(batched_inputs)

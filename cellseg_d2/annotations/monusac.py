@@ -1,0 +1,318 @@
+"""MoNuSAC's published files -> the input layout of tools/convert_tifs.py: the library behind tools/import_monusac.py.
+
+The set (Verma et al., IEEE Transactions on Medical Imaging 40, 2021) has one folder a slide, and in it images,
+``<name>.svs`` or ``<name>.tif``, each beside ``<name>.xml`` with the outlines that were drawn in Aperio ImageScope::
+
+    <Annotations><Annotation>
+      <Attributes><Attribute Name="Epithelial" .../></Attributes>
+      <Regions>...<Region ...><Attributes/><Vertices><Vertex X="12.5" Y="30" .../>...</Vertices></Region></Regions>
+    </Annotation>...</Annotations>
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from xml.etree.ElementTree import Element, TreeBuilder
+from xml.parsers import expat
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from cellseg_d2.errors import CellSegError, one_line
+from cellseg_d2.files import appear_whole
+from cellseg_d2.images.tiff import MAX_PIXELS, read_image
+from cellseg_d2.progress import track
+
+logger = logging.getLogger(__name__)
+
+CLASS_NAMES = ("Epithelial", "Lymphocyte", "Neutrophil", "Macrophage")
+"""Classes 1 to 4, in the order of the challenge's own mask and metric scripts."""
+
+AMBIGUOUS = "Ambiguous"
+"""Regions that the challenge's evaluation leaves out."""
+
+PATIENTS_FILE = "patients.csv"
+
+IMAGE_SUFFIXES = (".svs", ".tif", ".tiff")
+"""In the order of choice: the challenge's own script that makes TIFFs of the slides swaps red and blue."""
+
+_TCGA_PATIENT = re.compile(r"TCGA-\w{2}-\w{4}(?=-|$)")
+
+Polygon = NDArray[np.float64]
+"""(V, 2), x and y of the corners."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One image and its outlines.
+
+    Attributes:
+        id: the sample's name, its folder's and the file's.
+        patient: whom it was taken from; of TCGA names the part that stands for the patient, since one patient may have
+            several slides.
+        image: the SVS or TIFF.
+        outlines: the XML.
+    """
+
+    id: str
+    patient: str
+    image: Path
+    outlines: Path
+
+
+@dataclass
+class Painted:
+    """A label map of outlines, and what became of them.
+
+    Attributes:
+        labels: (H, W) int32; outline i has the value i + 1.
+        count: outlines with at least one pixel.
+        clipped: outlines that reach outside the image.
+        overlapping: outlines that share pixels with another one.
+        lost: outlines without a pixel left: smaller ones cover it, it lies outside, or between the pixels.
+    """
+
+    labels: NDArray[np.int32]
+    count: int = 0
+    clipped: int = 0
+    overlapping: int = 0
+    lost: int = 0
+
+
+@dataclass
+class Imported:
+    """What was written: images, patients, and outlines by class name."""
+
+    images: int = 0
+    patients: int = 0
+    outlines: Counter[str] = field(default_factory=Counter)
+
+
+def import_monusac(
+    root: Path, output: Path, *, overwrite: bool = False, unknown_is_ambiguous: bool = False
+) -> Imported:
+    """Writes ``output/train/<id>/{image,class<k>,ignore}.tif`` and ``output/patients.csv``, all or nothing.
+
+    Args:
+        root: the set, one of its parts, or one folder of it.
+        output: the folder to make.
+        overwrite: replace what an earlier import made.
+        unknown_is_ambiguous: take outlines of other classes than the five for ambiguous ones.
+
+    Raises:
+        CellSegError: nothing is found, a file is damaged, or a class is unknown.
+    """
+    pairs = find_pairs(root)
+    done = Imported(len(pairs), len({pair.patient for pair in pairs}))
+    with appear_whole(output, overwrite, PATIENTS_FILE) as folder:
+        for pair in track(pairs, len(pairs), "import"):
+            done.outlines.update(_write_sample(pair, folder / "train" / pair.id, unknown_is_ambiguous))
+        with (folder / PATIENTS_FILE).open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["id", "split", "group"])
+            writer.writerows([pair.id, "", pair.patient] for pair in pairs)
+    return done
+
+
+def find_pairs(root: Path) -> list[Pair]:
+    """The images with outlines in and below a folder, sorted by id; warns of images without.
+
+    Raises:
+        CellSegError: no such folder, none is found, outlines without an image, or two of one name.
+    """
+    if not root.is_dir():
+        raise CellSegError(f"{root}: there is no such folder; give the one that MoNuSAC was unpacked to")
+    files = [path for path in sorted(root.rglob("*")) if path.is_file() and not path.name.startswith(".")]
+    images: dict[Path, Path] = {}
+    for suffix in reversed(IMAGE_SUFFIXES):
+        images |= {path.with_suffix(""): path for path in files if path.suffix.lower() == suffix}
+    pairs: dict[str, Pair] = {}
+    for path in files:
+        if path.suffix.lower() != ".xml":
+            continue
+        image = images.pop(path.with_suffix(""), None)
+        if image is None:
+            raise CellSegError(f"{path}: has no image beside it; put {path.stem}.svs or {path.stem}.tif there")
+        slide = path.parent.resolve().name
+        name = path.stem if path.stem.startswith(slide) else f"{slide}_{path.stem}"
+        match = _TCGA_PATIENT.match(slide)
+        pair = Pair(name, match[0] if match else slide, image, path)
+        if (first := pairs.setdefault(name, pair)) is not pair:
+            raise CellSegError(f"{path}: would be sample {name}, as {first.outlines} is; rename one of the two")
+    if not pairs:
+        raise CellSegError(f"{root}: holds no image with an XML of the same name beside it; is this MoNuSAC's folder?")
+    for image in sorted(images.values()):
+        logger.warning("%s: has no XML beside it, it is left out", image)
+    return [pairs[name] for name in sorted(pairs)]
+
+
+def _write_sample(pair: Pair, folder: Path, unknown_is_ambiguous: bool) -> Counter[str]:
+    """Writes one sample, warns of what its outlines lose, and counts them by class name."""
+    image = _read_pixels(pair.image)
+    height, width = image.shape[:2]
+    outlines = read_outlines(pair.outlines, unknown_is_ambiguous)
+    folder.mkdir(parents=True)
+    tifffile.imwrite(folder / "image.tif", image, photometric="rgb", compression="lzw", predictor=True)
+    files = {name: f"class{number}.tif" for number, name in enumerate(CLASS_NAMES, start=1)} | {AMBIGUOUS: "ignore.tif"}
+    counts: Counter[str] = Counter()
+    notes = []
+    for name, polygons in outlines.items():
+        painted = paint_polygons(polygons, (height, width))
+        counts[name] = painted.count
+        notes += [
+            f"{number} {name} {what}"
+            for number, what in (
+                (painted.overlapping, "overlap"),
+                (painted.clipped, "reach outside the image and are clipped"),
+                (painted.lost, "have no pixel of their own and are left out"),
+            )
+            if number
+        ]
+        if painted.count:
+            labels = painted.labels.astype(np.uint16) if len(polygons) <= np.iinfo(np.uint16).max else painted.labels
+            tifffile.imwrite(folder / files[name], labels, compression="lzw")
+    if notes:
+        logger.warning("%s: of its outlines %s", pair.outlines, ", ".join(notes))
+    return counts
+
+
+def _read_pixels(path: Path) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 RGB; of a slide its first page, which SVS gives the full resolution."""
+    if path.suffix.lower() != ".svs":
+        return read_image(path)
+    try:
+        with tifffile.TiffFile(path) as file:
+            page = file.pages[0]
+            if not isinstance(page, tifffile.TiffPage) or page.imagewidth * page.imagelength > MAX_PIXELS:
+                raise CellSegError(f"{path}: declares more than {MAX_PIXELS} pixels; cut it into images first")
+            pixels: NDArray[np.uint8] = page.asarray()
+    except CellSegError:
+        raise
+    except Exception as error:  # the decoders of damaged files raise anything from struct.error to their own types
+        raise CellSegError(f"{path}: cannot be read as SVS ({one_line(error)}); copy it again") from error
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (3, 4):
+        raise CellSegError(
+            f"{path}: holds {pixels.dtype} {pixels.shape}, not 8-bit RGB; save it as a TIFF beside the XML"
+        )
+    return np.ascontiguousarray(pixels[..., :3])
+
+
+def read_outlines(path: Path, unknown_is_ambiguous: bool = False) -> dict[str, list[Polygon]]:
+    """The outlines of an ImageScope XML by class name, those of one class in the file's order.
+
+    Raises:
+        CellSegError: not such a file, damaged, or with outlines of an unknown class.
+    """
+    outlines: dict[str, list[Polygon]] = {name: [] for name in (*CLASS_NAMES, AMBIGUOUS)}
+    root = _parse(path)
+    if root.tag != "Annotations":
+        raise CellSegError(f"{path}: begins with <{root.tag}>, not with ImageScope's <Annotations>")
+    for annotation in root.iterfind("Annotation"):
+        polygons = [_polygon(region, path) for region in annotation.iterfind("Regions/Region")]
+        if not polygons:  # ImageScope's empty layers have any name
+            continue
+        name = next((entry.get("Name", "") for entry in annotation.iterfind("Attributes/Attribute")), "")
+        if name not in outlines and not unknown_is_ambiguous:
+            known = ", ".join(outlines)
+            raise CellSegError(
+                f"{path}: has {len(polygons)} outlines of the class {name!r}; known are {known}. Rename it "
+                "there, or take such outlines for ambiguous ones with --unknown ambiguous"
+            )
+        outlines[name if name in outlines else AMBIGUOUS] += polygons
+    return outlines
+
+
+def _parse(path: Path) -> Element:
+    """Parses XML without a document type: that alone can name other files or blow up a small file in memory."""
+    builder = TreeBuilder()
+    parser = expat.ParserCreate()
+    parser.StartElementHandler = builder.start
+    parser.EndElementHandler = builder.end
+    parser.CharacterDataHandler = builder.data
+
+    def refuse(*_: object) -> None:
+        raise CellSegError(f"{path}: has a document type (DTD), which ImageScope never writes; remove it")
+
+    parser.StartDoctypeDeclHandler = refuse
+    try:
+        with path.open("rb") as file:
+            parser.ParseFile(file)
+        return builder.close()
+    except (expat.ExpatError, OSError) as error:
+        raise CellSegError(f"{path}: is damaged ({error}); copy or unpack it again") from error
+
+
+def _polygon(region: Element, path: Path) -> Polygon:
+    try:
+        corners = [(float(v.attrib["X"]), float(v.attrib["Y"])) for v in region.iterfind("Vertices/Vertex")]
+    except (KeyError, ValueError) as error:
+        raise CellSegError(f"{path}: has a Vertex without a number for X or Y; correct it in ImageScope") from error
+    polygon = np.array(corners, np.float64).reshape(-1, 2)
+    if not np.isfinite(polygon).all():
+        raise CellSegError(f"{path}: has a Vertex at infinity or NaN; correct it in ImageScope")
+    return polygon
+
+
+def paint_polygons(polygons: Sequence[Polygon], size: tuple[int, int]) -> Painted:
+    """Paints outlines as a label map.
+
+    The pixel in column x and row y belongs to an outline if the point (x, y) lies inside it, by the even-odd rule; of
+    points on the outline those on its left and upper side do. This is how the challenge's own script asks (by
+    ``skimage.draw.polygon``), and unlike ``cv2.fillPoly``, which adds the border's pixels, it keeps the area: a square
+    from 2 to 6 has 4 x 4 pixels. Where outlines overlap, a pixel goes to the smaller one, or the earlier of two of one
+    size, so that one is lost only where smaller ones cover all of it.
+
+    >>> square = np.array([[1.0, 0.0], [3.0, 0.0], [3.0, 2.0], [1.0, 2.0]])
+    >>> paint_polygons([square, square + (1.0, 1.0)], (3, 4)).labels.tolist()
+    [[0, 1, 1, 0], [0, 1, 1, 2], [0, 0, 2, 2]]
+    """
+    painted = Painted(np.zeros(size, np.int32))
+    places = [inside_polygon(polygon, size) for polygon in polygons]
+    covered = np.zeros(size, np.uint16)
+    for number in sorted(range(len(places)), key=lambda number: (-len(places[number][0]), -number)):
+        painted.labels[places[number]] = number + 1
+        covered[places[number]] += 1
+    alive = np.unique(painted.labels)
+    painted.count = int((alive > 0).sum())
+    painted.lost = len(polygons) - painted.count
+    painted.overlapping = sum(bool((covered[place] > 1).any()) for place in places)
+    limits = np.array([size[1], size[0]], np.float64)
+    painted.clipped = sum(bool((polygon < 0).any() or (polygon > limits).any()) for polygon in polygons)
+    return painted
+
+
+def inside_polygon(polygon: Polygon, size: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows and columns of an image's pixels in a polygon, see :func:`paint_polygons`.
+
+    Memory follows the part of the polygon's box that lies in the image.
+    """
+    none = np.zeros(0, np.int64)
+    if len(polygon) < 3:
+        return none, none
+    first, second = polygon, np.roll(polygon, -1, axis=0)
+    low = np.ceil(np.clip(polygon.min(axis=0), 0, size[::-1])).astype(np.int64)
+    high = np.ceil(np.clip(polygon.max(axis=0), 0, size[::-1])).astype(np.int64)
+    if (low >= high).any():
+        return none, none
+    rows = np.arange(low[1], high[1])
+    # An edge crosses the rows from its upper end on, that of its lower end left out, so that each corner counts once.
+    edge, row = np.nonzero((first[:, 1:] <= rows) != (second[:, 1:] <= rows))
+    start, step = first[edge], second[edge] - first[edge]
+    crossing = start[:, 0] + (rows[row] - start[:, 1]) * step[:, 0] / step[:, 1]
+    column = np.ceil(np.clip(crossing, low[0], high[0])).astype(np.int64) - low[0]
+    toggles = np.zeros((len(rows), high[0] - low[0] + 1), np.int64)
+    np.add.at(toggles, (row, column), 1)
+    y, x = np.nonzero(toggles.cumsum(axis=1)[:, :-1] % 2)
+    return y + low[1], x + low[0]
+
+
+def class_counts(counts: Mapping[str, int]) -> str:
+    """``12 Epithelial, 3 Lymphocyte, ...``, without classes that are not there."""
+    return ", ".join(f"{counts[name]} {name}" for name in (*CLASS_NAMES, AMBIGUOUS) if counts[name])

@@ -1,0 +1,153 @@
+"""Converts per-class label TIFFs to a tiled COCO dataset that Detectron2 trains on."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import cellseg_d2
+from cellseg_d2.commands.cli import ToolParser
+from cellseg_d2.conversion.check import check, render
+from cellseg_d2.conversion.convert import convert
+from cellseg_d2.conversion.options import ConvertOptions
+from cellseg_d2.conversion.suggestions import to_yaml
+from cellseg_d2.errors import CellSegError
+
+BASE = "mask_rcnn_X_101_32x8d_FPN"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    defaults = ConvertOptions()
+    parser = ToolParser(__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--input", type=Path, required=True, help="ROOT with train/<id>/image.tif and class<k>.tif")
+    parser.add_argument(
+        "--output", type=Path, help="the dataset's folder, such as datasets/NAME; needed but for --check"
+    )
+    parser.add_argument("--tile-size", type=int, default=defaults.tile_size, help="largest side of a tile in pixels")
+    parser.add_argument("--overlap", type=float, default=defaults.overlap, help="share that neighbours have in common")
+    parser.add_argument(
+        "--val-fraction", type=float, default=defaults.val_fraction, help="share of the images for validation; 0: none"
+    )
+    parser.add_argument("--seed", type=int, default=defaults.seed, help="of the split and of the empty tiles kept")
+    parser.add_argument("--class-names", nargs="+", default=[], metavar="NAME", help="of class1.tif, class2.tif, ...")
+    parser.add_argument(
+        "--min-area", type=int, default=defaults.min_area, help="cells with fewer pixels in a tile are left out"
+    )
+    parser.add_argument(
+        "--min-visible",
+        type=float,
+        default=defaults.min_visible,
+        help="a cell cut by a tile's edge that keeps less than this share of its area is ignored (iscrowd 1)",
+    )
+    parser.add_argument(
+        "--keep-empty",
+        type=float,
+        nargs="?",
+        const=1.0,
+        default=defaults.keep_empty,
+        metavar="SHARE",
+        help="keep tiles without a cell, all of them or a share",
+    )
+    parser.add_argument(
+        "--intensity-rule",
+        default=defaults.intensity_rule,
+        help="how 16-bit and float images become 8 bit: percentile:LOW,HIGH of each image, or range:LOW,HIGH",
+    )
+    parser.add_argument("--split-blobs", action="store_true", help="parts of a cell that do not touch become cells")
+    parser.add_argument("--split", type=Path, metavar="CSV", help="your own split: id,split[,group]; train or val")
+    parser.add_argument(
+        "--from-coco", type=Path, metavar="GT.json", help="tile a COCO dataset of whole images; --input is their folder"
+    )
+    parser.add_argument(
+        "--max-pixels", type=int, default=defaults.max_pixels, help="larger images are refused from their header"
+    )
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument(
+        "--scheduler",
+        metavar="tcp://HOST:PORT",
+        help="run on this Dask cluster instead; its workers must see the same files under the same paths",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing dataset")
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="convert nothing: say what is in the input, what is wrong, what settings suit",
+    )
+    parser.add_argument("--suggest", type=Path, metavar="FILE", help="with --check: write those settings to this YAML")
+    parser.add_argument(
+        "--base", default=BASE, metavar="CONFIG", help="with --check: the config that they go on top of"
+    )
+    parser.add_argument(
+        "--on-error", choices=("stop", "skip"), default="stop", help="at a sample that cannot be read: stop, or go on"
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    if args.output is None and not args.check:
+        parser.error("the following arguments are required: --output")
+    if args.suggest is not None and not args.check:
+        parser.error("--suggest comes with --check")
+    options = ConvertOptions(
+        tile_size=args.tile_size,
+        overlap=args.overlap,
+        val_fraction=args.val_fraction,
+        seed=args.seed,
+        class_names=tuple(args.class_names),
+        min_area=args.min_area,
+        min_visible=args.min_visible,
+        keep_empty=args.keep_empty,
+        intensity_rule=args.intensity_rule,
+        split_blobs=args.split_blobs,
+        max_pixels=args.max_pixels,
+    )
+    if args.check:
+        return run_check(args, options)
+    summary = convert(
+        args.input,
+        args.output,
+        options,
+        workers=args.workers,
+        scheduler=args.scheduler,
+        overwrite=args.overwrite,
+        skip_errors=args.on_error == "skip",
+        split_file=args.split,
+        from_coco=args.from_coco,
+    )
+    for part, counts in summary["counts"].items():
+        cells = ", ".join(f"{count} {name}" for name, count in counts.get("cells", {}).items())
+        tiles = f", {counts['tiles']} tiles" if "tiles" in counts else ""
+        print(f"{part}: {counts['images']} images{tiles}{': ' + cells if cells else ''}")
+    for line in summary["skipped"]:
+        print(f"skipped: {line}")
+    print(f"dataset: {args.output}")
+
+
+def run_check(args: argparse.Namespace, options: ConvertOptions) -> None:
+    base = find_base(args.base)
+    report = check(args.input, options, workers=args.workers, scheduler=args.scheduler, from_coco=args.from_coco)
+    print(render(report, str(base)), end="")
+    if args.suggest is not None and report.suggestions:
+        try:
+            args.suggest.write_text(to_yaml(report.suggestions, str(base)), encoding="utf-8")
+        except OSError as error:
+            raise CellSegError(f"{args.suggest}: cannot be written ({error.strerror})") from error
+        print(f"settings: {args.suggest}")
+    if problems := report.summary["problems"]:
+        raise CellSegError(
+            f"{args.input}: {len(problems)} of its files cannot be used, see the report; mend them or take them away"
+        )
+
+
+def find_base(name: str) -> Path:
+    """The config's absolute path, found without Detectron2, so that a check needs no installation of it."""
+    package = Path(cellseg_d2.__file__).resolve().parent
+    places = [Path(name), *(folder / f"{name}.yaml" for folder in (package / "configs", package.parent / "configs"))]
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        raise CellSegError(f"{name}: there is no such config; give a file, or a name such as {BASE}")
+    return found.resolve()

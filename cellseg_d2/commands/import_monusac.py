@@ -1,0 +1,35 @@
+"""Brings MoNuSAC, as it is published, to the input layout of convert_tifs.py; ambiguous regions are ignored there."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from cellseg_d2.annotations.monusac import CLASS_NAMES, PATIENTS_FILE, class_counts, import_monusac
+from cellseg_d2.commands.cli import ToolParser
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = ToolParser(__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument(
+        "--input", type=Path, required=True, help="MoNuSAC's folder: one folder a slide, SVS or TIFF + XML"
+    )
+    parser.add_argument("--output", type=Path, required=True, help="the folder to make, the --input of convert_tifs.py")
+    parser.add_argument("--overwrite", action="store_true", help="replace what an earlier import made")
+    parser.add_argument(
+        "--unknown", choices=("stop", "ambiguous"), default="stop", help="at outlines of a class that MoNuSAC has not"
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = build_parser().parse_args(argv)
+    done = import_monusac(
+        args.input, args.output, overwrite=args.overwrite, unknown_is_ambiguous=args.unknown == "ambiguous"
+    )
+    print(f"{done.images} images of {done.patients} patients: {class_counts(done.outlines)}")
+    print(
+        f"next: tools/convert_tifs.py --input {args.output} --split {args.output / PATIENTS_FILE} "
+        f"--class-names {' '.join(CLASS_NAMES)} --output datasets/monusac"
+    )

@@ -1,0 +1,18 @@
+"""Draws the loss and AP curves of a training from its metrics.json."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cellseg_d2.commands.cli import ToolParser
+from cellseg_d2.report.curves import plot_curves
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = ToolParser(__doc__)
+    parser.add_argument("--metrics", type=Path, required=True, help="OUTPUT_DIR/metrics.json of a training")
+    parser.add_argument("--output", type=Path, required=True, metavar="PNG")
+    args = parser.parse_args(argv)
+    plot_curves(args.metrics, args.output)
+    print(f"picture: {args.output}")

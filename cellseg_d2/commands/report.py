@@ -1,0 +1,110 @@
+"""Writes a page of HTML that is one file: what is in a dataset, how trainings went, or how good results are."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from cellseg_d2.commands.cli import ToolParser
+from cellseg_d2.conversion.options import ConvertOptions
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = ToolParser(__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    add_dataset(commands)
+    add_training(commands)
+    add_evaluation(commands)
+    return parser
+
+
+def add_dataset(commands: argparse._SubParsersAction[ToolParser]) -> None:
+    defaults = ConvertOptions()
+    parser = commands.add_parser("dataset", help="sizes, classes, cells, what looks wrong, settings that suit")
+    parser.set_defaults(run=report_dataset)
+    parser.add_argument(
+        "--input",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="ROOT as for convert_tifs.py, or a converted dataset",
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE.html")
+    parser.add_argument("--pictures", type=int, default=8, help="images that are shown with their cells (default 8)")
+    own = parser.add_argument_group("of ROOT alone, as of convert_tifs.py --check")
+    own.add_argument(
+        "--tile-size", type=int, default=defaults.tile_size, help=f"in pixels (default {defaults.tile_size})"
+    )
+    own.add_argument("--overlap", type=float, default=defaults.overlap, help=f"of tiles (default {defaults.overlap})")
+    own.add_argument("--class-names", nargs="+", default=[], metavar="NAME", help="of class1.tif, class2.tif, ...")
+    own.add_argument("--from-coco", type=Path, metavar="GT.json", help="a COCO dataset of whole images in FOLDER")
+    own.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
+
+
+def add_training(commands: argparse._SubParsersAction[ToolParser]) -> None:
+    parser = commands.add_parser("training", help="losses, learning rate and AP of runs, and what sets them apart")
+    parser.set_defaults(run=report_training)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="OUTPUT_DIR of a training")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE.html")
+
+
+def add_evaluation(commands: argparse._SubParsersAction[ToolParser]) -> None:
+    parser = commands.add_parser("evaluation", help="AP, metrics of cells, errors, and the worst and best images")
+    parser.set_defaults(run=report_evaluation)
+    parser.add_argument("--ground-truth", type=Path, required=True, metavar="GT.json")
+    parser.add_argument("--predictions", type=Path, required=True, metavar="test-results.json")
+    parser.add_argument("--input", type=Path, metavar="IMAGES", help="their folder; without it outlines are shown")
+    parser.add_argument("--image-ids", type=Path, metavar="JSON", help="as given to predict.py; else names must agree")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE.html")
+    parser.add_argument("--images", type=int, default=12, metavar="N", help="worst and best to show (default 12)")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--max-side", type=int, default=1024, metavar="PX", help="of shown images (default 1024)")
+    size.add_argument("--full-size", action="store_true", help="show images in the size that they have")
+    parser.add_argument(
+        "--score-threshold", type=float, default=0.5, metavar="S", help="for all but AP and errors (default 0.5)"
+    )
+    parser.add_argument(
+        "--max-detections", type=int, default=1000, metavar="N", help="for AP, per image and class (default 1000)"
+    )
+
+
+def report_dataset(args: argparse.Namespace) -> None:
+    from cellseg_d2.report.dataset_report import write_dataset_report
+
+    options = ConvertOptions(tile_size=args.tile_size, overlap=args.overlap, class_names=tuple(args.class_names))
+    write_dataset_report(
+        args.input,
+        args.output,
+        options,
+        workers=args.workers,
+        from_coco=args.from_coco,
+        pictures=args.pictures,
+    )
+
+
+def report_training(args: argparse.Namespace) -> None:
+    from cellseg_d2.report.training_report import write_training_report
+
+    write_training_report(args.runs, args.output)
+
+
+def report_evaluation(args: argparse.Namespace) -> None:
+    from cellseg_d2.report.evaluation_report import GalleryOptions, write_evaluation_report
+
+    gallery = GalleryOptions(args.input, args.image_ids, args.images, None if args.full_size else args.max_side)
+    write_evaluation_report(
+        args.ground_truth,
+        args.predictions,
+        args.output,
+        gallery,
+        score_threshold=args.score_threshold,
+        max_detections=args.max_detections,
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = build_parser().parse_args(argv)
+    args.run(args)
+    print(f"report: {args.output}")

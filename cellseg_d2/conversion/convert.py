@@ -1,0 +1,295 @@
+"""Sample folders -> a tiled COCO dataset: the library behind tools/convert_tifs.py."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import zlib
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+from numpy.typing import NDArray
+
+from cellseg_d2.annotations.class_tiffs import Source
+from cellseg_d2.cells.coco import Record, annotate, dataset
+from cellseg_d2.cells.tiling import Window
+from cellseg_d2.conversion.cut import below, cut_sample, find_sources, find_tests, read_sample, run_in_order
+from cellseg_d2.conversion.executors import open_executor
+from cellseg_d2.conversion.options import ConvertOptions
+from cellseg_d2.conversion.split import read_split_file, split_images
+from cellseg_d2.conversion.statistics import ImageStatistics, summarise
+from cellseg_d2.errors import CellSegError
+from cellseg_d2.files import appear_whole, write_json
+from cellseg_d2.images.listing import TestImage
+
+logger = logging.getLogger(__name__)
+
+IMAGE_SUFFIX = ".png"
+"""Lossless, and opened by every COCO tool, browser and labelling tool.
+
+Of other formats, on the sample's tiles and on H&E-like ones (docs/benchmarks.md has all):
+
+- TIFF with zlib level 1 and the predictor: 0.29 and 0.67 of the raw size, written in 15 and 28 ms a megapixel, read in
+  training in 14 and 16 ms. That is what PNG takes, which more programs open.
+- TIFF with zstd reads in 7 instead of 17 ms, but H&E only (the sample: 22 instead of 15), and few programs know it.
+- Plain TIFF and .npy read in 4 ms at most, but take 1.5 to 3 times the disk, which often is a shared one.
+- WebP is the smallest (0.17 and 0.60) and takes 13 to 16 times as long to write.
+"""
+
+PNG_SETTINGS = {"level": 1, "strategy": imagecodecs.PNG.STRATEGY.RLE, "filter": imagecodecs.PNG.FILTER.SUB}
+"""By measurement, on the same tiles: written in 23 and 24 ms a megapixel (OpenCV, level 1: 45 and 72), read in training
+in 15 and 17 ms (20 and 21), 0.33 and 0.66 of the raw size (0.29 and 0.69). OpenCV's level 6
+makes the sample's files a quarter smaller than these settings, and H&E's larger (0.25 and 0.67), and writes in 167 and
+108 ms.
+"""
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class _TiledSample:
+    """What a worker gives back of one sample: its tiles' records and annotations, and what its cells measure."""
+
+    id: str
+    tiles: list[tuple[Record, list[Record]]]
+    empty_tiles: int
+    statistics: ImageStatistics | None
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class _TestResult:
+    """What a worker gives back of one test image."""
+
+    record: Record
+    error: str = ""
+
+
+def convert(
+    root: Path,
+    output: Path,
+    options: ConvertOptions,
+    *,
+    workers: int = 1,
+    scheduler: str | None = None,
+    overwrite: bool = False,
+    skip_errors: bool = False,
+    split_file: Path | None = None,
+    from_coco: Path | None = None,
+) -> Record:
+    """Converts ``root`` to a COCO dataset in ``output``, which appears whole or not at all.
+
+    Args:
+        root: the input layout, see :mod:`cellseg_d2.annotations.class_tiffs`; with ``from_coco`` the folder
+            of its images.
+        output: the dataset's folder; its name is the dataset's.
+        options: what decides the content.
+        workers: processes; the result does not depend on it.
+        scheduler: a Dask scheduler to run on instead, ``tcp://HOST:PORT``.
+        overwrite: replace an existing dataset.
+        skip_errors: go on without images that cannot be read; they are listed in ``dataset.json``.
+        split_file: the user's own split, see :func:`cellseg_d2.conversion.split.read_split_file`.
+        from_coco: a COCO file of whole images to tile, instead of label TIFFs.
+
+    Returns:
+        The content of ``dataset.json``.
+
+    Raises:
+        CellSegError: bad options or input, no tile to train on, ``output`` exists, or the disk is full; ``output`` is
+            then as it was.
+    """
+    options.check()
+    if workers < 1:
+        raise CellSegError(f"workers must be at least 1, not {workers}")
+    if scheduler is not None:  # its workers may have been started in another folder
+        root, output, from_coco = root.absolute(), output.absolute(), from_coco and from_coco.absolute()
+    samples, names = find_sources(root, options, from_coco)
+    tests = find_tests(root, from_coco)
+    own_split = None if split_file is None else read_split_file(split_file, {sample.id for sample in samples})
+    in_flight = 2 * workers if scheduler is None else 2 * len(samples)
+    with appear_whole(output, overwrite) as folder, open_executor(workers, scheduler) as executor:
+        run = partial(run_in_order, executor, in_flight)
+        (folder / "tiles").mkdir()
+        work = partial(_write_one, options=options, class_count=len(names), folder=folder, skip_errors=skip_errors)
+        results = run(work, [*tests, *samples], "images")  # test images first, so that a bad one stops early
+        tested = [result for result in results if isinstance(result, _TestResult)]
+        tiled = [result for result in results if isinstance(result, _TiledSample)]
+        errors = [result.error for result in tiled if result.error]
+        errors += [result.error for result in tested if result.error]
+        good = [result for result in tiled if not result.error]
+        if not good:
+            raise CellSegError(errors[0])
+        for line in errors:
+            logger.warning("skipped: %s", line)
+        measured = [result.statistics for result in good if result.statistics is not None]
+        cells = {statistics.id: statistics.cells() for statistics in measured}
+        train, val = split_images(cells, options.val_fraction, options.seed, own_split)
+        counts = _write_parts(folder, good, {"train": set(train), "val": set(val)}, names)
+        if val:
+            whole = partial(_write_whole, options=options, class_count=len(names), folder=folder)
+            by_id = {sample.id: sample for sample in samples}
+            _write_wholes(folder, run(whole, [by_id[name] for name in val], "whole images"), names)
+        if images := [result.record for result in tested if not result.error]:
+            write_json(folder / "annotations" / "image_info_test.json", dataset(images, None, names))
+            counts["test"] = {"images": len(images)}
+        (folder / "tiles").rmdir()
+        problems = below(root, errors)
+        summary = {
+            **_describe(options, names),
+            "counts": counts,
+            "images": {"train": train, "val": val},
+            "skipped": problems,
+            "statistics": summarise(measured, names, options, problems),
+        }
+        write_json(folder / "dataset.json", summary, indent=1)
+    return summary
+
+
+def _describe(options: ConvertOptions, names: Sequence[str]) -> Record:
+    return {
+        "format": FORMAT_VERSION,
+        "parameters": {**asdict(options), "class_names": list(options.class_names)},
+        "class_names": names,
+        "intensity_rule": options.intensity_rule,
+    }
+
+
+def _write_one(
+    item: Source | TestImage, options: ConvertOptions, class_count: int, folder: Path, skip_errors: bool
+) -> _TiledSample | _TestResult:
+    if isinstance(item, TestImage):
+        return _write_test_image(item, options, folder, skip_errors)
+    return _tile_sample(item, options, class_count, folder, skip_errors)
+
+
+def _tile_sample(
+    sample: Source, options: ConvertOptions, class_count: int, folder: Path, skip_errors: bool
+) -> _TiledSample:
+    """Writes a sample's tile images to ``folder/tiles``."""
+    try:
+        cut = cut_sample(sample, options, class_count)
+    except CellSegError as error:
+        if not skip_errors:
+            raise
+        return _TiledSample(sample.id, [], 0, None, str(error))
+    tiles, empty = [], 0
+    for window, own in cut.tiles:
+        x0, y0, x1, y1 = window
+        if all(annotation["iscrowd"] for annotation in own):
+            empty += 1
+            if not _keep_empty(sample.id, window, options):
+                continue
+        name = f"{sample.id}_y{y0}_x{x0}{IMAGE_SUFFIX}"
+        tile = cut.image[y0:y1, x0:x1]
+        write_image(folder / "tiles" / name, tile)
+        record = {"file_name": name, **_size(tile), "source": sample.id, "window": list(window)}
+        tiles.append((record, own))
+    return _TiledSample(sample.id, tiles, empty, cut.statistics)
+
+
+def _keep_empty(sample_id: str, window: Window, options: ConvertOptions) -> bool:
+    """Drawn from the tile's own place, so that it depends neither on the workers nor on the other samples."""
+    place = (options.seed, zlib.crc32(sample_id.encode()), *window[:2])
+    return bool(np.random.default_rng(place).random() < options.keep_empty)
+
+
+def _write_parts(
+    folder: Path, results: Sequence[_TiledSample], parts: Mapping[str, Collection[str]], names: Sequence[str]
+) -> Record:
+    """Writes the parts that have an image, and gives their counts; training is there even without one.
+
+    Raises:
+        CellSegError: there are training images, but no tile of them.
+    """
+    own = {part: [result for result in results if result.id in ids] for part, ids in parts.items()}
+    counts = {part: _write_part(folder, part, own[part], names) for part in own if own[part] or part == "train"}
+    if own["train"] and not counts["train"]["tiles"]:
+        raise CellSegError(
+            "no tile for training is left, since none shows enough of a cell; give a larger --tile-size, a smaller "
+            "--min-visible or --min-area, or keep tiles without cells with --keep-empty"
+        )
+    return counts
+
+
+def _write_part(folder: Path, part: str, results: Sequence[_TiledSample], names: Sequence[str]) -> Record:
+    """Moves the tiles of one part to its folder, writes its JSON and counts what is in it."""
+    (folder / part).mkdir(exist_ok=True)
+    images, annotations = [], []
+    for result in results:
+        for record, own in result.tiles:
+            (folder / "tiles" / record["file_name"]).rename(folder / part / record["file_name"])
+            images.append({**record, "file_name": f"{part}/{record['file_name']}"})
+            annotations.append(own)
+    write_json(folder / "annotations" / f"instances_{part}.json", dataset(images, annotations, names))
+    cells = Counter(annotation["category_id"] for own in annotations for annotation in own if not annotation["iscrowd"])
+    whole: Counter[int] = Counter()
+    for result in results:
+        whole.update(result.statistics.cells() if result.statistics else {})
+    return {
+        "images": len(results),
+        "cells": {name: whole[number] for number, name in enumerate(names, start=1)},
+        "tiles": len(images),
+        "empty_tiles": sum(result.empty_tiles for result in results),
+        "tile_instances": {name: cells[number] for number, name in enumerate(names, start=1)},
+        "tile_crowds": sum(annotation["iscrowd"] for own in annotations for annotation in own),
+        "most_instances_in_a_tile": max((len(own) for own in annotations), default=0),
+    }
+
+
+def _write_wholes(folder: Path, wholes: Sequence[tuple[Record, list[Record]]], names: Sequence[str]) -> None:
+    images, annotations = [image for image, _ in wholes], [own for _, own in wholes]
+    write_json(folder / "annotations" / "instances_val_whole.json", dataset(images, annotations, names))
+
+
+def _write_whole(
+    sample: Source, options: ConvertOptions, class_count: int, folder: Path
+) -> tuple[Record, list[Record]]:
+    """Writes a validation image untiled; every cell of it is kept, whatever its size."""
+    image, layers = read_sample(sample, options, class_count)
+    name = f"val_whole/{sample.id}{IMAGE_SUFFIX}"
+    height, width = image.shape[:2]
+    tile = folder / "val" / f"{sample.id}_y0_x0{IMAGE_SUFFIX}"
+    if max(height, width) <= options.tile_size and tile.is_file():  # its one tile is the whole image
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(tile, folder / name)
+    else:
+        write_image(folder / name, image)
+    record = {"file_name": name, **_size(image), "source": sample.id}
+    return record, annotate(layers, (0, 0, width, height))
+
+
+def _write_test_image(test: TestImage, options: ConvertOptions, folder: Path, skip_errors: bool) -> _TestResult:
+    try:
+        image = test.read(options.intensity_rule, options.max_pixels)
+    except CellSegError as error:
+        if not skip_errors:
+            raise
+        return _TestResult({}, str(error))
+    name = f"test/{test.path.stem}{IMAGE_SUFFIX}"
+    write_image(folder / name, image)
+    return _TestResult({"id": test.id, "file_name": name, **_size(image), "source": test.path.name})
+
+
+def _size(image: NDArray[np.uint8]) -> Record:
+    return {"height": image.shape[0], "width": image.shape[1]}
+
+
+def write_image(path: Path, image: NDArray[np.uint8]) -> None:
+    """Writes (H, W, 3) uint8 RGB as PNG.
+
+    Raises:
+        OSError: the file cannot be written, as on a full disk.
+    """
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(encode_png(image))
+
+
+def encode_png(image: NDArray[np.uint8]) -> bytes:
+    """(H, W, 3) uint8 RGB as a PNG file's content."""
+    plain = np.array(image, order="C")  # the encoder takes no view with strides of its own, such as grey made RGB
+    return bytes(imagecodecs.png_encode(plain, **PNG_SETTINGS))

@@ -1,0 +1,56 @@
+"""What decides the content of a converted dataset."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cellseg_d2.cells.tiling import overlap_pixels
+from cellseg_d2.errors import CellSegError
+from cellseg_d2.images.tiff import INTENSITY_RULE, MAX_PIXELS, IntensityRule
+
+
+@dataclass(frozen=True)
+class ConvertOptions:
+    """What decides the content of a dataset; all of it goes into ``dataset.json``.
+
+    Attributes:
+        tile_size: largest side of a tile in pixels.
+        overlap: share of the tile size that neighbours have in common, in [0, 1).
+        val_fraction: share of the images that go to validation, in [0, 1).
+        seed: of the split and of the empty tiles that are kept.
+        class_names: of class 1, 2, ...; ``class1``, ``class2``, ... where none are given.
+        min_area: cells with fewer pixels in a tile are left out of it.
+        min_visible: a cell of which a tile shows less than this share becomes ``iscrowd: 1`` there.
+        keep_empty: share of the tiles without a cell that are kept, in [0, 1].
+        intensity_rule: how images that are not 8 bit are scaled, see :class:`cellseg_d2.images.tiff.IntensityRule`.
+        split_blobs: whether the parts of a cell that do not touch become cells of their own.
+        max_pixels: images and label maps that declare more pixels are refused from the header.
+    """
+
+    tile_size: int = 512
+    overlap: float = 0.0
+    val_fraction: float = 0.2
+    seed: int = 42
+    class_names: tuple[str, ...] = ()
+    min_area: int = 10
+    min_visible: float = 0.3
+    keep_empty: float = 0.0
+    intensity_rule: str = INTENSITY_RULE
+    split_blobs: bool = False
+    max_pixels: int = MAX_PIXELS
+
+    def check(self) -> None:
+        """Raises CellSegError where a value is out of its range."""
+        try:
+            overlap_pixels(self.tile_size, self.overlap)
+        except ValueError as error:
+            raise CellSegError(str(error)) from error
+        IntensityRule.parse(self.intensity_rule)
+        if not 0 <= self.val_fraction < 1:
+            raise CellSegError(f"val_fraction must be in [0, 1), not {self.val_fraction}")
+        if self.seed < 0 or self.min_area < 0:
+            raise CellSegError("seed and min_area must not be negative")
+        if not (0 <= self.min_visible <= 1 and 0 <= self.keep_empty <= 1):
+            raise CellSegError("min_visible and keep_empty must be in [0, 1]")
+        if len(set(self.class_names)) != len(self.class_names):
+            raise CellSegError(f"class names must differ: {' '.join(self.class_names)}")

@@ -1,0 +1,284 @@
+"""What the images of a dataset and their cells measure: one record an image, and a summary over all of them.
+
+The record is made of what conversion has anyway, the label maps' :class:`CellMeasures` and the tiles' annotations, and
+of one look at the pixels for a digest and for pixels that several classes claim.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from cellseg_d2.cells.coco import Record
+from cellseg_d2.cells.label_maps import CellMeasures, LabelLayer
+from cellseg_d2.cells.tiling import Window
+from cellseg_d2.conversion.options import ConvertOptions
+from cellseg_d2.images.pixel_size import PixelSize
+from cellseg_d2.images.tiff import PixelFormat
+
+Ints = NDArray[np.int64]
+
+PERCENTILES = (5, 25, 50, 75, 95, 99)
+
+MOST_NAMED = 5
+"""Images that are named for each finding; the counts are of all."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImageStatistics:
+    """What one image with its N cells, T tiles and K classes measures; small, and picklable.
+
+    Attributes:
+        id: of the image.
+        height, width: pixels.
+        pixel_format: as in the file; None where that is not known.
+        pixel_size_um: (x, y) in microns a pixel; None where the file states none.
+        digest: of the size and the pixels.
+        classes: (N,) int64, 1 .. K.
+        areas: (N,) int64, pixels.
+        sides: (N, 2) int64, width and height of the tight boxes.
+        blobs: (N,) int64, connected parts.
+        holes: (N,) int64.
+        whole: (N,) bool, whether some tile shows all of the cell.
+        tile_cells: (T, K) int64, annotations of each class in each tile, without those with ``iscrowd``.
+        shared_pixels: pixels that cells of more than one class claim.
+    """
+
+    id: str
+    height: int
+    width: int
+    pixel_format: PixelFormat | None
+    pixel_size_um: PixelSize | None
+    digest: str
+    classes: Ints
+    areas: Ints
+    sides: Ints
+    blobs: Ints
+    holes: Ints
+    whole: NDArray[np.bool_]
+    tile_cells: Ints
+    shared_pixels: int
+
+    def cells(self) -> Counter[int]:
+        """Class number -> number of cells."""
+        return Counter(self.classes.tolist())
+
+
+def measure_image(
+    name: str,
+    image: NDArray[np.uint8],
+    layers: Sequence[LabelLayer],
+    measures: Sequence[CellMeasures],
+    tiles: Sequence[tuple[Window, Sequence[Record]]],
+    class_count: int,
+    pixel_format: PixelFormat | None = None,
+    pixel_size_um: PixelSize | None = None,
+) -> ImageStatistics:
+    """The statistics of one image; layers with ``crowd`` are not counted.
+
+    Args:
+        name: the image's id.
+        image: (H, W, 3) uint8 RGB.
+        layers: its label maps.
+        measures: of each layer's cells.
+        tiles: every window of a regular grid over the image, with its annotations.
+        class_count: K.
+        pixel_format: of the file.
+        pixel_size_um: of the file.
+    """
+    counted = [(layer, cells) for layer, cells in zip(layers, measures) if not layer.crowd]
+    boxes = np.concatenate([cells.boxes for _, cells in counted] or [np.zeros((0, 4), np.int64)])
+
+    def joined(values: Sequence[Ints]) -> Ints:
+        return np.concatenate(values) if values else np.zeros(0, np.int64)
+
+    tile_cells = np.zeros((len(tiles), class_count), np.int64)
+    for row, (_, own) in zip(tile_cells, tiles):
+        for annotation in own:
+            row[annotation["category_id"] - 1] += not annotation["iscrowd"]
+    height, width = image.shape[:2]
+    return ImageStatistics(
+        id=name,
+        height=height,
+        width=width,
+        pixel_format=pixel_format,
+        pixel_size_um=pixel_size_um,
+        digest=_digest(image),
+        classes=joined([np.full(len(cells), layer.categories[0], np.int64) for layer, cells in counted]),
+        areas=joined([cells.areas for _, cells in counted]),
+        sides=boxes[:, 2:] - boxes[:, :2],
+        blobs=joined([cells.blobs for _, cells in counted]),
+        holes=joined([cells.holes for _, cells in counted]),
+        whole=_shown_whole(boxes, [window for window, _ in tiles]),
+        tile_cells=tile_cells,
+        shared_pixels=_shared_pixels([layer for layer, _ in counted]),
+    )
+
+
+def _digest(image: NDArray[np.uint8]) -> str:
+    digest = hashlib.sha1(repr(image.shape).encode(), usedforsecurity=False)
+    digest.update(np.ascontiguousarray(image).data)
+    return digest.hexdigest()
+
+
+def _shown_whole(boxes: Ints, windows: Sequence[Window]) -> NDArray[np.bool_]:
+    """(N,) whether one of the windows of a regular grid holds all of a box, (x0, y0, x1, y1).
+
+    Along an axis the last window that starts at or before a box reaches farthest of those, so that it alone counts.
+    """
+    whole = np.ones(len(boxes), bool)
+    for axis in (0, 1):
+        spans = np.array(sorted({(window[axis], window[axis + 2]) for window in windows}))
+        last = np.searchsorted(spans[:, 0], boxes[:, axis], side="right") - 1
+        whole &= boxes[:, axis + 2] <= spans[last, 1]
+    return whole
+
+
+def _shared_pixels(layers: Sequence[LabelLayer]) -> int:
+    """Pixels in cells of two or more classes; one class may have several layers."""
+    if len({layer.categories for layer in layers}) < 2:
+        return 0
+    by_class: dict[int, NDArray[np.bool_]] = {}
+    for layer in layers:
+        own = layer.labels != 0
+        number = layer.categories[0]
+        by_class[number] = by_class[number] | own if number in by_class else own
+    first, *others = by_class.values()
+    claimed, shared = first.copy(), np.zeros_like(first)
+    for own in others:
+        shared |= claimed & own
+        claimed |= own
+    return int(np.count_nonzero(shared))
+
+
+def summarise(
+    images: Sequence[ImageStatistics],
+    class_names: Sequence[str],
+    options: ConvertOptions,
+    problems: Sequence[str] = (),
+) -> Record:
+    """The numbers of a dataset as JSON takes them; they do not depend on the images' order.
+
+    Distributions are ``{"min", "p5", ..., "p99", "max"}`` of values that occur, empty where there is nothing to count.
+
+    Args:
+        images: of all images that could be read.
+        class_names: of class 1, 2, ...
+        options: those that the tiles were made with.
+        problems: a line for each file that cannot be used.
+
+    Returns:
+        ``images``: count, sizes, formats as in the files, microns a pixel where stated, groups of ids with the
+        same pixels. ``cells`` and, by name,
+        ``classes``: count, images with one, cells an image, areas, longest box sides and square roots of box areas in
+        pixels. ``tiles``: instances in tiles that have one, over all classes and by class, cells that no tile shows
+        whole, images of several tiles and the longest box sides in those. ``findings``: cells of several blobs, with
+        holes, below ``min_area``, and pixels of several classes. ``problems``.
+    """
+    images = sorted(images, key=lambda image: image.id)
+    names = dict(enumerate(class_names, start=1))
+    pixel_sizes = [sum(image.pixel_size_um) / 2 for image in images if image.pixel_size_um is not None]
+    formats = Counter(image.pixel_format for image in images if image.pixel_format is not None)
+    return {
+        "images": {
+            "count": len(images),
+            "height": _distribution([image.height for image in images]),
+            "width": _distribution([image.width for image in images]),
+            "megapixels": _distribution([round(image.height * image.width / 1e6, 3) for image in images]),
+            "formats": [
+                {"dtype": form.dtype, "bits": form.bits, "channels": form.channels, "images": count}
+                for form, count in sorted(formats.items())
+            ],
+            "pixel_size_um": _distribution(pixel_sizes, digits=4),
+            "duplicates": _duplicates(images),
+        },
+        "cells": _cells(images, None),
+        "classes": {name: _cells(images, number) for number, name in names.items()},
+        "tiles": _tiles(images, names, options),
+        "findings": {
+            "several_blobs": _finding({image.id: int((image.blobs > 1).sum()) for image in images}, "cells"),
+            "holes": _finding({image.id: int((image.holes > 0).sum()) for image in images}, "cells"),
+            "below_min_area": _finding(
+                {image.id: int((image.areas < options.min_area).sum()) for image in images}, "cells"
+            ),
+            "shared_by_classes": _finding({image.id: image.shared_pixels for image in images}, "pixels"),
+        },
+        "problems": sorted(problems),
+    }
+
+
+def _distribution(values: ArrayLike, digits: int | None = None) -> Record:
+    array = np.asarray(values)
+    if not array.size:
+        return {}
+    # a value that occurs, so that whole numbers stay whole and no rounding depends on the platform
+    shares = (0, *PERCENTILES, 100)
+    found: list[Any] = np.percentile(array, shares, method="inverted_cdf").tolist()
+    found = found if digits is None else [round(value, digits) for value in found]
+    return dict(zip(("min", *(f"p{share}" for share in PERCENTILES), "max"), found))
+
+
+def _cells(images: Sequence[ImageStatistics], number: int | None) -> Record:
+    """The cells of a class, or of all; an image without one counts as 0 cells an image."""
+    own = [np.ones(len(image.classes), bool) if number is None else image.classes == number for image in images]
+    counts = [int(cells.sum()) for cells in own]
+    empty = np.zeros((0, 2), np.int64)
+    sides = np.concatenate([empty, *(image.sides[cells] for image, cells in zip(images, own))])
+    areas = np.concatenate([empty[:, 0], *(image.areas[cells] for image, cells in zip(images, own))])
+    return {
+        "count": sum(counts),
+        "images": sum(count > 0 for count in counts),
+        "per_image": _distribution(counts),
+        "area": _distribution(areas),
+        "longest_side": _distribution(sides.max(axis=1)),
+        "box_size": _distribution(np.sqrt(sides.prod(axis=1)), digits=1),
+    }
+
+
+def _tiles(images: Sequence[ImageStatistics], names: Mapping[int, str], options: ConvertOptions) -> Record:
+    tiles = np.concatenate([np.zeros((0, len(names)), np.int64), *(image.tile_cells for image in images)])
+    totals = tiles.sum(axis=1)
+    with_cells = int((totals > 0).sum())
+    cells = sum(len(image.whole) for image in images)
+    cut = sum(int((~image.whole).sum()) for image in images)
+    tiled = [image for image in images if max(image.height, image.width) > options.tile_size]
+    sides = np.concatenate([np.zeros((0, 2), np.int64), *(image.sides for image in tiled)]).max(axis=1)
+    return {
+        "tile_size": options.tile_size,
+        "overlap": options.overlap,
+        "count": len(tiles),
+        "with_cells": with_cells,
+        "instances": _distribution(totals[totals > 0]),
+        "classes": {
+            name: {
+                "tiles": int((own > 0).sum()),
+                "share": round(int((own > 0).sum()) / max(with_cells, 1), 4),
+                "instances": _distribution(own[own > 0]),
+            }
+            for name, own in zip(names.values(), tiles.T)
+        },
+        "cells_cut": {"cells": cut, "share": round(cut / max(cells, 1), 4)},
+        "images_of_several": len(tiled),
+        "longest_side": _distribution(sides),
+    }
+
+
+def _duplicates(images: Sequence[ImageStatistics]) -> list[list[str]]:
+    """Groups of ids of images with the same pixels, each sorted."""
+    groups: dict[str, list[str]] = {}
+    for image in images:
+        groups.setdefault(image.digest, []).append(image.id)
+    return sorted(ids for ids in groups.values() if len(ids) > 1)
+
+
+def _finding(counts: Mapping[str, int], what: str) -> Record:
+    """How much of something there is, in how many images, and the images that have most."""
+    having = sorted((-count, name) for name, count in counts.items() if count)
+    most = [name for _, name in having[:MOST_NAMED]]
+    return {what: sum(counts.values()), "images": len(having), "most_in": most}

@@ -1,0 +1,269 @@
+"""From command-line arguments to a config that can run; everything wrong is said before a process is launched."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import os
+from collections.abc import Sequence
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+from cellseg_d2.config import cfg_with_overrides, get_cfg
+from cellseg_d2.data.caps import set_caps
+from cellseg_d2.data.catalog import check_registered
+from cellseg_d2.data.copy_paste import check_copy_paste
+from cellseg_d2.data.stream import check_sampler
+from cellseg_d2.engine.launch import started_process
+from cellseg_d2.errors import CellSegError
+from cellseg_d2.inference.suppress import METHODS
+from cellseg_d2.modeling.build import build_on_cpu, check_size, use_available_device
+from cellseg_d2.modeling.roi_heads import check_losses, ignores_crowd
+from cellseg_d2.weights.checkpoint import CellCheckpointer, check_weights, checkpoint_cfg
+from cellseg_d2.weights.locations import local_path
+
+logger = logging.getLogger(__name__)
+
+AMP_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+"""What CELLSEG.AMP_DTYPE may be."""
+
+
+def build_cfg(config_file: str, overrides: Sequence[str], *, whole_images: bool = False) -> CfgNode:
+    """The frozen config of a run.
+
+    Args:
+        config_file: a file, or the name of one of the plugin's configs.
+        overrides: KEY VALUE KEY VALUE ...
+        whole_images: also evaluate on the untiled images of the validation parts.
+
+    Raises:
+        CellSegError: see :func:`cellseg_d2.config.get_cfg` and :func:`resolve`.
+    """
+    if not config_file:
+        raise CellSegError("give --config-file, a file or the name of one of the plugin's configs")
+    cfg = get_cfg(config_file, overrides)
+    resolve(cfg)
+    if whole_images:
+        _add_whole_images(cfg)
+    cfg.freeze()
+    return cfg
+
+
+def prediction_cfg(weights: str, config_file: str, overrides: Sequence[str]) -> CfgNode:
+    """The frozen config of a prediction: the checkpoint's own, or a config file's with its MODEL.WEIGHTS.
+
+    Raises:
+        CellSegError: neither or both are given, weights that are not there, or see :func:`build_cfg`.
+    """
+    if bool(weights) == bool(config_file):
+        raise CellSegError("give either --weights CHECKPOINT, which carries its config, or --config-file FILE")
+    if weights:
+        cfg = cfg_with_overrides(checkpoint_cfg(weights), ["MODEL.WEIGHTS", weights, *overrides])
+    else:
+        cfg = get_cfg(config_file, overrides)
+        resolve(cfg)
+        if not local_weights(cfg):
+            raise CellSegError("prediction needs weights; add MODEL.WEIGHTS PATH")
+    check_inference(cfg)
+    cfg.freeze()
+    return cfg
+
+
+def check_inference(cfg: CfgNode) -> None:
+    """Raises CellSegError for values of CELLSEG.INFERENCE that cannot be meant."""
+    options = cfg.CELLSEG.INFERENCE
+    wrong = {
+        "TILE_SIZE": options.TILE_SIZE < 1,
+        "BATCH_SIZE": options.BATCH_SIZE < 1,
+        "OVERLAP": not 0 <= options.OVERLAP < 1,
+        "TOLERANCE": options.TOLERANCE < 0,
+        "PIXEL_SIZE_UM": options.PIXEL_SIZE_UM < 0,
+        "SUPPRESSION": options.SUPPRESSION not in METHODS,
+        "SUPPRESSION_IOU": not 0 < options.SUPPRESSION_IOU < 1,
+    }
+    for key in (key for key, is_wrong in wrong.items() if is_wrong):
+        raise CellSegError(
+            f"CELLSEG.INFERENCE.{key} cannot be {options[key]}; cellseg_d2/config.py says what it may be"
+        )
+    if not options.TTA.SCALES or min(options.TTA.SCALES) <= 0:
+        raise CellSegError(f"CELLSEG.INFERENCE.TTA.SCALES cannot be {options.TTA.SCALES}; write factors such as [1.0]")
+
+
+def resolve(cfg: CfgNode) -> None:
+    """Fills in, in place, what depends on the dataset and on the machine.
+
+    DATASETS from CELLSEG.DATASET, class count, class names and intensity rule from the dataset, SOLVER.MAX_ITER from
+    CELLSEG.EPOCHS, and the CPU where there is no CUDA.
+
+    Raises:
+        CellSegError: no dataset is named, one is not registered, or the class counts of config and dataset differ.
+    """
+    name = cfg.CELLSEG.DATASET
+    if not cfg.DATASETS.TRAIN:
+        if not name:
+            raise CellSegError("no dataset is named; add CELLSEG.DATASET NAME, as in datasets/NAME")
+        cfg.DATASETS.TRAIN = (f"{name}_train",)
+        check_registered(cfg.DATASETS.TRAIN[0])
+        if not cfg.DATASETS.TEST and f"{name}_val" in DatasetCatalog.list():
+            cfg.DATASETS.TEST = (f"{name}_val",)
+    for dataset in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        check_registered(dataset)
+    metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
+    class_names = list(metadata.thing_classes)
+    if cfg.MODEL.ROI_HEADS.NUM_CLASSES not in (0, len(class_names)):
+        raise CellSegError(
+            f"MODEL.ROI_HEADS.NUM_CLASSES is {cfg.MODEL.ROI_HEADS.NUM_CLASSES}, but {cfg.DATASETS.TRAIN[0]} has "
+            f"{len(class_names)} classes; leave it 0 to take the dataset's"
+        )
+    if cfg.CELLSEG.IGNORE_CROWD and not ignores_crowd(cfg):
+        raise CellSegError(
+            "CELLSEG.IGNORE_CROWD needs MODEL.PROPOSAL_GENERATOR.NAME CellRPN and MODEL.ROI_HEADS.NAME CellROIHeads or "
+            "CellCascadeROIHeads; Detectron2's own would look for crowds"
+        )
+    check_losses(cfg)
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.POINT_HEAD.NUM_CLASSES = len(class_names)
+    cfg.CELLSEG.CLASS_NAMES = class_names
+    cfg.CELLSEG.INTENSITY_RULE = metadata.get("intensity_rule", cfg.CELLSEG.INTENSITY_RULE)
+    cfg.CELLSEG.PIXEL_SIZE_UM = float(metadata.get("pixel_size_um", cfg.CELLSEG.PIXEL_SIZE_UM))
+    images = sum(_image_count(dataset) for dataset in cfg.DATASETS.TRAIN)
+    if cfg.SOLVER.MAX_ITER <= 0:
+        cfg.SOLVER.MAX_ITER = math.ceil(cfg.CELLSEG.EPOCHS * images / cfg.SOLVER.IMS_PER_BATCH)
+    epochs = cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH / max(images, 1)
+    logger.info(
+        "SOLVER.MAX_ITER %d of %d tiles each: %.1f epochs of %d tiles (CELLSEG.EPOCHS is %d)",
+        *(cfg.SOLVER.MAX_ITER, cfg.SOLVER.IMS_PER_BATCH, epochs, images, cfg.CELLSEG.EPOCHS),
+    )
+    set_caps(cfg)
+    use_available_device(cfg)
+
+
+def _add_whole_images(cfg: CfgNode) -> None:
+    """Adds the untiled images of each validation part that has them to DATASETS.TEST."""
+    wholes = [f"{name}_whole" for name in cfg.DATASETS.TEST if f"{name}_whole" in DatasetCatalog.list()]
+    cfg.DATASETS.TEST = (*cfg.DATASETS.TEST, *(name for name in wholes if name not in cfg.DATASETS.TEST))
+
+
+def _image_count(dataset: str) -> int:
+    count = MetadataCatalog.get(dataset).get("image_count")
+    return len(DatasetCatalog.get(dataset)) if count is None else count
+
+
+def log_to(output_dir: str) -> None:
+    """Sends the package's log lines where Detectron2's go: the terminal of the first process, and ``log.txt``."""
+    package = logging.getLogger("cellseg_d2")
+    package.handlers.clear()
+    setup_logger(output_dir, distributed_rank=comm.get_rank(), name="cellseg_d2")
+    package.setLevel(logging.INFO)  # Detectron2 asks for everything, a line for each image predicted among it
+
+
+def check_run(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """Raises CellSegError for what would end as a traceback in a launched process.
+
+    Args:
+        cfg: of :func:`build_cfg`.
+        args: of Detectron2's ``default_argument_parser``.
+    """
+    started, processes = started_process(), args.num_gpus * args.num_machines
+    if started is None:
+        check_processes(cfg, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
+    elif processes > 1:
+        raise CellSegError("the processes are started already, by torchrun or Slurm: leave --num-gpus out")
+    else:
+        processes = started.world_size
+        check_gpus(cfg, started.local_size, processes)
+    if cfg.SOLVER.IMS_PER_BATCH % processes:
+        raise CellSegError(
+            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} cannot be shared by {processes} processes; "
+            "make it a multiple"
+        )
+    model = build_on_cpu(cfg)
+    check_size(model, cfg)
+    if args.eval_only:
+        if not cfg.DATASETS.TEST:
+            raise CellSegError(f"{cfg.DATASETS.TRAIN[0]} has no validation part; convert with a --val-fraction above 0")
+        if not cfg.MODEL.WEIGHTS:
+            raise CellSegError("--eval-only needs weights; add MODEL.WEIGHTS PATH")
+        CellCheckpointer(model, cfg, strict=True).load(cfg.MODEL.WEIGHTS)
+        return
+    check_sampler(cfg)
+    check_copy_paste(cfg)
+    check_trainer(cfg)
+    if not (args.resume and resumes_from(cfg.OUTPUT_DIR)) and cfg.MODEL.WEIGHTS:
+        check_weights(local_path(cfg.MODEL.WEIGHTS), cfg)
+
+
+def check_trainer(cfg: CfgNode) -> None:
+    """Raises CellSegError for keys of the trainer that cannot be meant."""
+    options = cfg.CELLSEG
+    if options.AMP_DTYPE not in AMP_DTYPES:
+        raise CellSegError(f"CELLSEG.AMP_DTYPE is {options.AMP_DTYPE}; write {' or '.join(AMP_DTYPES)}")
+    if not 0 <= options.EMA_DECAY < 1:
+        raise CellSegError(f"CELLSEG.EMA_DECAY is {options.EMA_DECAY}; write a share such as 0.999, or 0 for none")
+    if options.BEST_METRIC.startswith("ema/"):
+        raise CellSegError(
+            "CELLSEG.BEST_METRIC: leave out ema/; the best average is kept beside it, as model_best_ema.pth"
+        )
+    if options.EARLY_STOPPING > 0 and (cfg.TEST.EVAL_PERIOD <= 0 or not cfg.DATASETS.TEST):
+        raise CellSegError("CELLSEG.EARLY_STOPPING needs TEST.EVAL_PERIOD above 0 and a validation part")
+
+
+def check_processes(
+    cfg: CfgNode, num_gpus: int, num_machines: int = 1, machine_rank: int = 0, dist_url: str = "auto"
+) -> None:
+    """Raises CellSegError where Detectron2's ``launch`` could not start the processes asked for."""
+    if num_gpus < 1 or num_machines < 1 or not 0 <= machine_rank < num_machines:
+        raise CellSegError(
+            f"--num-gpus {num_gpus}, --num-machines {num_machines}, --machine-rank {machine_rank}: give at least one "
+            "process on each machine, and ranks from 0; on machines without GPUs --num-gpus counts processes"
+        )
+    if num_machines > 1 and dist_url == "auto":
+        raise CellSegError("--num-machines above 1 needs --dist-url tcp://HOST:PORT, the same on each machine")
+    check_gpus(cfg, num_gpus, num_gpus * num_machines)
+
+
+def check_gpus(cfg: CfgNode, on_this_machine: int, processes: int) -> None:
+    """Raises CellSegError where processes on a machine with GPUs could not each have one of their own."""
+    if not torch.cuda.is_available():
+        return
+    seen = torch.cuda.device_count()
+    if on_this_machine > seen and (started_process() is None or seen > 1):  # Slurm may show each task its own GPU only
+        raise CellSegError(f"{on_this_machine} processes on this machine, but it has {seen} GPUs; start as many")
+    if processes > 1 and cfg.MODEL.DEVICE != "cuda":
+        raise CellSegError(
+            f"several processes on a machine with GPUs need MODEL.DEVICE cuda, not {cfg.MODEL.DEVICE}; to use the CPU, "
+            "set CUDA_VISIBLE_DEVICES=''"
+        )
+
+
+def resumes_from(output_dir: str) -> str:
+    """The checkpoint that ``--resume`` goes on from; empty where there is none to go on from.
+
+    Raises:
+        CellSegError: ``last_checkpoint`` names a file that is not there.
+    """
+    tag = os.path.join(output_dir, "last_checkpoint")
+    if not os.path.isfile(tag):
+        return ""
+    with open(tag, encoding="utf-8") as file:
+        path = os.path.join(output_dir, file.read().strip())
+    if not os.path.isfile(path):
+        raise CellSegError(
+            f"{tag}: names no checkpoint that is there; write the name of one, such as model_0000999.pth"
+        )
+    return path
+
+
+def local_weights(cfg: CfgNode) -> str:
+    """MODEL.WEIGHTS as Detectron2 loads it, once it is known to be there.
+
+    Raises:
+        CellSegError: the file is missing, or cannot be fetched.
+    """
+    if cfg.MODEL.WEIGHTS:
+        local_path(cfg.MODEL.WEIGHTS)
+    return cfg.MODEL.WEIGHTS

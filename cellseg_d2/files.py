@@ -1,0 +1,124 @@
+"""Files and folders that appear whole or not at all, JSON files, and reproducible zip entries."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from cellseg_d2.errors import CellSegError, one_line
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A path beside ``path`` to write to; that file takes ``path``'s place at the end, or goes if anything fails.
+
+    The folder is made where it is missing.
+
+    Raises:
+        CellSegError: the file cannot be written. Errors of the block that name another file are passed on.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        os.replace(partial, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):  # the first error tells more
+            partial.unlink(missing_ok=True)
+        if not isinstance(error, OSError) or not _is_of(error, partial):
+            raise
+        raise CellSegError(f"{path}: cannot be written ({error.strerror or error}); mend that and run again") from error
+
+
+def _is_of(error: OSError, path: Path) -> bool:
+    """Whether an error may be about a file: it names it, a folder that it lies in, or, as a full disk, nothing."""
+    return error.filename is None or Path(str(error.filename)) in (path, *path.parents)
+
+
+def zip_entry(name: str) -> zipfile.ZipInfo:
+    """A compressed entry without the time of day, dated as early as the format can."""
+    entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+    entry.compress_type = zipfile.ZIP_DEFLATED
+    return entry
+
+
+@contextmanager
+def appear_whole(output: Path, overwrite: bool, mark: str = "dataset.json") -> Iterator[Path]:
+    """A folder beside ``output`` to write into; it takes ``output``'s place at the end, or goes if anything fails.
+
+    Args:
+        output: the folder that is to appear.
+        overwrite: replace one that is there.
+        mark: a file that each such folder has; a folder without it is somebody else's and never replaced.
+
+    Raises:
+        CellSegError: ``output`` is there already, or cannot be written.
+    """
+    partial_folder = output.parent / f".{output.name}.partial"
+    old = output.parent / f".{output.name}.old"
+    _put_back(old, output)  # of a run that was killed between the two renames
+    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+        if not overwrite:
+            raise CellSegError(f"{output}: exists already; give another --output, or --overwrite to replace it")
+        if not (output / mark).is_file():
+            raise CellSegError(
+                f"{output}: is no converted dataset, so it is not overwritten (it has no {mark}); give another --output"
+            )
+    try:
+        for leftover in (partial_folder, old):  # of a run that was killed
+            if leftover.exists():
+                shutil.rmtree(leftover)
+        partial_folder.mkdir(parents=True)
+        yield partial_folder
+        if output.exists():
+            output.rename(old)
+        partial_folder.rename(output)
+        if old.exists():
+            shutil.rmtree(old)
+    except BaseException as error:
+        shutil.rmtree(partial_folder, ignore_errors=True)
+        _put_back(old, output)
+        if not isinstance(error, OSError):
+            raise
+        mend = "make room there" if error.errno == errno.ENOSPC else "mend that"
+        raise CellSegError(f"{output}: cannot be written ({error.strerror or error}); {mend} and run again") from error
+
+
+def _put_back(old: Path, output: Path) -> None:
+    """Gives a dataset that was moved aside its name back, unless another has taken it."""
+    if old.exists() and not output.exists():
+        old.rename(output)
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        CellSegError: it cannot be read, or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CellSegError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:  # of JSON, or of UTF-8
+        raise CellSegError(f"{path}: is not JSON ({one_line(error, 100)})") from error
+
+
+def write_json(path: Path, content: Any, indent: int | None = None) -> None:
+    """Writes JSON as UTF-8, compact unless ``indent`` is given."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    separators = (",", ":") if indent is None else None
+    path.write_text(json.dumps(content, indent=indent, separators=separators) + "\n", encoding="utf-8")
+
+
+def visible_entries(folder: Path) -> list[Path]:
+    """A folder's entries by name, without those of editors and file managers, such as macOS's ``._image.tif``."""
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))

@@ -1,0 +1,61 @@
+"""PNG and JPEG -> (H, W, 3) uint8 RGB."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from cellseg_d2.errors import CellSegError, one_line
+from cellseg_d2.images.tiff import INTENSITY_RULE, MAX_PIXELS, IntensityRule, check_file
+
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
+
+
+def read_picture(path: Path, rule: str = INTENSITY_RULE, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """Reads a picture in any format that OpenCV knows, the right way up if the file states it; an alpha is dropped.
+
+    Args:
+        path: the file.
+        rule: how 16-bit pictures are scaled, see :class:`cellseg_d2.images.tiff.IntensityRule`.
+        max_pixels: larger pictures are refused; OpenCV itself decodes none above 2**30.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+
+    Raises:
+        CellSegError: missing, damaged or too large.
+    """
+    check_file(path)
+    try:
+        with _opencv_silent():
+            pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR)
+    except cv2.error as error:
+        reason = getattr(error, "err", None) or one_line(error)  # the message is mostly a path of OpenCV's own source
+        raise CellSegError(f"{path}: cannot be read as an image ({reason}); export it again") from error
+    except MemoryError as error:
+        raise CellSegError(f"{path}: does not fit into memory") from error
+    if pixels is None:
+        raise CellSegError(f"{path}: cannot be read as an image; export it again")
+    height, width = pixels.shape[:2]
+    if height * width > max_pixels:
+        raise CellSegError(f"{path}: is {height} x {width}, over the limit of {max_pixels} pixels")
+    return IntensityRule.parse(rule).apply(np.ascontiguousarray(pixels[..., ::-1]))
+
+
+@contextmanager
+def _opencv_silent() -> Iterator[None]:
+    """Keeps OpenCV from logging a damaged file, which is reported in one line."""
+    if not hasattr(cv2, "setLogLevel"):
+        yield
+        return
+    before = cv2.getLogLevel()
+    cv2.setLogLevel(0)
+    try:
+        yield
+    finally:
+        cv2.setLogLevel(before)

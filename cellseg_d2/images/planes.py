@@ -1,0 +1,130 @@
+"""One plane of grey or colour pixels, wherever an array of microscopy data keeps it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellseg_d2.cells.tiling import Window
+from cellseg_d2.errors import CellSegError
+
+NO_RGB = {
+    "PALETTE": "a colour palette",
+    "SEPARATED": "CMYK colours",
+    "YCBCR": "YCbCr colours that are not JPEG's",
+    "CIELAB": "CIELAB colours",
+    "ICCLAB": "ICCLAB colours",
+    "ITULAB": "ITULAB colours",
+}
+"""Photometric interpretations (tifffile's names) whose values would be taken for RGB or grey and are neither."""
+
+
+@dataclass(frozen=True)
+class Plane:
+    """Where an array keeps an image's rows, columns and channels; every other axis has length 1.
+
+    Attributes:
+        path: the file, for messages.
+        shape: of the array.
+        y: number of the axis of rows.
+        x: number of the axis of columns.
+        channel: number of the axis of channels; None where there is none.
+        photometric: tifffile's name of what the values mean.
+    """
+
+    path: Path
+    shape: tuple[int, ...]
+    y: int
+    x: int
+    channel: int | None
+    photometric: str
+
+    @classmethod
+    def of(cls, path: Path, axes: str, shape: Sequence[int], photometric: str) -> Plane:
+        """The plane of an array with tifffile's letters for axes.
+
+        Raises:
+            CellSegError: it has pages or channels that no RGB image has, or is of another colour space.
+        """
+        if photometric in NO_RGB:
+            raise CellSegError(f"{path}: has {NO_RGB[photometric]}; save it as RGB")
+        kept = "".join(axis for axis, side in zip(axes, shape) if axis in "YX" or side > 1)
+        channel_axis = next((axis for axis in "SC" if axis in kept), "")
+        if sorted(kept.replace(channel_axis, "")) != ["X", "Y"]:
+            raise CellSegError(
+                f"{path}: has the axes {describe_axes(axes, shape)}; save one plane as grey, RGB or RGBA"
+            )
+        channel = axes.index(channel_axis) if channel_axis else None
+        channels = 1 if channel is None else shape[channel]
+        if channels not in (1, 3, 4) or (channels == 4 and (photometric, channel_axis) != ("RGB", "S")):
+            raise CellSegError(
+                f"{path}: has {channels} channels (axes {describe_axes(axes, shape)}) that are not stated to be RGBA; "
+                "save one channel as grey, or three as RGB"
+            )
+        return cls(path, tuple(shape), axes.index("Y"), axes.index("X"), channel, photometric)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self.shape[self.y], self.shape[self.x]
+
+    @property
+    def colour_count(self) -> int:
+        """Channels without alpha: 1 or 3."""
+        return 1 if self.channel is None else min(self.shape[self.channel], 3)
+
+    def cut(self, array: Any, window: Window) -> NDArray[Any]:
+        """A window of an array of this shape, (h, w, channels) of its type in native order.
+
+        Args:
+            array: anything that is sliced as a numpy array.
+            window: inside the image.
+        """
+        x0, y0, x1, y1 = window
+        index: list[Any] = [0] * len(self.shape)
+        index[self.y], index[self.x] = slice(y0, y1), slice(x0, x1)
+        if self.channel is not None:
+            index[self.channel] = slice(None)
+        cut = np.asarray(array[tuple(index)])
+        kept = sorted([self.y, self.x] if self.channel is None else [self.y, self.x, self.channel])
+        order = [kept.index(self.y), kept.index(self.x)]
+        order += [] if self.channel is None else [kept.index(self.channel)]
+        pixels = cut.transpose(order).reshape(y1 - y0, x1 - x0, -1)
+        return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+
+    def colours(self, pixels: NDArray[Any]) -> tuple[NDArray[Any], bool]:
+        """What :meth:`cut` gives, without alpha, bilevel values as 0 and 255; and whether the alpha was opaque.
+
+        Raises:
+            CellSegError: complex, NaN or infinite values.
+        """
+        if not np.isrealobj(pixels) or (pixels.dtype.kind == "f" and not np.isfinite(pixels).all()):
+            raise CellSegError(f"{self.path}: holds complex, NaN or infinite intensities; replace them first")
+        opaque = pixels.shape[2] < 4 or is_opaque(pixels[..., 3])
+        pixels = pixels[..., :3]
+        return (pixels.astype(np.uint8) * 255 if pixels.dtype == bool else pixels), opaque
+
+    def rgb(self, scaled: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Colours scaled to 8 bit, (h, w, 1 or 3), the right way round: a min-is-white image is inverted."""
+        return np.invert(scaled) if self.photometric == "MINISWHITE" else scaled
+
+
+def is_opaque(alpha: NDArray[Any]) -> bool:
+    """Whether each value is the largest of its type, or at least 1 where the type is float or bilevel."""
+    largest = np.iinfo(alpha.dtype).max if alpha.dtype.kind in "iu" else 1
+    return bool(alpha.min() >= largest)
+
+
+def describe_axes(axes: str, shape: Sequence[int]) -> str:
+    """Axes and lengths for a message, as in ``CYX 2 x 8 x 9``."""
+    return f"{axes} {describe_shape(shape)}"
+
+
+def describe_shape(shape: Sequence[int]) -> str:
+    """Lengths for a message, as in ``8 x 9``."""
+    return " x ".join(str(side) for side in shape)

@@ -1,0 +1,216 @@
+"""Windows of an image of any size as RGB, without the whole of it in memory."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellseg_d2.cells.tiling import Window
+from cellseg_d2.images.pictures import PICTURE_SUFFIXES, read_picture
+from cellseg_d2.images.pixel_size import PixelSize, tiff_pixel_size
+from cellseg_d2.images.sources import Source, is_slide, is_zarr, slide_source, tiff_source, zarr_source
+from cellseg_d2.images.tiff import (
+    INTENSITY_RULE,
+    MAX_PIXELS,
+    IntensityRule,
+    damage_reported,
+    opened,
+    read_image,
+    warn_of_alpha,
+)
+
+CACHE_BYTES = 2**28
+"""Decoded and scaled blocks that are kept: overlapping windows decode each chunk once or twice, not many times."""
+
+
+class ImageRegions(ABC):
+    """An open image that is read by windows, by one thread at a time; a context manager that closes its file.
+
+    Attributes:
+        size: (height, width) in pixels.
+        pixel_size_um: (x, y) in microns a pixel; None where the file states none.
+    """
+
+    def __init__(self, size: tuple[int, int], pixel_size_um: PixelSize | None) -> None:
+        self.size = size
+        self.pixel_size_um = pixel_size_um
+
+    def read(self, window: Window) -> NDArray[np.uint8]:
+        """One window, (h, w, 3) uint8 RGB, a new array.
+
+        Args:
+            window: inside the image, not empty.
+
+        Raises:
+            CellSegError: the file is damaged, or holds complex, NaN or infinite intensities.
+        """
+        x0, y0, x1, y1 = window
+        height, width = self.size
+        if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
+            raise ValueError(f"the window {window} is not inside an image of {height} x {width}")
+        return self._read(window)
+
+    @abstractmethod
+    def _read(self, window: Window) -> NDArray[np.uint8]:
+        """One window that is inside the image."""
+
+    def close(self) -> None:  # noqa: B027  # an image in memory has nothing to close
+        """Closes the file; no window can be read any more."""
+
+    def __enter__(self) -> ImageRegions:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class WholeImage(ImageRegions):
+    """An image that is in memory.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        pixel_size_um: as the attribute.
+    """
+
+    def __init__(self, image: NDArray[np.uint8], pixel_size_um: PixelSize | None = None) -> None:
+        super().__init__((image.shape[0], image.shape[1]), pixel_size_um)
+        self._image = image
+
+    def _read(self, window: Window) -> NDArray[np.uint8]:
+        x0, y0, x1, y1 = window
+        return self._image[y0:y1, x0:x1].copy()
+
+
+class BlockImage(ImageRegions):
+    """An image of which blocks are decoded when a window needs them, and kept for the next windows.
+
+    What is scaled to 8 bit by percentiles is by those of the whole image: before the first window all of it is read
+    block by block, once for 16-bit images, twice for 32-bit ones.
+
+    Args:
+        source: the open file; closed by :meth:`close`.
+        rule: see :class:`cellseg_d2.images.tiff.IntensityRule`.
+        cache_bytes: of blocks that are kept; the latest one always is.
+    """
+
+    def __init__(self, source: Source, rule: str, cache_bytes: int = CACHE_BYTES) -> None:
+        super().__init__(source.plane.size, source.pixel_size_um)
+        self._source = source
+        self._rule = IntensityRule.parse(rule)
+        self._cache_bytes = cache_bytes
+        self._blocks: OrderedDict[tuple[int, int], NDArray[np.uint8]] = OrderedDict()
+        self._kept_bytes = 0
+        self._alpha_told = False
+
+    def close(self) -> None:
+        """Closes the file and gives the blocks' memory back."""
+        self._blocks.clear()
+        self._kept_bytes = 0
+        self._source.open_files.close()
+
+    def _read(self, window: Window) -> NDArray[np.uint8]:
+        x0, y0, x1, y1 = window
+        step_y, step_x = self._source.block
+        result = np.empty((y1 - y0, x1 - x0, 3), np.uint8)
+        for top in range(y0 - y0 % step_y, y1, step_y):
+            for left in range(x0 - x0 % step_x, x1, step_x):
+                block = self._block(top, left)
+                rows = slice(max(y0, top), min(y1, top + step_y))
+                columns = slice(max(x0, left), min(x1, left + step_x))
+                part = block[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+                result[rows.start - y0 : rows.stop - y0, columns.start - x0 : columns.stop - x0] = part
+        return result
+
+    def _block(self, top: int, left: int) -> NDArray[np.uint8]:
+        """A block by its first row and column, (h, w, 1 or 3) uint8, from the cache or the file."""
+        block = self._blocks.get((top, left))
+        if block is None:
+            height, width = self.size
+            step_y, step_x = self._source.block
+            colours = self._decode((left, top, min(left + step_x, width), min(top + step_y, height)))
+            scaled = colours if colours.dtype == np.uint8 else self._rule.scale(colours, self._limits)
+            block = np.ascontiguousarray(self._source.plane.rgb(scaled))
+            self._blocks[top, left] = block
+            self._kept_bytes += block.nbytes
+            while self._kept_bytes > self._cache_bytes and len(self._blocks) > 1:
+                self._kept_bytes -= self._blocks.popitem(last=False)[1].nbytes
+        self._blocks.move_to_end((top, left))
+        return block
+
+    @cached_property
+    def _limits(self) -> tuple[float, float]:
+        """The intensities of the whole image that become 0 and 255."""
+        height, width = self.size
+        return self._rule.limits(self._all_blocks, height * width * self._source.plane.colour_count)
+
+    def _all_blocks(self) -> Iterator[NDArray[Any]]:
+        height, width = self.size
+        step_y, step_x = self._source.block
+        for y in range(0, height, step_y):
+            for x in range(0, width, step_x):
+                yield self._decode((x, y, min(x + step_x, width), min(y + step_y, height)))
+
+    def _decode(self, window: Window) -> NDArray[Any]:
+        """A window's values as the file has them, without alpha."""
+        plane = self._source.plane
+        with damage_reported(plane.path, self._source.kind):
+            pixels, opaque = plane.colours(plane.cut(self._source.array, window))
+        if not opaque and not self._alpha_told:
+            self._alpha_told = True
+            warn_of_alpha(plane.path)
+        return pixels
+
+
+def open_image(path: str | Path, rule: str = INTENSITY_RULE, max_pixels: int = MAX_PIXELS) -> ImageRegions:
+    """Opens an image to read windows of it; the same values as :func:`cellseg_d2.images.tiff.read_image` gives.
+
+    TIFF, OME-TIFF (of pyramids the full resolution) and OME-Zarr folders are read by windows, whole slides too where
+    tiffslide is installed. PNG, JPEG and TIFFs that are small or of one large compressed strip are decoded at once.
+
+    Args:
+        path: a file, or an OME-Zarr folder.
+        rule: how images that are not 8 bit are scaled, see :class:`cellseg_d2.images.tiff.IntensityRule`.
+        max_pixels: images that are decoded at once are refused if they declare more.
+
+    Raises:
+        CellSegError: missing, damaged, too large, not one grey or RGB plane, or a slide without tiffslide.
+    """
+    path = Path(path)
+    IntensityRule.parse(rule)
+    if is_zarr(path):
+        return BlockImage(zarr_source(path), rule)
+    if is_slide(path):
+        return BlockImage(slide_source(path), rule)
+    if path.suffix.lower() in PICTURE_SUFFIXES:
+        return WholeImage(read_picture(path, rule, max_pixels))
+    source = tiff_source(path)
+    if source is None:
+        return WholeImage(read_image(path, rule, max_pixels), pixel_size_um(path))
+    return BlockImage(source, rule)
+
+
+def pixel_size_um(path: str | Path) -> PixelSize | None:
+    """(x, y) in microns a pixel as the file states them, from its header alone; None where it states none.
+
+    Raises:
+        CellSegError: the header cannot be read, or it is a slide without tiffslide.
+    """
+    path = Path(path)
+    if path.suffix.lower() in PICTURE_SUFFIXES:
+        return None
+    if is_zarr(path) or is_slide(path):
+        source = zarr_source(path) if is_zarr(path) else slide_source(path)
+        with source.open_files:
+            return source.pixel_size_um
+    with opened(path) as file:
+        return tiff_pixel_size(file, file.series[0].keyframe)

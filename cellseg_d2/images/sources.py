@@ -1,0 +1,197 @@
+"""Files that are read window by window: tiled and striped TIFF, OME-Zarr, and slides through tiffslide."""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+import zarr
+from numpy.typing import NDArray
+
+from cellseg_d2.errors import CellSegError
+from cellseg_d2.images.pixel_size import COARSEST_UM, PixelSize, ome_zarr_pixel_size, stated, tiff_pixel_size
+from cellseg_d2.images.planes import Plane
+from cellseg_d2.images.tiff import check_file, damage_reported, only_image, photometric
+
+WHOLE_BYTES = 2**26
+"""TIFFs that decode to no more than this are decoded at once, which is faster than by windows."""
+
+CHUNK_BYTES = 2**28
+"""TIFFs with a strip or tile that decodes to more than this are not read by windows: each would take a whole chunk."""
+
+BLOCK_SIDE = 256
+"""Chunks that are narrower are read several at a time."""
+
+BLOCK_PIXELS = 2**20
+"""Strips, which are as wide as the image, are read several at a time up to this."""
+
+UNCHUNKED = (1024, 1024)
+"""What is read at a time of formats that have no chunks, or tell of none."""
+
+SLIDE_SUFFIXES = (".svs", ".ndpi", ".scn")
+"""Whole-slide formats that tiffslide reads and tifffile alone does not understand in full."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Pixels that are read by windows, and what the file states of them.
+
+    Attributes:
+        array: anything that is sliced as a numpy array, of ``plane.shape``.
+        plane: where the image is in it.
+        block: (height, width) that is best read at once, from multiples of it on; a multiple of the file's chunks.
+        pixel_size_um: (x, y) in microns; None where the file states none.
+        kind: of the file, with its article, for messages.
+        open_files: is closed when the source is no longer needed.
+    """
+
+    array: Any
+    plane: Plane
+    block: tuple[int, int]
+    pixel_size_um: PixelSize | None
+    kind: str
+    open_files: ExitStack
+
+
+def is_zarr(path: Path) -> bool:
+    """Whether a folder is a Zarr group rather than one that holds images."""
+    return path.is_dir() and (
+        path.suffix.lower() == ".zarr" or any((path / name).is_file() for name in (".zgroup", "zarr.json"))
+    )
+
+
+def is_slide(path: Path) -> bool:
+    """Whether a file is of a whole-slide format, by its suffix."""
+    return path.suffix.lower() in SLIDE_SUFFIXES
+
+
+def tiff_source(path: Path) -> Source | None:
+    """A TIFF by windows, of a pyramid its full resolution; None for one that is better decoded at once.
+
+    Uncompressed files are mapped into memory, others are read with tifffile's Zarr view.
+
+    Raises:
+        CellSegError: as :func:`cellseg_d2.images.tiff.read_image`, except that no file is too large.
+    """
+    check_file(path)
+    with damage_reported(path, "a TIFF"), ExitStack() as stack:
+        file = stack.enter_context(tifffile.TiffFile(path))
+        series = only_image(path, file, None)
+        page = series.keyframe
+        plane = Plane.of(path, series.axes, series.shape, photometric(page))
+        if int(np.prod(series.shape, dtype=object)) * series.dtype.itemsize <= WHOLE_BYTES:
+            return None
+        block = UNCHUNKED
+        if page.is_memmappable and series.dataoffset is not None:
+            array = tifffile.memmap(path, series=0, level=0, mode="r")
+        else:
+            store = stack.enter_context(series.aszarr(level=0))
+            array = zarr.open(store, mode="r")
+            if int(np.prod(array.chunks, dtype=object)) * series.dtype.itemsize > CHUNK_BYTES:
+                return None
+            block = _block(plane, array.chunks)
+        size = tiff_pixel_size(file, page)
+        return Source(array, plane, block, size, "a TIFF", stack.pop_all())
+
+
+def zarr_source(path: Path) -> Source:
+    """The full resolution of an OME-Zarr image: OME-NGFF 0.4 or older, with zarr 3 also 0.5.
+
+    https://ngff.openmicroscopy.org/0.4/#multiscale-md
+
+    Raises:
+        CellSegError: no OME-Zarr image, damaged, or with pages or channels that no RGB image has.
+    """
+    if (path / "zarr.json").is_file() and int(zarr.__version__.split(".")[0]) < 3:
+        raise CellSegError(f"{path}: is of Zarr's format 3; install zarr 3 or save it as OME-Zarr 0.4")
+    with damage_reported(path, "an OME-Zarr image"):
+        group = zarr.open_group(str(path), mode="r")
+        image = _multiscales(dict(group.attrs))
+        if image is None:
+            raise CellSegError(f"{path}: is no OME-Zarr image (it has no multiscales); give the folder of one image")
+        array = group[image["datasets"][0]["path"]]
+        axes = image.get("axes") or list("tczyx")[-array.ndim :]  # before 0.3 there were always these five
+        plane = Plane.of(path, "".join(_letter(axis) for axis in axes), array.shape, "MINISBLACK")
+        return Source(
+            array,
+            plane,
+            _block(plane, array.chunks),
+            ome_zarr_pixel_size(image, axes),
+            "an OME-Zarr image",
+            ExitStack(),
+        )
+
+
+def _multiscales(attributes: dict[str, Any]) -> dict[str, Any] | None:
+    """The first image of a group's attributes; OME-NGFF 0.5 keeps them one level down."""
+    images = attributes.get("ome", attributes).get("multiscales")
+    return images[0] if images else None
+
+
+def _letter(axis: Any) -> str:
+    """The letter that tifffile gives an axis of OME-NGFF: since 0.4 it has a name and a type, in 0.3 it is the name."""
+    name, kind = (axis["name"], axis.get("type")) if isinstance(axis, dict) else (axis, None)
+    return "C" if kind == "channel" else str(name)[:1].upper()
+
+
+def tiffslide_missing() -> str | None:
+    """Why slides cannot be read, with the mend; None where they can."""
+    try:
+        import tiffslide  # noqa: F401  # an extra, and slow to import
+    except ImportError as error:
+        return f"needs tiffslide ({error}); pip install 'cellseg_d2[slides]'"
+    return None
+
+
+def slide_source(path: Path) -> Source:
+    """A whole slide at full resolution, with tiffslide.
+
+    Raises:
+        CellSegError: tiffslide is not installed, or cannot read it.
+    """
+    check_file(path)
+    missing = tiffslide_missing()
+    if missing:
+        raise CellSegError(f"{path}: {missing}")
+    import tiffslide
+
+    with damage_reported(path, "a slide"), ExitStack() as stack, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it tells of metadata that it leaves out, none of which is used
+        slide = stack.enter_context(tiffslide.TiffSlide(path))
+        array = _SlideArray(slide)
+        plane = Plane.of(path, "YXS", array.shape, "RGB" if array.shape[2] >= 3 else "MINISBLACK")
+        properties = slide.properties
+        tile = [int(properties.get(f"tiffslide.level[0].tile-{side}") or 0) for side in ("height", "width")]
+        block = _block(plane, (*tile, array.shape[2])) if all(tile) else UNCHUNKED
+        microns = properties.get("tiffslide.mpp-x"), properties.get("tiffslide.mpp-y")
+        return Source(array, plane, block, stated(*microns, COARSEST_UM), "a slide", stack.pop_all())
+
+
+class _SlideArray:
+    """A slide's full resolution, sliced as an array (height, width, samples)."""
+
+    def __init__(self, slide: Any) -> None:
+        self._slide = slide
+        width, height = slide.dimensions
+        self.shape = (height, width, slide.read_region((0, 0), 0, (1, 1), as_array=True).shape[2])
+
+    def __getitem__(self, index: tuple[Any, ...]) -> NDArray[Any]:
+        rows, columns = index[:2]
+        size = columns.stop - columns.start, rows.stop - rows.start
+        pixels: NDArray[Any] = self._slide.read_region((columns.start, rows.start), 0, size, as_array=True)
+        whole: tuple[Any, ...] = (slice(None), slice(None))
+        rest: NDArray[Any] = pixels[whole + index[2:]]
+        return rest
+
+
+def _block(plane: Plane, chunks: tuple[int, ...]) -> tuple[int, int]:
+    """Chunks put together, so that reading one is worth its overhead."""
+    height, width = chunks[plane.y], chunks[plane.x]
+    width *= max(1, BLOCK_SIDE // width)
+    height *= max(1, min(BLOCK_SIDE // height, BLOCK_PIXELS // (width * height)))
+    return height, width

@@ -1,0 +1,340 @@
+"""Any scientific TIFF -> (H, W, 3) uint8 RGB, or (H, W) int32 labels."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from cellseg_d2.errors import CellSegError, one_line
+from cellseg_d2.images.percentiles import Blocks, percentiles
+from cellseg_d2.images.pixel_size import PixelSize, tiff_pixel_size
+from cellseg_d2.images.planes import Plane, describe_axes, describe_shape, is_opaque
+
+logger = logging.getLogger(__name__)
+
+INTENSITY_RULE = "percentile:0.1,99.9"
+"""How images that are not 8 bit are brought to 8 bit, once for the whole image; `config.py` copies it."""
+
+MAX_PIXELS = 2**31
+"""Images whose header declares more pixels are refused before memory is taken."""
+
+BAND_PIXELS = 2**20
+"""Values that are counted at once for percentiles."""
+
+JPEG = tuple(tifffile.COMPRESSION[name] for name in ("OJPEG", "JPEG", "JPEG_LOSSY", "ALT_JPEG"))
+"""Compressions whose YCbCr tifffile turns into RGB."""
+
+
+@dataclass(frozen=True)
+class IntensityRule:
+    """A rule by which 16-bit and float images are scaled to 0..255; 8-bit images are never changed.
+
+    Attributes:
+        kind: ``percentile`` (low and high are percentiles of all the image's values, one range for all channels, as
+            ImageJ's and napari's auto-contrast do) or ``range`` (low and high are intensities, the same for all
+            images).
+        low: becomes 0; what lies below is clipped.
+        high: becomes 255; what lies above is clipped.
+    """
+
+    kind: str
+    low: float
+    high: float
+
+    @classmethod
+    def parse(cls, text: str) -> IntensityRule:
+        """Reads ``percentile:LOW,HIGH`` or ``range:LOW,HIGH``.
+
+        Raises:
+            CellSegError: the text is of another form, or LOW is not below HIGH.
+
+        >>> IntensityRule.parse("range:0,4095")
+        IntensityRule(kind='range', low=0.0, high=4095.0)
+        """
+        kind, _, numbers = text.partition(":")
+        try:
+            low, high = (float(number) for number in numbers.split(","))
+        except ValueError:
+            low = high = float("nan")
+        limits = (0.0, 100.0) if kind == "percentile" else (-np.inf, np.inf)
+        if kind not in ("percentile", "range") or not limits[0] <= low < high <= limits[1]:
+            raise CellSegError(
+                f"intensity rule {text!r} is not understood; write 'percentile:0.1,99.9' or 'range:0,65535'"
+            )
+        return cls(kind, low, high)
+
+    def apply(self, image: NDArray[Any]) -> NDArray[np.uint8]:
+        """Scales an array of any shape and real type to uint8; a constant image becomes 0."""
+        if image.dtype == np.uint8:
+            return image
+        flat = image.reshape(-1)
+        firsts = range(0, flat.size, BAND_PIXELS)
+        return self.scale(
+            image, self.limits(lambda: (flat[first : first + BAND_PIXELS] for first in firsts), flat.size)
+        )
+
+    def limits(self, blocks: Blocks, count: int) -> tuple[float, float]:
+        """The intensities that become 0 and 255, of an image that is not 8 bit.
+
+        Args:
+            blocks: its values, of all channels and without alpha.
+            count: how many there are.
+        """
+        if self.kind == "range":
+            return self.low, self.high
+        least, low, high, largest = percentiles(blocks, count, (0, self.low, self.high, 100))
+        # the cells may cover less of the image than the percentiles leave out
+        return (low, high) if low < high else (least, largest)
+
+    @staticmethod
+    def scale(image: NDArray[Any], limits: tuple[float, float]) -> NDArray[np.uint8]:
+        """Brings what lies between the limits to 0..255; 8-bit images stay, without a range all is 0."""
+        if image.dtype == np.uint8:
+            return image
+        low, high = limits
+        if high <= low:
+            return np.zeros(image.shape, np.uint8)
+        # 32-bit floats hold every value of types up to 16 bit; of wider ones they would lose small differences
+        kind = "f4" if image.dtype.itemsize <= 2 or image.dtype == np.float32 else "f8"
+        scaled = (np.asarray(image, kind) - low) * (255 / (high - low))
+        result: NDArray[np.uint8] = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+        return result
+
+
+class PixelFormat(NamedTuple):
+    """What a file's pixels are, before any scaling.
+
+    Attributes:
+        dtype: numpy's name.
+        bits: of one value, as the file states them; fewer than the type's where a camera fills 12 of 16, say.
+        channels: values a pixel.
+    """
+
+    dtype: str
+    bits: int
+    channels: int
+
+
+def describe(path: str | Path) -> tuple[PixelFormat, PixelSize | None]:
+    """The pixel format of a TIFF that :func:`read_image` reads, and its pixel size where stated, from its header alone.
+
+    Raises:
+        CellSegError: the header cannot be read.
+    """
+    with opened(Path(path)) as file:
+        series = file.series[0]
+        channel_axis = next((axis for axis in "SC" if axis in series.axes), None)
+        channels = 1 if channel_axis is None else series.shape[series.axes.index(channel_axis)]
+        pixel_format = PixelFormat(str(series.dtype), int(series.keyframe.bitspersample), int(channels))
+        return pixel_format, tiff_pixel_size(file, series.keyframe)
+
+
+@dataclass(frozen=True)
+class _Raw:
+    """Pixels with what the file states of them.
+
+    Attributes:
+        pixels: of any shape and type.
+        axes: tifffile's letters, one an axis.
+        photometric: tifffile's name of what the values mean; RGB where its decoder has made them so.
+        alpha: whether the last sample is stated to be an alpha.
+    """
+
+    pixels: NDArray[Any]
+    axes: str
+    photometric: str
+    alpha: bool
+
+
+def read_image(path: str | Path, rule: str = INTENSITY_RULE, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """Reads a microscopy image as RGB.
+
+    Grey images become three equal channels, of RGBA the alpha is dropped (with a notice if it is not opaque), bilevel
+    and 16-bit and float images are scaled by ``rule``, a min-is-white image is inverted. Three fluorescence channels
+    are taken as red, green and blue in the order of the file; of four none is dropped unasked, they are refused.
+
+    Args:
+        path: a TIFF file.
+        rule: see :class:`IntensityRule`.
+        max_pixels: images that declare more are refused from the header.
+
+    Returns:
+        (H, W, 3) uint8.
+
+    Raises:
+        CellSegError: missing, not a TIFF, truncated, too large, with pages or channels that no RGB image has, or of
+            another colour space.
+    """
+    path = Path(path)
+    raw = _read(path, max_pixels)
+    plane = Plane.of(path, raw.axes, raw.pixels.shape, raw.photometric)
+    height, width = plane.size
+    pixels, opaque = plane.colours(plane.cut(raw.pixels, (0, 0, width, height)))
+    if not opaque:
+        warn_of_alpha(path)
+    image = plane.rgb(IntensityRule.parse(rule).apply(pixels))
+    return np.ascontiguousarray(np.broadcast_to(image, (height, width, 3)))
+
+
+def warn_of_alpha(path: Path) -> None:
+    """Tells that an image loses an alpha that means something."""
+    logger.warning("%s: its alpha channel is not opaque everywhere; it is dropped", path)
+
+
+def read_label_map(path: str | Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.int32]:
+    """Reads an instance-label image: 0 is background, each other value one cell.
+
+    Any integer type, or float that holds whole numbers; the indices of a colour palette are the ids. A leading,
+    trailing or repeated channel axis is dropped, and the opaque alpha of RGBA; a first axis of another kind (``Q``,
+    ``Z``) with at most four equal planes is a repeated channel axis too. Ids that do not fit into 31 bits are numbered
+    anew, so none is lost to a cast.
+
+    Args:
+        path: a TIFF file.
+        max_pixels: label maps that declare more pixels are refused from the header.
+
+    Returns:
+        (H, W) int32, values >= 0.
+
+    Raises:
+        CellSegError: missing, not a TIFF, truncated, too large, not two-dimensional, or with values that are negative,
+            fractional or not finite.
+    """
+    raw = _read(Path(path), max_pixels)
+    pixels, axes = _drop_singletons(raw)
+    if pixels.ndim == 3:
+        axis = next((axis for axis in "SC" if axis in axes), axes[0])
+        planes = np.moveaxis(pixels, axes.index(axis), 0)
+        if axis == "S" and raw.alpha and len(planes) == 4 and is_opaque(planes[3]):
+            planes = planes[:3]
+        if axis in "SC" or (axis not in "YX" and len(planes) <= 4):  # z-stacks without a cell are longer, as a rule
+            if (planes == planes[0]).all():
+                pixels = planes[0]
+            elif axis in "SC":
+                raise CellSegError(f"{path}: its channels differ, so it is no label map; save one value a cell")
+    if pixels.ndim != 2:
+        raise CellSegError(
+            f"{path}: has the axes {describe_axes(raw.axes, raw.pixels.shape)}, a label map has one plane; "
+            "save it as (height, width)"
+        )
+    if pixels.dtype.kind == "f":
+        if not (np.isfinite(pixels).all() and (pixels == np.rint(pixels)).all()):
+            raise CellSegError(f"{path}: holds fractions or NaN, so it is no label map; save whole numbers")
+    elif pixels.dtype.kind not in "iub":
+        raise CellSegError(f"{path}: holds {pixels.dtype} values; save whole numbers")
+    if pixels.size and int(pixels.min()) < 0:
+        raise CellSegError(f"{path}: holds negative labels; use 0 for background and positive numbers for cells")
+    if pixels.size and int(pixels.max()) > np.iinfo(np.int32).max:  # int: numpy 2 compares in the type of the pixels
+        values, inverse = np.unique(pixels, return_inverse=True)
+        pixels = inverse.reshape(pixels.shape) + (0 if values[0] == 0 else 1)
+    return np.ascontiguousarray(pixels, np.int32)
+
+
+def _read(path: Path, max_pixels: int) -> _Raw:
+    with opened(path) as file:
+        series = only_image(path, file, max_pixels)
+        return _Raw(series.asarray(), series.axes, photometric(series.keyframe), _has_alpha(series.keyframe))
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[tifffile.TiffFile]:
+    """A TIFF, with :func:`damage_reported` for what is done with it.
+
+    Raises:
+        CellSegError: missing, empty, or not to be read.
+    """
+    check_file(path)
+    with damage_reported(path, "a TIFF"), tifffile.TiffFile(path) as file:
+        yield file
+
+
+def check_file(path: Path) -> None:
+    """Refuses what is no file or has no bytes.
+
+    Raises:
+        CellSegError: in one line.
+    """
+    if not path.is_file():
+        raise CellSegError(f"{path}: there is no such file")
+    if path.stat().st_size == 0:
+        raise CellSegError(f"{path}: is empty (0 bytes); export it again")
+
+
+@contextmanager
+def damage_reported(path: Path, kind: str) -> Iterator[None]:
+    """Turns what the decoders of a damaged file raise into one line; tifffile's log of it is left out.
+
+    Args:
+        path: the file.
+        kind: what it should be, with its article.
+
+    Raises:
+        CellSegError: instead of any other exception.
+    """
+    log = logging.getLogger("tifffile")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    except CellSegError:
+        raise
+    except MemoryError as error:
+        raise CellSegError(f"{path}: does not fit into memory") from error
+    except Exception as error:  # anything from struct.error to types of the decoders' own
+        raise CellSegError(f"{path}: cannot be read as {kind} ({one_line(error)}); export it again") from error
+    finally:
+        log.disabled = before
+
+
+def only_image(path: Path, file: tifffile.TiffFile, max_pixels: int | None) -> Any:
+    """The file's first series, tifffile's word for one image with its pyramid, checked from the header alone.
+
+    Args:
+        path: for messages.
+        file: the same file, open.
+        max_pixels: images that declare more are refused; None where no more than windows are read.
+
+    Raises:
+        CellSegError: too large, truncated, or beside another one of the same size.
+    """
+    series = file.series[0]
+    page = series.keyframe
+    sides = [side for side, axis in zip(series.shape, series.axes) if axis not in "SC" or side > 4]  # no channels
+    if max_pixels is not None and int(np.prod(sides, dtype=object)) > max_pixels:
+        raise CellSegError(f"{path}: declares {describe_shape(series.shape)}, over the limit of {max_pixels} pixels")
+    pages = sum(other.shape == series.shape for other in file.series)  # a smaller one is a preview or a label
+    if pages > 1:
+        raise CellSegError(f"{path}: holds {pages} images of {describe_shape(series.shape)}; save one plane")
+    end = max(map(sum, zip(page.dataoffsets, page.databytecounts)), default=0)
+    if end > file.filehandle.size:  # some decoders invent what is missing, others take memory for it first
+        raise CellSegError(f"{path}: ends after {file.filehandle.size} of {end} bytes; copy or export it again")
+    return series
+
+
+def photometric(page: Any) -> str:
+    """The name of what a decoded page's values mean; numbers that tifffile does not know stay numbers."""
+    name = str(getattr(page.photometric, "name", page.photometric))
+    converted = page.planarconfig == tifffile.PLANARCONFIG.CONTIG and not page.extrasamples
+    if name == "YCBCR" and converted and page.compression in JPEG:
+        return "RGB"
+    return name
+
+
+def _has_alpha(page: Any) -> bool:
+    return bool(page.extrasamples) and page.extrasamples[-1] in (
+        tifffile.EXTRASAMPLE.ASSOCALPHA,
+        tifffile.EXTRASAMPLE.UNASSALPHA,
+    )
+
+
+def _drop_singletons(raw: _Raw) -> tuple[NDArray[Any], str]:
+    """Removes axes of length 1 but for the two last spatial ones."""
+    keep = [number for number, axis in enumerate(raw.axes) if axis in "YX" or raw.pixels.shape[number] > 1]
+    return raw.pixels.reshape([raw.pixels.shape[number] for number in keep]), "".join(raw.axes[n] for n in keep)

@@ -1,0 +1,47 @@
+"""Builds a model on the device that is there, and measures its size."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+
+from cellseg_d2.errors import CellSegError
+
+logger = logging.getLogger(__name__)
+
+
+def use_available_device(cfg: CfgNode) -> None:
+    """Falls back to the CPU, with a notice, where the config asks for CUDA and there is none."""
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        logger.warning("MODEL.DEVICE is %s, but there is no CUDA here; running on the CPU", cfg.MODEL.DEVICE)
+        cfg.MODEL.DEVICE = "cpu"
+    if cfg.MODEL.DEVICE == "cpu" and cfg.SOLVER.AMP.ENABLED:
+        logger.warning("SOLVER.AMP.ENABLED needs CUDA; training in full precision")
+        cfg.SOLVER.AMP.ENABLED = False
+
+
+def build_on_cpu(cfg: CfgNode) -> torch.nn.Module:
+    """The model of a config on the CPU, whatever its MODEL.DEVICE: to look at, without taking memory of a GPU."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.DEVICE = "cpu"
+    return build_model(cfg)
+
+
+def count_parameters(model: torch.nn.Module) -> int:
+    """All parameters of a model, frozen ones among them; frozen statistics are none."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def check_size(model: torch.nn.Module, cfg: CfgNode) -> None:
+    """Raises CellSegError, with the count of each part, where a model has more than CELLSEG.MAX_PARAMETERS."""
+    count, limit = count_parameters(model), cfg.CELLSEG.MAX_PARAMETERS
+    if count > limit:
+        parts = ", ".join(f"{name} {count_parameters(part) / 1e6:.1f} M" for name, part in model.named_children())
+        raise CellSegError(
+            f"the model has {count / 1e6:.1f} M parameters ({parts}), over the limit of {limit / 1e6:.1f} M; "
+            "CELLSEG.MAX_PARAMETERS sets it"
+        )

@@ -1,0 +1,230 @@
+"""Checkpoints that carry their config, and that say what did not fit."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+from collections import Counter
+from collections.abc import Iterator
+from itertools import accumulate
+from typing import Any
+from zipfile import is_zipfile
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+
+from cellseg_d2.config import cfg_from_text
+from cellseg_d2.errors import CellSegError, one_line
+from cellseg_d2.weights.locations import local_path
+from cellseg_d2.weights.pretrained import CONFIG_KEY, check_origin, match_by_ending, recognise
+
+logger = logging.getLogger(__name__)
+
+LISTED = 12
+"""Layers that a message names of each kind of misfit, before it only counts."""
+
+
+class CellCheckpointer(DetectionCheckpointer):
+    """Detectron2's checkpointer with more care for the files.
+
+    It also
+
+    - writes the config into each file, so that a checkpoint alone is enough to predict with,
+    - writes a file whole or not at all,
+    - never lets the best checkpoint become the one to resume from,
+    - opens ``.pth`` files with ``weights_only=True``, so that a foreign file cannot run code,
+    - reads torchvision's networks too, and refuses weights that were trained on other input than the config's,
+    - names the layers that did not fit, and with ``strict`` refuses them.
+
+    Args:
+        model: whose weights are saved and loaded.
+        cfg: its config; files go to OUTPUT_DIR.
+        strict: refuse a file that lacks weights or whose shapes differ, instead of beginning these afresh.
+        checkpointables: what else is saved, such as the trainer.
+    """
+
+    def __init__(self, model: torch.nn.Module, cfg: CfgNode, *, strict: bool, **checkpointables: Any) -> None:
+        super().__init__(model, cfg.OUTPUT_DIR, **checkpointables)
+        self.cfg = cfg
+        self.cfg_text = cfg.dump()
+        self.strict = strict
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Saves to ``OUTPUT_DIR/name.pth`` all that training goes on from, and makes it the file to resume from."""
+        state = {key: value.state_dict() for key, value in self.checkpointables.items()}
+        self.save_weights(name, **state, **kwargs)
+        if self.save_dir and self.save_to_disk:
+            self.tag_last_checkpoint(f"{name}.pth")
+
+    def save_weights(self, name: str, **kwargs: Any) -> None:
+        """Saves to ``OUTPUT_DIR/name.pth`` the model and its config, and what is given: to predict with."""
+        if not self.save_dir or not self.save_to_disk:
+            return
+        path = os.path.join(self.save_dir, f"{name}.pth")
+        torch.save({"model": self.model.state_dict(), CONFIG_KEY: self.cfg_text, **kwargs}, f"{path}.partial")
+        os.replace(f"{path}.partial", path)
+        logger.info("saved %s", path)
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Writes the name of the file to resume from, whole or not at all."""
+        path = os.path.join(self.save_dir, "last_checkpoint")
+        with open(f"{path}.partial", "w", encoding="utf-8") as file:
+            file.write(last_filename_basename)
+        os.replace(f"{path}.partial", path)
+
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
+        """Loads a file or URL; an empty path loads nothing.
+
+        Raises:
+            CellSegError: it cannot be read, or does not go with the config or the model.
+        """
+        if path:
+            local_path(path)
+        return super().load(path, checkpointables)
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        """A file in the form that Detectron2 goes on with; only kinds that cannot run code are opened."""
+        if filename.endswith((".pth", ".pt")):
+            content = super()._load_file(filename)  # which looks at the URL's query, and calls _torch_load
+        else:
+            content = open_weights(filename)
+        known = recognise(content, filename)
+        check_origin(known.origin, self.cfg, filename)
+        by_ending = known.by_ending or content.get("matching_heuristics", False)
+        return {**content, "model": known.weights, "matching_heuristics": by_ending}
+
+    def _torch_load(self, f: str) -> dict[str, Any]:
+        return open_weights(f)
+
+    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        wanted = set(self.model.state_dict())
+        given = set(checkpoint["model"])
+        if checkpoint.pop("matching_heuristics", False):
+            checkpoint["model"] = match_by_ending(checkpoint["model"], wanted)
+        incompatible = super()._load_model(checkpoint)
+        shapes = {name: f"{name} {old} -> {new}" for name, old, new in incompatible.incorrect_shapes}
+        missing = set(incompatible.missing_keys) - shapes.keys()
+        extra = set(incompatible.unexpected_keys)
+        afresh = _listed([*shapes.values(), *_by_layer(missing, wanted - missing)])
+        unused = _by_layer({name for name in extra if not name.endswith("num_batches_tracked")}, given - extra)
+        rest = f"; not used: {_listed(unused)}" if unused else ""
+        loaded = len(wanted) - len(missing) - len(shapes)
+        if not loaded:
+            raise CellSegError(f"the checkpoint has no weights of this model: {afresh}{rest}; give one of its network")
+        if self.strict and afresh:
+            raise CellSegError(f"the checkpoint does not fit the model: {afresh}{rest}; give its own config file")
+        lost = f"; begun afresh: {afresh}" if afresh else ""
+        level = logging.WARNING if shapes else logging.INFO
+        logger.log(level, "loaded %d of the model's %d tensors%s%s", loaded, len(wanted), lost, rest)
+        return incompatible
+
+    def _log_incompatible_keys(self, incompatible: Any) -> None:
+        """Nothing: fvcore would say here name by name what :meth:`_load_model` has said by layer."""
+
+
+def _by_layer(names: set[str], others: set[str]) -> list[str]:
+    """The outermost layers that hold some of these tensors and none of the others, as ``layer (count tensors)``."""
+    inner = {layer for name in others for layer in _layers(name)}
+    counts = Counter(next((layer for layer in _layers(name) if layer not in inner), name) for name in names)
+    return [f"{layer} ({count} tensors)" if count > 1 else layer for layer, count in sorted(counts.items())]
+
+
+def _layers(name: str) -> Iterator[str]:
+    """``a.b.c`` -> ``a``, ``a.b``, ``a.b.c``."""
+    return accumulate(name.split("."), "{}.{}".format)
+
+
+def _listed(items: list[str]) -> str:
+    more = f" and {len(items) - LISTED} more" if len(items) > LISTED else ""
+    return ", ".join(items[:LISTED]) + more
+
+
+def check_weights(path: str, cfg: CfgNode) -> None:
+    """Raises CellSegError where a file cannot be read, or its weights were trained on other input than the config's."""
+    check_origin(recognise(open_weights(path), path).origin, cfg, path)
+
+
+def open_weights(path: str) -> dict[str, Any]:
+    """The content of a file of weights of either kind.
+
+    Raises:
+        CellSegError: no such file, of another kind, or with more in it than weights.
+    """
+    if path.endswith(".pkl"):
+        return load_pickle(path)
+    if not path.endswith((".pth", ".pt")):
+        raise CellSegError(f"{path}: only .pth, .pt and .pkl files are opened as weights")
+    return load_file(path)
+
+
+def load_file(path: str | os.PathLike[str], *, mapped: bool = False) -> dict[str, Any]:
+    """The content of a ``.pth`` file, on the CPU.
+
+    Args:
+        path: the file.
+        mapped: leave its tensors on the disk until they are used, where its format allows that.
+
+    Raises:
+        CellSegError: no such file, or it holds more than tensors and built-in containers.
+    """
+    try:
+        content = torch.load(os.fspath(path), map_location="cpu", weights_only=True, mmap=mapped and is_zipfile(path))
+    except FileNotFoundError as error:
+        raise CellSegError(f"{path}: there is no such checkpoint") from error
+    except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, ... by what is wrong
+        raise CellSegError(
+            f"{path}: is no checkpoint of tensors ({type(error).__name__}: {one_line(error, 100)})"
+        ) from error
+    if not isinstance(content, dict):
+        raise CellSegError(f"{path}: is no checkpoint, but a {type(content).__name__}")
+    return content
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Admits what the model zoo's files are made of, numpy arrays in built-in containers, and nothing else."""
+
+    ALLOWED = frozenset(
+        (f"{module}.{name}")
+        for module in ("numpy.core.multiarray", "numpy._core.multiarray", "numpy", "_codecs", "collections")
+        for name in ("_reconstruct", "scalar", "ndarray", "dtype", "encode", "OrderedDict")
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        """The class or function that a pickle asks for."""
+        if f"{module}.{name}" not in self.ALLOWED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        return super().find_class(module, name)
+
+
+def load_pickle(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The content of a ``.pkl`` file of Detectron2's model zoo.
+
+    Raises:
+        CellSegError: no such file, or it holds more than numpy arrays and built-in containers.
+    """
+    try:
+        with open(path, "rb") as file:
+            content = _ArraysOnly(file, encoding="latin1").load()
+    except FileNotFoundError as error:
+        raise CellSegError(f"{path}: there is no such file") from error
+    except Exception as error:  # a damaged pickle raises anything
+        raise CellSegError(f"{path}: is no file of weights ({type(error).__name__}: {error})") from error
+    if not isinstance(content, dict):
+        raise CellSegError(f"{path}: is no file of weights, but a {type(content).__name__}")
+    return content
+
+
+def checkpoint_cfg(path: str | os.PathLike[str]) -> CfgNode:
+    """The config that a checkpoint of ours was trained with.
+
+    Raises:
+        CellSegError: the file cannot be read, or carries no config.
+    """
+    text = load_file(path, mapped=True).get(CONFIG_KEY)
+    if not isinstance(text, str):
+        raise CellSegError(f"{path}: carries no config; give --config-file, with MODEL.WEIGHTS {path}")
+    cfg = cfg_from_text(text)
+    cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # this machine's, not the one it was trained on
+    return cfg

@@ -1,0 +1,155 @@
+"""The cells of one image: boxes, scores, classes and cropped masks that stay together."""
+
+import numpy as np
+import pytest
+from drawing import drawn, overlapping_masks, pycocotools_rle
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cellseg_d2.cells.instances import CellInstances
+
+SIZE = (9, 12)
+
+
+def two_cells():
+    masks = [np.array([[True, False], [True, True]]), np.ones((1, 3), bool)]
+    return CellInstances(
+        SIZE,
+        np.array([[1, 2, 3, 4], [5.5, 6, 8, 7]], np.float32),
+        np.array([0.9, 0.4], np.float32),
+        np.array([0, 2]),
+        masks,
+        np.array([[1, 2], [5, 6]]),
+    )
+
+
+def frames(cells):
+    """(N, H, W) masks in the frame of the image."""
+    full = np.zeros((len(cells), *cells.image_size), bool)
+    for frame, mask, (x, y) in zip(full, cells.masks, cells.origins):
+        frame[y : y + mask.shape[0], x : x + mask.shape[1]] = mask
+    return full
+
+
+@drawn
+@given(overlapping_masks())
+def test_cells_from_rles_have_their_masks_tight_boxes_and_texts(masks):
+    size = masks[0].shape if masks else SIZE
+    rles = [pycocotools_rle(mask) for mask in masks]
+    cells = CellInstances.from_rles(rles, list(range(len(masks))), size)
+    assert len(cells) == len(masks)
+    assert np.array_equal(frames(cells), np.array(masks, bool).reshape(-1, *size))
+    assert cells.rles() == rles
+    assert cells.areas.tolist() == [np.count_nonzero(mask) for mask in masks]
+    assert np.array_equal(cells.mask_boxes, cells.boxes)
+    assert cells.scores.tolist() == [1] * len(masks)
+    assert cells.classes.tolist() == list(range(len(masks)))
+    for mask in cells.masks:
+        assert mask[0].any() and mask[-1].any() and mask[:, 0].any() and mask[:, -1].any()
+
+
+@pytest.mark.parametrize(
+    ("rle", "message"),
+    [
+        pytest.param(pycocotools_rle(np.zeros(SIZE, bool)), "RLE 1 has no pixel", id="no pixel"),
+        pytest.param(pycocotools_rle(np.ones((12, 9), bool)), "expected a compressed RLE of size", id="other size"),
+        pytest.param({"size": [9, 12], "counts": [0, 108]}, "expected a compressed RLE", id="uncompressed"),
+    ],
+)
+def test_rles_that_are_no_cells_are_refused(rle, message):
+    good = pycocotools_rle(np.ones(SIZE, bool))
+    with pytest.raises(ValueError, match=message):
+        CellInstances.from_rles([good, rle, good], [0, 0, 0], SIZE)
+
+
+def test_fields_of_other_lengths_are_refused():
+    with pytest.raises(ValueError, match=r"boxes, scores, classes, masks and origins differ in length"):
+        CellInstances.from_rles([pycocotools_rle(np.ones(SIZE, bool))], [0, 1], SIZE)
+
+
+@pytest.mark.parametrize(
+    ("index", "expected"),
+    [
+        pytest.param(slice(1, None), [1], id="slice"),
+        pytest.param(np.array([True, False]), [0], id="mask"),
+        pytest.param(np.array([1, 0, 1]), [1, 0, 1], id="numbers"),
+        pytest.param(np.array([], np.int64), [], id="none"),
+        pytest.param(np.array([False, False]), [], id="none by mask"),
+    ],
+)
+def test_picking_cells_keeps_their_fields_together(index, expected):
+    cells = two_cells()
+    picked = cells[index]
+    assert len(picked) == len(expected)
+    assert np.array_equal(frames(picked), frames(cells)[expected])
+    for name in ("boxes", "scores", "classes", "origins"):
+        assert np.array_equal(getattr(picked, name), getattr(cells, name)[expected])
+
+
+def test_mask_boxes_cover_the_masks_and_not_the_models_boxes():
+    assert two_cells().mask_boxes.tolist() == [[1, 2, 3, 4], [5, 6, 8, 7]]
+    assert two_cells().areas.tolist() == [3, 3]
+
+
+@drawn
+@given(overlapping_masks(), st.integers(0, 3), st.integers(0, 3))
+def test_trimming_changes_no_pixel_and_drops_what_has_none(masks, left, top):
+    height, width = masks[0].shape if masks else SIZE
+    masks = [*masks, np.zeros((height, width), bool)]
+    cells = CellInstances(
+        (height + top, width + left),
+        np.zeros((len(masks), 4), np.float32),
+        np.arange(len(masks), dtype=np.float32),
+        np.arange(len(masks)),
+        masks,
+        np.tile([left, top], (len(masks), 1)),
+    )
+    trimmed = cells.trimmed()
+    assert trimmed.scores.tolist() == list(range(len(masks) - 1))
+    assert np.array_equal(frames(trimmed), frames(cells)[:-1])
+    assert trimmed.rles() == CellInstances.from_rles(trimmed.rles(), trimmed.classes, cells.image_size).rles()
+    assert all(mask.any(axis=1)[[0, -1]].all() and mask.any(axis=0)[[0, -1]].all() for mask in trimmed.masks)
+
+
+def test_moving_puts_cells_into_a_larger_image():
+    cells = two_cells()
+    moved = cells.moved(30, 40, (100, 90))
+    assert moved.image_size == (100, 90)
+    assert np.array_equal(frames(moved)[:, 40:49, 30:42], frames(cells))
+    assert moved.areas.tolist() == cells.areas.tolist()
+    assert (moved.boxes - cells.boxes).tolist() == [[30, 40, 30, 40]] * 2
+    assert cells.origins.tolist() == [[1, 2], [5, 6]]
+
+
+def test_joining_keeps_the_order():
+    cells, none = two_cells(), CellInstances.empty(SIZE)
+    joined = CellInstances.concatenate([cells[1:], none, cells])
+    assert joined.scores.tolist() == pytest.approx([0.4, 0.9, 0.4])
+    assert np.array_equal(frames(joined), frames(cells)[[1, 0, 1]])
+    assert len(CellInstances.concatenate([none, none])) == 0
+
+
+def test_cells_of_images_of_other_sizes_are_not_joined():
+    with pytest.raises(ValueError, match=r"images of sizes"):
+        CellInstances.concatenate([CellInstances.empty((3, 4)), CellInstances.empty((4, 3))])
+
+
+def test_cells_from_annotations_leave_crowds_out():
+    cells = two_cells()
+    annotations = [
+        {"segmentation": rle, "category_id": number + 4, "iscrowd": int(number == 0)}
+        for number, rle in enumerate(cells.rles())
+    ]
+    read = CellInstances.from_annotations(annotations, SIZE)
+    assert read.classes.tolist() == [4]
+    assert np.array_equal(frames(read), frames(cells)[1:])
+
+
+def test_an_image_without_cells():
+    none = CellInstances.empty(SIZE)
+    assert len(none) == 0
+    assert none.rles() == []
+    assert none.areas.shape == (0,)
+    assert none.mask_boxes.shape == (0, 4)
+    assert len(none.trimmed()) == len(none[np.array([], bool)]) == len(none.moved(1, 1, (20, 20))) == 0
+    assert len(CellInstances.from_rles([], [], SIZE)) == 0

@@ -1,0 +1,617 @@
+"""Conversion: exact to the pixel, the same however it is run, whole or not at all."""
+
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+from drawing import (
+    LARGEST_ID,
+    decode_annotations,
+    discs,
+    label_maps,
+    noise,
+    read_folder,
+    write_sample,
+    write_test_images,
+    written,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+from pycocotools import mask as mask_util
+from pycocotools.coco import COCO
+
+from cellseg_d2.conversion.check import check
+from cellseg_d2.conversion.convert import convert
+from cellseg_d2.conversion.cut import below
+from cellseg_d2.conversion.options import ConvertOptions
+from cellseg_d2.errors import CellSegError
+from cellseg_d2.images.tiff import read_image, read_label_map
+
+EXACT = {"min_area": 0, "keep_empty": 1.0}
+SIZES = [(40, 60), (64, 64), (17, 90), (33, 33), (70, 20), (64, 65), (9, 7), (50, 51)]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    """Eight drawn samples of many sizes: class 1 nearly everywhere, 2 rare, 3 in one image; one has no cell."""
+    root, rng = tmp_path_factory.mktemp("input"), np.random.default_rng(5)
+    for number, size in enumerate(SIZES):
+        maps = {1: discs(rng, *size, 12)} if number != 6 else {}
+        if number in (2, 4):
+            maps[2] = discs(rng, *size, 2)
+        if number == 1:
+            maps[3] = np.where(discs(rng, *size, 5) > 0, LARGEST_ID, 0).astype(np.int32)
+        write_sample(root, f"s{number}", noise(rng, *size), maps, photometric="rgb")
+    images = {f"t{number}.tif": noise(rng, 20 + number, 30) for number in range(3)}
+    ids = [{"file_name": f"t{n}.tif", "id": 50 - n, "height": 20 + n, "width": 30} for n in range(3)]
+    write_test_images(root, images, ids)
+    return root
+
+
+@pytest.fixture
+def small_root(tmp_path) -> Path:
+    """Two small samples."""
+    rng = np.random.default_rng(1)
+    for name in ("a", "b"):
+        write_sample(tmp_path / "input", name, noise(rng, 30, 40), {1: discs(rng, 30, 40, 8)}, photometric="rgb")
+    return tmp_path / "input"
+
+
+def load(folder, part):
+    return json.loads((folder / "annotations" / f"instances_{part}.json").read_text())
+
+
+def by_image(dataset):
+    """(image record, its annotations) pairs."""
+    cells = dataset["annotations"]
+    return [(image, [own for own in cells if own["image_id"] == image["id"]]) for image in dataset["images"]]
+
+
+def read_png(path):
+    return cv2.imread(str(path))[..., ::-1]
+
+
+def truth(root, sample):
+    folder = root / "train" / sample
+    maps = {int(path.stem[5:]): read_label_map(path) for path in folder.glob("class*.tif")}
+    return read_image(folder / "image.tif"), maps
+
+
+def assert_shows_window(root, folder, image, annotations):
+    """A tile's picture and decoded annotations, crowd ones included, are the window of the image and the label maps."""
+    pixels, maps = truth(root, image["source"])
+    x0, y0, x1, y1 = image["window"] if "window" in image else (0, 0, image["width"], image["height"])
+    assert (image["height"], image["width"]) == (y1 - y0, x1 - x0)
+    assert np.array_equal(read_png(folder / image["file_name"]), pixels[y0:y1, x0:x1])
+    decoded = decode_annotations(annotations, (y1 - y0, x1 - x0))
+    assert set(decoded) <= set(maps)
+    for number, label_map in maps.items():
+        part = label_map[y0:y1, x0:x1]
+        assert np.array_equal(decoded.get(number, np.zeros_like(part)), part)
+
+
+# Exactness
+
+
+@written
+@given(
+    st.lists(label_maps(max_side=40), min_size=1, max_size=2),
+    st.integers(1, 50),
+    st.floats(0, 0.8),
+    st.floats(0, 1),
+    st.sampled_from([0.0, 0.5]),
+)
+def test_what_is_converted_decodes_to_the_label_maps(
+    tmp_path_factory, drawn_maps, tile_size, overlap, min_visible, val_fraction
+):
+    folder = tmp_path_factory.mktemp("drawn")
+    root, output = folder / "input", folder / "output"
+    for number, label_map in enumerate(drawn_maps):
+        image = noise(np.random.default_rng(number), *label_map.shape)
+        write_sample(root, f"s{number}", image, {1: label_map, 2: label_map[::-1].copy()}, photometric="rgb")
+    options = ConvertOptions(
+        tile_size=tile_size, overlap=overlap, min_visible=min_visible, val_fraction=val_fraction, **EXACT
+    )
+    summary = convert(root, output, options)
+    seen = {f"s{number}": np.zeros(label_map.shape, int) for number, label_map in enumerate(drawn_maps)}
+    for part in summary["counts"]:
+        for image, annotations in by_image(load(output, part)):
+            assert_shows_window(root, output, image, annotations)
+            assert image["source"] in summary["images"][part]
+            x0, y0, x1, y1 = image["window"]
+            seen[image["source"]][y0:y1, x0:x1] += 1
+    assert all(count.min() >= 1 for count in seen.values())
+    assert ("val" in summary["counts"]) == bool(summary["images"]["val"])
+    if summary["images"]["val"]:
+        wholes = by_image(load(output, "val_whole"))
+        assert [image["source"] for image, _ in wholes] == summary["images"]["val"]
+        for image, annotations in wholes:
+            assert_shows_window(root, output, image, annotations)
+    shutil.rmtree(folder)
+
+
+def test_tiles_without_overlap_give_back_every_cells_area(root, tmp_path):
+    convert(root, tmp_path / "out", ConvertOptions(tile_size=16, val_fraction=0, **EXACT))
+    sums: dict[tuple, int] = {}
+    for image, annotations in by_image(load(tmp_path / "out", "train")):
+        for annotation in annotations:
+            key = image["source"], annotation["category_id"], annotation["label"]
+            sums[key] = sums.get(key, 0) + annotation["area"]
+    expected = {}
+    for number in range(len(SIZES)):
+        for category, label_map in truth(root, f"s{number}")[1].items():
+            ids, areas = np.unique(label_map[label_map > 0], return_counts=True)
+            expected |= {(f"s{number}", category, value): area for value, area in zip(ids.tolist(), areas.tolist())}
+    assert sums == expected
+
+
+def test_the_untiled_validation_images_keep_every_cell(root, tmp_path):
+    options = ConvertOptions(tile_size=16, val_fraction=0.5, min_area=1000, min_visible=1.0, keep_empty=1.0)
+    summary = convert(root, tmp_path / "out", options)
+    wholes = by_image(load(tmp_path / "out", "val_whole"))
+    assert [image["source"] for image, _ in wholes] == summary["images"]["val"]
+    for image, annotations in wholes:
+        assert_shows_window(root, tmp_path / "out", image, annotations)
+        assert not any(annotation["iscrowd"] for annotation in annotations)
+    assert load(tmp_path / "out", "val")["annotations"] == []
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.float32])
+def test_intensities_are_scaled_by_image_and_not_by_tile(tmp_path, kind):
+    image = (np.arange(30 * 40).reshape(30, 40) * 20).astype(kind)
+    write_sample(tmp_path / "in", "a", image, {1: np.ones((30, 40), np.uint8)})
+    convert(tmp_path / "in", tmp_path / "out", ConvertOptions(tile_size=16, min_visible=0))
+    tiles = by_image(load(tmp_path / "out", "train"))
+    assert len(tiles) == 6
+    for record, annotations in tiles:
+        assert_shows_window(tmp_path / "in", tmp_path / "out", record, annotations)
+
+
+# The rules for annotations and empty tiles
+
+
+def test_small_and_cut_cells(tmp_path):
+    label_map = np.zeros((16, 64), np.int32)
+    label_map[0:4, 0:3] = 1  # 12 pixels, whole
+    label_map[8:11, 0:3] = 2  # 9 pixels: under min_area
+    label_map[0:8, 30:50] = 3  # 16 of 160 pixels in the first tile: under min_visible there
+    write_sample(tmp_path / "in", "a", np.zeros((16, 64), np.uint8), {1: label_map})
+    summary = convert(tmp_path / "in", tmp_path / "out", ConvertOptions(tile_size=32, val_fraction=0))
+    found = [
+        [(own["label"], own["area"], own["iscrowd"]) for own in annotations]
+        for _, annotations in by_image(load(tmp_path / "out", "train"))
+    ]
+    assert found == [[(1, 12, 0), (3, 16, 1)], [(3, 144, 0)]]
+    assert summary["counts"]["train"] == {
+        "images": 1,
+        "cells": {"class1": 3},
+        "tiles": 2,
+        "empty_tiles": 0,
+        "tile_instances": {"class1": 2},
+        "tile_crowds": 1,
+        "most_instances_in_a_tile": 2,
+    }
+
+
+def test_tiles_without_cells_are_dropped_or_kept_in_a_seeded_share(tmp_path):
+    write_sample(tmp_path / "in", "a", np.zeros((320, 320), np.uint8), {1: np.eye(320, dtype=np.uint8)})
+
+    def kept(name, share, seed=42):
+        options = ConvertOptions(tile_size=16, val_fraction=0, min_area=1, min_visible=0, keep_empty=share, seed=seed)
+        summary = convert(tmp_path / "in", tmp_path / name, options)
+        assert summary["counts"]["train"]["empty_tiles"] == 380
+        images = load(tmp_path / name, "train")["images"]
+        assert len(list((tmp_path / name / "train").iterdir())) == len(images)
+        return {tuple(image["window"]) for image in images if image["window"][0] != image["window"][1]}
+
+    none, few, many, every = (kept(f"share{share}", share) for share in (0.0, 0.25, 0.75, 1.0))
+    assert none == set()
+    assert none < few < many < every
+    assert len(every) == 380
+    assert abs(len(few) - 95) < 40
+    assert abs(len(many) - 285) < 40
+    assert kept("again", 0.25) == few
+    assert kept("seed", 0.25, seed=1) != few
+
+
+# Layout and interoperation
+
+
+@pytest.fixture(scope="module")
+def converted(root, tmp_path_factory):
+    output = tmp_path_factory.mktemp("converted") / "cells"
+    summary = convert(root, output, ConvertOptions(tile_size=32, overlap=0.25, class_names=("A", "B", "C", "D")))
+    return output, summary
+
+
+def test_every_json_loads_in_plain_pycocotools(converted, capsys):
+    output, _ = converted
+    for path in sorted((output / "annotations").iterdir()):
+        coco = COCO(str(path))
+        assert coco.getCatIds() == [1, 2, 3, 4]
+        assert [category["name"] for category in coco.loadCats(coco.getCatIds())] == ["A", "B", "C", "D"]
+        assert len(coco.getImgIds()) == len(set(coco.getImgIds())) > 0
+        for annotation in coco.dataset.get("annotations", []):
+            image = coco.loadImgs(annotation["image_id"])[0]
+            mask = coco.annToMask(annotation)
+            assert mask.shape == (image["height"], image["width"])
+            assert mask.sum() == annotation["area"]
+            assert mask_util.toBbox(annotation["segmentation"]).tolist() == annotation["bbox"]
+
+
+def test_file_names_are_relative_and_each_file_is_named_once(converted):
+    output, _ = converted
+    named = []
+    for path in sorted((output / "annotations").iterdir()):
+        for image in json.loads(path.read_text())["images"]:
+            assert read_png(output / image["file_name"]).shape == (image["height"], image["width"], 3)
+            named.append(image["file_name"])
+    assert len(named) == len(set(named))
+    others = {f"annotations/{path.name}" for path in (output / "annotations").iterdir()} | {"dataset.json"}
+    assert set(read_folder(output)) == set(named) | others
+
+
+def test_the_summary_is_dataset_json_and_tells_what_is_there(root, converted):
+    output, summary = converted
+    text = (output / "dataset.json").read_text()
+    assert json.loads(text) == summary
+    assert str(root) not in text
+    assert str(output) not in text
+    assert summary["class_names"] == ["A", "B", "C", "D"]
+    assert summary["parameters"]["tile_size"] == 32
+    assert summary["parameters"]["overlap"] == 0.25
+    assert summary["intensity_rule"] == summary["parameters"]["intensity_rule"]
+    assert sorted(summary["images"]["train"] + summary["images"]["val"]) == [f"s{n}" for n in range(len(SIZES))]
+    for part in ("train", "val"):
+        counts, dataset = summary["counts"][part], load(output, part)
+        assert counts["images"] == len(summary["images"][part])
+        assert counts["tiles"] == len(dataset["images"])
+        assert {image["source"] for image in dataset["images"]} <= set(summary["images"][part])
+        assert counts["tile_crowds"] == sum(own["iscrowd"] for own in dataset["annotations"])
+        assert sum(counts["tile_instances"].values()) + counts["tile_crowds"] == len(dataset["annotations"])
+    cells = {name: sum(summary["counts"][part]["cells"][name] for part in ("train", "val")) for name in "ABCD"}
+    maps = [truth(root, f"s{number}")[1] for number in range(len(SIZES))]
+    for number, name in enumerate("ABCD", start=1):
+        assert cells[name] == sum(len(np.unique(own[number][own[number] > 0])) for own in maps if number in own)
+
+
+def test_rare_classes_are_in_both_parts_and_a_class_of_one_image_in_training(converted):
+    _, summary = converted
+    train, val = (summary["counts"][part]["cells"] for part in ("train", "val"))
+    assert min(train["A"], train["B"], train["C"], val["A"], val["B"]) > 0
+    assert val["C"] == 0
+
+
+def test_test_images_have_the_ids_of_the_id_file(root, converted):
+    output, summary = converted
+    info = json.loads((output / "annotations" / "image_info_test.json").read_text())
+    assert "annotations" not in info
+    assert [(image["id"], image["file_name"]) for image in info["images"]] == [
+        (50, "test/t0.png"),
+        (49, "test/t1.png"),
+        (48, "test/t2.png"),
+    ]
+    assert summary["counts"]["test"] == {"images": 3}
+    for image in info["images"]:
+        expected = read_image(root / "test_release" / image["source"])
+        assert np.array_equal(read_png(output / image["file_name"]), expected)
+
+
+def test_class_names_are_numbered_where_none_are_given(small_root, tmp_path):
+    write_sample(small_root, "c", np.zeros((9, 9), np.uint8), {3: np.eye(9, dtype=np.uint8)})
+    assert convert(small_root, tmp_path / "out", ConvertOptions())["class_names"] == ["class1", "class2", "class3"]
+
+
+def test_without_a_validation_part_there_are_no_files_of_it(small_root, tmp_path):
+    summary = convert(small_root, tmp_path / "out", ConvertOptions(val_fraction=0))
+    assert set(summary["counts"]) == {"train"}
+    assert summary["images"] == {"train": ["a", "b"], "val": []}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"annotations", "dataset.json", "train"}
+    assert [path.name for path in (tmp_path / "out" / "annotations").iterdir()] == ["instances_train.json"]
+
+
+# The same bytes however it is run
+
+
+def test_workers_and_a_second_run_change_no_byte(root, converted, tmp_path):
+    output, _ = converted
+    options = ConvertOptions(tile_size=32, overlap=0.25, class_names=("A", "B", "C", "D"))
+    expected = read_folder(output)
+    convert(root, tmp_path / "two", options, workers=2)
+    assert read_folder(tmp_path / "two") == expected
+    convert(root, tmp_path / "two", options, workers=1, overwrite=True)
+    assert read_folder(tmp_path / "two") == expected
+
+
+def test_a_dask_cluster_changes_no_byte_with_paths_relative_to_here(root, converted, tmp_path, monkeypatch):
+    from distributed import LocalCluster
+
+    output, _ = converted
+    options = ConvertOptions(tile_size=32, overlap=0.25, class_names=("A", "B", "C", "D"))
+    with LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=logging.ERROR
+    ) as cluster:
+        monkeypatch.chdir(root.parent)  # after the workers were started, elsewhere
+        here = Path(os.path.relpath(root)), Path(os.path.relpath(tmp_path / "dask"))
+        convert(*here, options, scheduler=cluster.scheduler_address)
+        report = check(here[0], options, scheduler=cluster.scheduler_address)
+        assert report == check(here[0], options)
+        (root_copy := tmp_path / "damaged").mkdir()
+        shutil.copytree(root / "train", root_copy / "train")
+        (root_copy / "train" / "s3" / "image.tif").write_bytes(b"II*\0")
+        with pytest.raises(CellSegError, match=r"train/s3/image\.tif: cannot be read as a TIFF"):
+            convert(root_copy, tmp_path / "none", options, scheduler=cluster.scheduler_address)
+    assert read_folder(tmp_path / "dask") == read_folder(output)
+    assert report.root == here[0]
+    assert not (tmp_path / "none").exists()
+
+
+# Whole or not at all
+
+
+def test_an_existing_dataset_is_replaced_only_on_demand(small_root, tmp_path):
+    output = tmp_path / "out"
+    convert(small_root, output, ConvertOptions(tile_size=16))
+    before = read_folder(output)
+    with pytest.raises(CellSegError, match=r"out: exists already; give another --output, or --overwrite to replace it"):
+        convert(small_root, output, ConvertOptions(tile_size=32))
+    assert read_folder(output) == before
+    convert(small_root, output, ConvertOptions(tile_size=32), overwrite=True)
+    assert json.loads((output / "dataset.json").read_text())["parameters"]["tile_size"] == 32
+    assert not {name for name in read_folder(output) if "_x16" in name}  # no tile of the old tiling is left
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["input", "out"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("name", ["thesis", "thesis/file.txt"])
+def test_what_is_no_dataset_is_never_overwritten(small_root, tmp_path, overwrite, name):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "file.txt").write_text("years of work")
+    with pytest.raises(CellSegError, match=r"is no converted dataset, so it is not overwritten|exists already"):
+        convert(small_root, tmp_path / name, ConvertOptions(), overwrite=overwrite)
+    assert read_folder(tmp_path / "thesis") == {"file.txt": b"years of work"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["input", "thesis"]
+
+
+def test_an_empty_folder_is_a_place_to_write_to(small_root, tmp_path):
+    (tmp_path / "out").mkdir()
+    convert(small_root, tmp_path / "out", ConvertOptions())
+    assert (tmp_path / "out" / "dataset.json").is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["input", "out"]
+
+
+def test_what_a_killed_run_left_is_no_hindrance(small_root, tmp_path):
+    convert(small_root, tmp_path / "out", ConvertOptions())
+    before = read_folder(tmp_path / "out")
+    for name in (".out.partial", ".out.old"):
+        (tmp_path / name / "train").mkdir(parents=True)
+        (tmp_path / name / "train" / "left.png").touch()
+    convert(small_root, tmp_path / "out", ConvertOptions(), overwrite=True)
+    assert read_folder(tmp_path / "out") == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["input", "out"]
+
+
+def test_a_dataset_that_a_killed_run_had_moved_aside_survives_a_run_that_fails(small_root, tmp_path):
+    output = tmp_path / "out"
+    convert(small_root, output, ConvertOptions())
+    before = read_folder(output)
+    output.rename(tmp_path / ".out.old")  # killed between the two renames at the end
+    (small_root / "train" / "b" / "image.tif").write_bytes(b"")
+    with pytest.raises(CellSegError, match=r"image\.tif: is empty"):
+        convert(small_root, output, ConvertOptions(), overwrite=True)
+    assert read_folder(output) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["input", "out"]
+
+
+def damage_image(root):
+    (root / "train" / "b" / "image.tif").write_bytes(b"II*\0 cut off")
+
+
+def remove_image(root):
+    (root / "train" / "b" / "image.tif").unlink()
+
+
+def shear_labels(root):
+    tifffile.imwrite(root / "train" / "b" / "class1.tif", np.ones((30, 41), np.uint8))
+
+
+def damage_test_image(root):
+    write_test_images(root, {"t.tif": np.zeros((5, 6), np.uint8)}, None)
+    (root / "test_release" / "t.tif").write_bytes(b"")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        pytest.param(damage_image, r"train/b/image\.tif: cannot be read as a TIFF", id="not a TIFF"),
+        pytest.param(remove_image, r"train/b/image\.tif: there is no such file", id="no image"),
+        pytest.param(shear_labels, r"class1\.tif: is 30 x 41, its image\.tif 30 x 40", id="labels of another size"),
+        pytest.param(damage_test_image, r"test_release/t\.tif: is empty", id="test image"),
+    ],
+)
+def test_after_a_failure_nothing_is_left_and_what_was_there_stays(small_root, tmp_path, damage, message, workers):
+    convert(small_root, tmp_path / "there", ConvertOptions())
+    before = read_folder(tmp_path / "there")
+    damage(small_root)
+    for output, overwrite in ((tmp_path / "there", True), (tmp_path / "new" / "out", False)):
+        with pytest.raises(CellSegError, match=message):
+            convert(small_root, output, ConvertOptions(tile_size=16), workers=workers, overwrite=overwrite)
+    assert read_folder(tmp_path / "there") == before
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "new") == ["input", "there"]
+    assert not list(tmp_path.glob("new/*"))
+
+
+@pytest.mark.parametrize("make", [Path.touch, lambda path: path.symlink_to("/proc/none")], ids=["a file", "nowhere"])
+def test_a_place_that_cannot_be_written_is_one_line(small_root, tmp_path, make):
+    make(tmp_path / "file")
+    with pytest.raises(CellSegError, match=r"file/out: cannot be written \(.*\); mend that and run again"):
+        convert(small_root, tmp_path / "file" / "out", ConvertOptions())
+
+
+# Samples that cannot be read
+
+
+def test_bad_samples_are_skipped_and_listed_on_demand(small_root, tmp_path, caplog):
+    damage_image(small_root)
+    with caplog.at_level(logging.WARNING, "cellseg_d2"):
+        summary = convert(small_root, tmp_path / "out", ConvertOptions(), skip_errors=True)
+    assert summary["images"] == {"train": ["a"], "val": []}
+    (line,) = summary["skipped"]
+    assert line.startswith("train/b/image.tif: cannot be read as a TIFF")
+    assert json.loads((tmp_path / "out" / "dataset.json").read_text())["skipped"] == [line]
+    assert any("skipped: " in record.getMessage() for record in caplog.records)
+    assert {path.name for path in (tmp_path / "out" / "train").iterdir()} == {"a_y0_x0.png"}
+
+
+def test_a_bad_sample_stops_before_the_others_are_converted(small_root, tmp_path, caplog):
+    (small_root / "train" / "a" / "image.tif").write_bytes(b"")
+    with (
+        caplog.at_level(logging.INFO, "cellseg_d2"),
+        pytest.raises(CellSegError, match=r"train/a/image\.tif: is empty"),
+    ):
+        convert(small_root, tmp_path / "out", ConvertOptions())
+    assert caplog.records == []  # no line of progress
+
+
+def test_a_bad_test_image_stops_before_the_others_are_converted(small_root, tmp_path, caplog):
+    damage_test_image(small_root)
+    with (
+        caplog.at_level(logging.INFO, "cellseg_d2"),
+        pytest.raises(CellSegError, match=r"test_release/t\.tif: is empty"),
+    ):
+        convert(small_root, tmp_path / "out", ConvertOptions())
+    assert caplog.records == []  # no line of progress
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_bad_test_images_are_skipped_and_listed_after_the_samples(small_root, tmp_path, workers):
+    damage_image(small_root)
+    damage_test_image(small_root)
+    line = "test_release/t.tif: is empty (0 bytes); export it again"
+    summary = convert(small_root, tmp_path / "none", ConvertOptions(), workers=workers, skip_errors=True)
+    assert (summary["skipped"][1:], set(summary["counts"])) == ([line], {"train"})
+    assert summary["statistics"] == check(small_root, ConvertOptions()).summary
+    assert not (tmp_path / "none" / "annotations" / "image_info_test.json").exists()
+    tifffile.imwrite(small_root / "test_release" / "u.tif", np.zeros((5, 6), np.uint8))
+    summary = convert(small_root, tmp_path / "one", ConvertOptions(), workers=workers, skip_errors=True)
+    assert (summary["skipped"][1:], summary["counts"]["test"]) == ([line], {"images": 1})
+    info = json.loads((tmp_path / "one" / "annotations" / "image_info_test.json").read_text())
+    assert [image["file_name"] for image in info["images"]] == ["test/u.png"]
+
+
+@pytest.mark.parametrize("typed", ["a", "./a", "b/../a", "a/", "."])
+def test_the_dataset_does_not_depend_on_how_its_input_is_typed(tmp_path, monkeypatch, typed):
+    root, rng = tmp_path / "a", np.random.default_rng(1)
+    for name in ("sa", "sb"):
+        write_sample(root, name, noise(rng, 30, 40), {1: discs(rng, 30, 40, 8)}, photometric="rgb")
+    (root / "train" / "sa" / "image.tif").write_bytes(b"")
+    (tmp_path / "b").mkdir()
+    monkeypatch.chdir(root if typed == "." else tmp_path)
+    expected = convert(root, tmp_path / "out", ConvertOptions(), skip_errors=True)
+    assert expected["skipped"] == ["train/sa/image.tif: is empty (0 bytes); export it again"]
+    assert convert(Path(typed), tmp_path / "again", ConvertOptions(), skip_errors=True) == expected
+    assert read_folder(tmp_path / "again") == read_folder(tmp_path / "out")
+    assert check(Path(typed), ConvertOptions()).summary == expected["statistics"]
+
+
+def test_a_path_within_a_message_is_told_below_the_input(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    line = f"in/train/in/image.tif: cannot be read ([Errno 13] denied: '{tmp_path}/in/train/in/image.tif')"
+    assert below(Path("in"), [line]) == ["train/in/image.tif: cannot be read ([Errno 13] denied: 'train/in/image.tif')"]
+
+
+def latin1(folder):
+    """The file system takes a name of any bytes; this one is no UTF-8."""
+    return folder / os.fsdecode(b"caf\xe9")
+
+
+@pytest.mark.parametrize("tests", [False, True])
+def test_a_name_that_is_not_utf8_is_refused(small_root, tmp_path, tests):
+    if tests:
+        write_test_images(small_root, {os.fsdecode(b"caf\xe9.tif"): np.zeros((5, 6), np.uint8)}, None)
+    else:
+        (small_root / "train" / "b").rename(latin1(small_root / "train"))
+    message = r"/caf\\xe9(\.tif)?: its name is not UTF-8; rename it$"
+    with pytest.raises(CellSegError, match=message) as caught:
+        convert(small_root, tmp_path / "out", ConvertOptions(), skip_errors=True)
+    str(caught.value).encode()
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("options", [{"tile_size": 1}, {"min_area": 10_000}], ids=["tile size", "area"])
+def test_a_conversion_without_a_training_tile_is_refused(small_root, tmp_path, options):
+    with pytest.raises(CellSegError, match=r"no tile .* --tile-size, .* --min-visible .* --keep-empty$"):
+        convert(small_root, tmp_path / "out", ConvertOptions(**options))
+    assert not (tmp_path / "out").exists()
+    convert(small_root, tmp_path / "out", ConvertOptions(**options, keep_empty=1.0))
+
+
+def test_a_users_split_may_leave_training_empty(small_root, tmp_path):
+    (tmp_path / "split.csv").write_text("id,split\na,val\nb,val\n")
+    summary = convert(small_root, tmp_path / "out", ConvertOptions(), split_file=tmp_path / "split.csv")
+    assert (summary["counts"]["train"]["tiles"], summary["counts"]["val"]["tiles"]) == (0, 2)
+
+
+def test_when_every_sample_is_bad_there_is_no_dataset(small_root, tmp_path):
+    damage_image(small_root)
+    (small_root / "train" / "a" / "class1.tif").write_bytes(b"")
+    with pytest.raises(CellSegError, match=r"train/a/class1\.tif: is empty"):
+        convert(small_root, tmp_path / "out", ConvertOptions(), skip_errors=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_unknown_files_are_named_in_a_warning(small_root, tmp_path, caplog):
+    (small_root / "train" / "a" / "notes.txt").touch()
+    with caplog.at_level(logging.WARNING, "cellseg_d2"):
+        convert(small_root, tmp_path / "out", ConvertOptions())
+    assert f"{small_root / 'train' / 'a' / 'notes.txt'}: belongs to no sample, it is left out" in [
+        record.getMessage() for record in caplog.records
+    ]
+
+
+def test_an_input_without_labels_is_refused(tmp_path):
+    write_sample(tmp_path / "in", "a", np.zeros((5, 6), np.uint8), {})
+    with pytest.raises(CellSegError, match=r"no sample has a label file; put class1.tif, class2.tif"):
+        convert(tmp_path / "in", tmp_path / "out", ConvertOptions())
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        pytest.param({"tile_size": 0}, "tile_size must be at least 1, not 0", id="no tile"),
+        pytest.param({"overlap": 1.0}, r"overlap must be in \[0, 1\), not 1.0", id="overlap 1"),
+        pytest.param({"overlap": float("nan")}, r"overlap must be in \[0, 1\), not nan", id="overlap NaN"),
+        pytest.param({"val_fraction": 1.0}, r"val_fraction must be in \[0, 1\), not 1.0", id="all for validation"),
+        pytest.param({"val_fraction": -0.1}, r"val_fraction must be in \[0, 1\)", id="less than none for validation"),
+        pytest.param({"seed": -1}, "seed and min_area must not be negative", id="seed"),
+        pytest.param({"min_area": -1}, "seed and min_area must not be negative", id="min_area"),
+        pytest.param({"min_visible": 1.5}, r"min_visible and keep_empty must be in \[0, 1\]", id="min_visible"),
+        pytest.param({"keep_empty": 2.0}, r"min_visible and keep_empty must be in \[0, 1\]", id="keep_empty"),
+        pytest.param({"class_names": ("A", "A")}, "class names must differ: A A", id="names"),
+        pytest.param({"intensity_rule": "auto"}, "intensity rule 'auto' is not understood", id="rule"),
+    ],
+)
+def test_values_out_of_range_are_refused(small_root, tmp_path, options, message):
+    with pytest.raises(CellSegError, match=message):
+        convert(small_root, tmp_path / "out", ConvertOptions(**options))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["input"]
+
+
+@pytest.mark.parametrize("workers", [0, -2])
+def test_no_worker_is_refused(small_root, tmp_path, workers):
+    with pytest.raises(CellSegError, match=f"workers must be at least 1, not {workers}"):
+        convert(small_root, tmp_path / "out", ConvertOptions(), workers=workers)
+
+
+def test_too_few_class_names_are_refused(small_root, tmp_path):
+    write_sample(small_root, "c", np.zeros((9, 9), np.uint8), {2: np.eye(9, dtype=np.uint8)})
+    with pytest.raises(CellSegError, match=r"1 class names are given, but there are 2 classes; name all of them"):
+        convert(small_root, tmp_path / "out", ConvertOptions(class_names=("A",)))

@@ -1,0 +1,170 @@
+import pytest
+import torch
+from detectron2.engine import default_argument_parser
+
+from cellseg_d2.config import get_cfg
+from cellseg_d2.engine.run_config import build_cfg, check_processes, check_run, local_weights, prediction_cfg, resolve
+from cellseg_d2.errors import CellSegError
+
+LITE = "mask_rcnn_lite0_FPN"
+
+
+def _args(*opts, flags=()):
+    return default_argument_parser().parse_args(["--config-file", LITE, *flags, *opts])
+
+
+def test_what_depends_on_the_dataset_is_filled_in(nuclei):
+    cfg = build_cfg(LITE, ["CELLSEG.DATASET", "nuclei"])
+    assert (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST) == (("nuclei_train",), ("nuclei_val",))
+    assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 4
+    assert cfg.CELLSEG.CLASS_NAMES == ["class1", "class2", "class3", "class4"]
+    assert cfg.is_frozen()
+
+
+def test_evaluation_takes_the_untiled_images_too(nuclei):
+    cfg = build_cfg(LITE, ["CELLSEG.DATASET", "nuclei"], whole_images=True)
+    assert cfg.DATASETS.TEST == ("nuclei_val", "nuclei_val_whole")
+
+
+def test_a_config_must_be_named():
+    with pytest.raises(CellSegError, match="--config-file"):
+        build_cfg("", [])
+
+
+def test_a_dataset_given_detectron2s_way_wins(nuclei):
+    cfg = build_cfg(LITE, ["DATASETS.TRAIN", "('nuclei_val',)"])
+    assert (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST) == (("nuclei_val",), ())
+
+
+def test_epochs_become_iterations_only_where_none_are_given(nuclei):
+    tiles = 53  # of the sample's training part
+    epochs = get_cfg(LITE, ["CELLSEG.DATASET", "nuclei", "SOLVER.MAX_ITER", "0", "CELLSEG.EPOCHS", "3"])
+    resolve(epochs)
+    assert epochs.SOLVER.MAX_ITER == -(-3 * tiles // epochs.SOLVER.IMS_PER_BATCH)
+    iterations = get_cfg(LITE, ["CELLSEG.DATASET", "nuclei", "SOLVER.MAX_ITER", "7"])
+    resolve(iterations)
+    assert iterations.SOLVER.MAX_ITER == 7
+
+
+def test_amp_is_switched_off_on_a_cpu(nuclei):
+    cfg = get_cfg(LITE, ["CELLSEG.DATASET", "nuclei", "MODEL.DEVICE", "cpu", "SOLVER.AMP.ENABLED", "True"])
+    resolve(cfg)
+    assert not cfg.SOLVER.AMP.ENABLED
+
+
+def test_cuda_falls_back_to_the_cpu_where_there_is_none(nuclei):
+    cfg = build_cfg(LITE, ["CELLSEG.DATASET", "nuclei"])
+    assert cfg.MODEL.DEVICE == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.parametrize(
+    ("opts", "named"),
+    [
+        (["CELLSEG.DATASET", ""], "CELLSEG.DATASET"),
+        (["CELLSEG.DATASET", "nowhere"], "'nowhere_train' is not registered.*nuclei_train"),
+        (["CELLSEG.DATASET", "nuclei", "DATASETS.TEST", "('x',)"], "'x' is not registered"),
+        (["CELLSEG.DATASET", "nuclei", "MODEL.ROI_HEADS.NUM_CLASSES", "7"], "NUM_CLASSES is 7.*4 classes"),
+    ],
+    ids=["no dataset", "unknown dataset", "unknown validation dataset", "wrong class count"],
+)
+def test_a_config_that_does_not_fit_the_data_is_refused(opts, named, nuclei):
+    with pytest.raises(CellSegError, match=named):
+        build_cfg(LITE, opts)
+
+
+@pytest.mark.parametrize(
+    ("opts", "flags", "named"),
+    [
+        ([], ["--num-gpus", "0"], "give at least one process"),
+        ([], ["--num-machines", "0"], "give at least one process"),
+        ([], ["--num-machines", "2", "--machine-rank", "2"], "ranks from 0"),
+        ([], ["--num-machines", "2", "--dist-url", "auto"], "needs --dist-url"),
+        (["CELLSEG.MAX_PARAMETERS", "1000"], [], "over the limit"),
+        (["DATALOADER.SAMPLER_TRAIN", "RandomSubsetTrainingSampler"], [], "write TrainingSampler or"),
+        (["SOLVER.IMS_PER_BATCH", "3"], ["--num-gpus", "2"], "IMS_PER_BATCH 3"),
+        (["MODEL.WEIGHTS", ""], ["--eval-only"], "MODEL.WEIGHTS"),
+        (["MODEL.WEIGHTS", "nowhere.pth"], ["--eval-only"], "nowhere.pth"),
+        (["MODEL.WEIGHTS", "nowhere.pth"], [], "nowhere.pth"),
+        (["MODEL.WEIGHTS", "catalog://nothing"], [], "cannot be fetched"),
+        (["DATASETS.TRAIN", "('nuclei_train',)"], ["--eval-only"], "no validation part"),
+        (["INPUT.FORMAT", "BGR"], [], "set INPUT.FORMAT RGB"),
+        (["CELLSEG.AMP_DTYPE", "float8"], [], "write float16 or bfloat16"),
+        (["CELLSEG.EMA_DECAY", "1.0"], [], "EMA_DECAY is 1.0"),
+        (["CELLSEG.BEST_METRIC", "ema/segm/AP50"], [], "leave out ema/"),
+        (["CELLSEG.EARLY_STOPPING", "3", "TEST.EVAL_PERIOD", "0"], [], "needs TEST.EVAL_PERIOD"),
+        (["CELLSEG.AUG.COPY_PASTE_PROB", "2.0"], [], "a probability from 0 to 1"),
+        (["CELLSEG.LOSS.MASK", "dice_bce", "MODEL.ROI_MASK_HEAD.NAME", "MaskRCNNConvUpsampleHead"], [], "LOSS.MASK"),
+    ],
+    ids=[
+        *("no process", "no machine", "rank", "url", "parameters", "sampler", "batch"),
+        *("no weights", "no such file", "no such file to begin from", "no such URL", "no val"),
+        *(
+            "weights of another channel order",
+            "precision",
+            "average",
+            "metric of the average",
+            "stopping",
+            "copy-paste",
+            "a loss key in vain",
+        ),
+    ],
+)
+def test_what_would_end_in_a_launched_process_is_refused_before(opts, flags, named, nuclei):
+    args = _args("MODEL.DEVICE", "cpu", "CELLSEG.DATASET", "nuclei", *opts, flags=flags)
+    with pytest.raises(CellSegError, match=named):
+        check_run(build_cfg(args.config_file, args.opts), args)
+
+
+def test_a_tag_without_its_checkpoint_is_refused(nuclei, tmp_path):
+    (tmp_path / "last_checkpoint").write_text("")
+    args = _args("MODEL.DEVICE", "cpu", "CELLSEG.DATASET", "nuclei", "OUTPUT_DIR", str(tmp_path), flags=["--resume"])
+    with pytest.raises(CellSegError, match="names no checkpoint that is there"):
+        check_run(build_cfg(args.config_file, args.opts), args)
+
+
+@pytest.mark.parametrize(("key", "name"), [("PROPOSAL_GENERATOR", "RPN"), ("ROI_HEADS", "CascadeROIHeads")])
+def test_heads_that_would_look_for_crowds_are_refused(key, name, nuclei):
+    with pytest.raises(CellSegError, match="IGNORE_CROWD needs"):
+        build_cfg(LITE, ["CELLSEG.DATASET", "nuclei", f"MODEL.{key}.NAME", name])
+
+
+@pytest.mark.parametrize(
+    ("device", "processes", "named"),
+    [("cuda", 999, "start as many"), ("cpu", 2, "MODEL.DEVICE cuda, not cpu"), ("cuda:0", 2, "not cuda:0")],
+)
+def test_a_machine_with_gpus_gives_each_process_one(device, processes, named):
+    cfg = get_cfg(LITE, ["MODEL.DEVICE", device])
+    if torch.cuda.is_available():
+        with pytest.raises(CellSegError, match=named):
+            check_processes(cfg, processes)
+    else:
+        check_processes(cfg, processes)  # processes on the CPU, as many as one likes
+
+
+@pytest.mark.parametrize(("weights", "config_file"), [("", ""), ("a.pth", LITE)], ids=["neither", "both"])
+def test_prediction_takes_a_checkpoint_or_a_config(weights, config_file):
+    with pytest.raises(CellSegError, match=r"either --weights.*or --config-file"):
+        prediction_cfg(weights, config_file, [])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("TILE_SIZE", "0"), ("OVERLAP", "1.0"), ("BATCH_SIZE", "0"), ("SUPPRESSION", "gentle"), ("TOLERANCE", "-1")),
+        *(("PIXEL_SIZE_UM", "-1.0"), ("SUPPRESSION_IOU", "0.0"), ("TTA.SCALES", "[0.0]")),
+    ],
+)
+def test_values_of_prediction_that_cannot_be_meant_are_refused(key, value, nuclei):
+    with pytest.raises(CellSegError, match=f"CELLSEG.INFERENCE.{key} cannot be"):
+        prediction_cfg("", LITE, ["CELLSEG.DATASET", "nuclei", f"CELLSEG.INFERENCE.{key}", value])
+
+
+def test_prediction_by_config_needs_weights(nuclei):
+    with pytest.raises(CellSegError, match=r"MODEL.WEIGHTS PATH"):
+        prediction_cfg("", LITE, ["CELLSEG.DATASET", "nuclei", "MODEL.WEIGHTS", ""])
+
+
+def test_weights_keep_their_query():
+    weights = get_cfg(LITE).MODEL.WEIGHTS
+    assert local_weights(get_cfg(LITE)) == weights
+    assert weights.endswith("?matching_heuristics=True")

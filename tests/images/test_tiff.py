@@ -1,0 +1,478 @@
+"""Files as microscopes, scanners and other tools write them, and one line for those that cannot be used."""
+
+import logging
+import struct
+import tracemalloc
+
+import numpy as np
+import pytest
+import tifffile
+from drawing import LARGEST_ID, written
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cellseg_d2.errors import CellSegError
+from cellseg_d2.images.tiff import IntensityRule, read_image, read_label_map
+
+RNG = np.random.default_rng(0)
+GREY = RNG.integers(0, 256, (37, 53), dtype=np.uint8)
+RGB = RNG.integers(0, 256, (37, 53, 3), dtype=np.uint8)
+OPAQUE = np.dstack([RGB, np.full((37, 53), 255, np.uint8)])
+BILEVEL = GREY > 127
+LABELS = RNG.integers(0, 200, (37, 53)).astype(np.int32)
+
+
+def grey(image):
+    return np.repeat(image[..., None], 3, axis=2)
+
+
+@pytest.fixture
+def tiff(tmp_path):
+    """Writes one TIFF and gives its path."""
+
+    def write(pixels, **options):
+        tifffile.imwrite(tmp_path / "file.tif", pixels, **options)
+        return tmp_path / "file.tif"
+
+    return write
+
+
+def refusal(read, path, **options):
+    """The one line that a file is refused with; it names the file."""
+    with pytest.raises(CellSegError) as caught:
+        read(path, **options)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert "\n" not in message
+    return message.removeprefix(f"{path}: ")
+
+
+# Images
+
+
+@pytest.mark.parametrize(
+    ("pixels", "options", "expected"),
+    [
+        pytest.param(GREY, {}, grey(GREY), id="grey"),
+        pytest.param(GREY[..., None], {"photometric": "minisblack"}, grey(GREY), id="grey, one sample"),
+        pytest.param(GREY[None], {}, grey(GREY), id="grey, one page axis"),
+        pytest.param(RGB, {"photometric": "rgb"}, RGB, id="RGB"),
+        pytest.param(OPAQUE, {"photometric": "rgb", "extrasamples": ["unassalpha"]}, RGB, id="RGBA"),
+        pytest.param(np.moveaxis(RGB, 2, 0), {"photometric": "rgb", "planarconfig": "separate"}, RGB, id="planar RGB"),
+        pytest.param(
+            np.moveaxis(OPAQUE, 2, 0), {"photometric": "rgb", "planarconfig": "separate"}, RGB, id="planar RGBA"
+        ),
+        pytest.param(RGB, {"photometric": "rgb", "rowsperstrip": 5}, RGB, id="strips"),
+        pytest.param(RGB, {"photometric": "rgb", "tile": (16, 32)}, RGB, id="tiles"),
+        pytest.param(RGB, {"photometric": "rgb", "compression": "lzw"}, RGB, id="LZW"),
+        pytest.param(RGB, {"photometric": "rgb", "compression": "zlib", "predictor": True}, RGB, id="deflate"),
+        pytest.param(RGB, {"photometric": "rgb", "compression": "packbits"}, RGB, id="PackBits"),
+        pytest.param(RGB, {"photometric": "rgb", "bigtiff": True}, RGB, id="BigTIFF"),
+        pytest.param(RGB, {"photometric": "rgb", "byteorder": ">"}, RGB, id="big endian"),
+        pytest.param(np.moveaxis(RGB, 2, 0), {"ome": True, "metadata": {"axes": "CYX"}}, RGB, id="OME, CYX"),
+        pytest.param(GREY[None, None], {"ome": True, "metadata": {"axes": "ZCYX"}}, grey(GREY), id="OME, ZCYX"),
+        pytest.param(np.moveaxis(RGB, 2, 0), {"imagej": True, "metadata": {"axes": "CYX"}}, RGB, id="ImageJ, CYX"),
+        pytest.param(GREY[:, :3], {}, grey(GREY[:, :3]), id="three pixels wide"),
+        pytest.param(GREY[:1, :1], {}, grey(GREY[:1, :1]), id="one pixel"),
+        pytest.param(GREY, {"photometric": "miniswhite"}, grey(255 - GREY), id="min is white"),
+        pytest.param(BILEVEL, {"photometric": "minisblack"}, grey(BILEVEL * np.uint8(255)), id="bilevel"),
+        pytest.param(BILEVEL, {"photometric": "miniswhite"}, grey(~BILEVEL * np.uint8(255)), id="bilevel, inverted"),
+        pytest.param(
+            BILEVEL,
+            {"photometric": "minisblack", "compression": "lzw"},
+            grey(BILEVEL * np.uint8(255)),
+            id="bilevel, LZW",
+        ),
+    ],
+)
+def test_eight_bit_images_keep_every_value(tiff, pixels, options, expected):
+    image = read_image(tiff(pixels, **options))
+    assert image.dtype == np.uint8
+    assert image.flags["C_CONTIGUOUS"]
+    assert np.array_equal(image, expected)
+
+
+def test_a_smaller_preview_in_the_file_is_no_second_image(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "file.tif") as writer:
+        writer.write(RGB, photometric="rgb")
+        writer.write(RGB[::4, ::4], photometric="rgb")
+    assert np.array_equal(read_image(tmp_path / "file.tif"), RGB)
+
+
+def test_jpeg_tiles_are_read_within_what_jpeg_loses(tiff):
+    y, x = np.mgrid[:64, :64].astype(np.uint8)
+    smooth = np.dstack([y, x, y + x])
+    path = tiff(smooth, photometric="rgb", compression="jpeg", tile=(32, 32))
+    assert tifffile.TiffFile(path).pages[0].photometric.name == "YCBCR"  # which other compressions are refused with
+    image = read_image(path)
+    assert np.abs(image.astype(int) - smooth).max() <= 8
+
+
+RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.int16, np.uint32, np.int32, np.float16, np.float32, np.float64])
+def test_a_range_maps_low_to_0_and_high_to_255(tiff, kind):
+    image = read_image(tiff(RAMP.astype(kind) * kind(4) + kind(100)), rule="range:100,1120")
+    assert np.array_equal(image, grey(RAMP))
+
+
+def test_small_differences_of_large_intensities_are_kept(tiff):
+    image = read_image(tiff(RAMP.astype(np.uint32) + np.uint32(3_000_000_000)), rule="range:3000000000,3000000255")
+    assert np.array_equal(image, grey(RAMP))
+
+
+def test_what_lies_outside_a_range_is_clipped(tiff):
+    image = read_image(tiff(np.array([[0, 99, 100, 355, 356, 65_535]], np.uint16)), rule="range:100,355")
+    assert image[0, :, 0].tolist() == [0, 0, 0, 255, 255, 255]
+
+
+def test_percentiles_are_of_the_whole_image_and_of_all_channels_together(tiff):
+    pixels = RNG.integers(0, 4096, (40, 50, 3)).astype(np.uint16) * np.array([1, 2, 4], np.uint16)
+    low, high = np.percentile(pixels, (1, 99))
+    expected = np.clip(np.rint((pixels - low) * 255 / (high - low)), 0, 255)
+    image = read_image(tiff(pixels, photometric="rgb"), rule="percentile:1,99")
+    assert np.abs(image - expected).max() <= 1  # rounding of 32-bit floats
+    assert image.max() == 255
+    assert image.min() == 0
+
+
+def test_a_16_bit_min_is_white_image_is_scaled_and_inverted(tiff):
+    pixels = RAMP.astype(np.uint16) * 257
+    assert np.array_equal(read_image(tiff(pixels, photometric="miniswhite"), rule="range:0,65535"), grey(255 - RAMP))
+
+
+def test_the_alpha_of_a_16_bit_image_has_no_part_in_the_scaling(tiff):
+    rgb = RNG.integers(0, 1000, (20, 30, 3)).astype(np.uint16)
+    rgba = np.dstack([rgb, np.full((20, 30), 65_535, np.uint16)])
+    expected = read_image(tiff(rgb, photometric="rgb"))
+    assert np.array_equal(read_image(tiff(rgba, photometric="rgb", extrasamples=["unassalpha"])), expected)
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.float32])
+def test_a_constant_image_is_black(tiff, kind):
+    assert not read_image(tiff(np.full((8, 9), 700, kind))).any()
+
+
+IN_A_CORNER = np.full((37, 53), 255, np.uint8)
+IN_A_CORNER[:5, :5] = 0
+
+
+@pytest.mark.parametrize(
+    "alpha",
+    [
+        pytest.param(IN_A_CORNER, id="in a corner"),
+        pytest.param(np.full((37, 53), 0, np.uint8), id="nowhere"),
+        pytest.param(np.full((37, 53), 128, np.uint8), id="half, everywhere"),
+    ],
+)
+def test_an_alpha_channel_that_is_not_opaque_is_dropped_with_a_notice(tiff, caplog, alpha):
+    path = tiff(np.dstack([RGB, alpha]), photometric="rgb", extrasamples=["unassalpha"])
+    with caplog.at_level(logging.WARNING, "cellseg_d2"):
+        assert np.array_equal(read_image(path), RGB)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path}: its alpha channel is not opaque everywhere; it is dropped"
+    ]
+
+
+@pytest.mark.parametrize(("kind", "opaque"), [(np.uint8, 255), (np.uint16, 65_535), (np.float32, 1)])
+def test_an_opaque_alpha_channel_gives_no_notice(tiff, caplog, kind, opaque):
+    rgba = np.dstack([RGB.astype(kind), np.full((37, 53), opaque, kind)])
+    with caplog.at_level(logging.WARNING, "cellseg_d2"):
+        read_image(tiff(rgba, photometric="rgb", extrasamples=["unassalpha"]))
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("text", ["percentile:0.1,99.9", "percentile:0,100", "range:-5,5", "range:0,1e6"])
+def test_intensity_rules_are_understood(text):
+    kind, numbers = text.split(":")
+    rule = IntensityRule.parse(text)
+    assert (rule.kind, [rule.low, rule.high]) == (kind, [float(number) for number in numbers.split(",")])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "range", "range:", "range:1", "range:1,2,3", "range:5,5", "range:9,1", "range:a,b", "range:nan,1"),
+        *("percentile:-1,99", "percentile:1,101", "percentile:0.1-99.9", "minmax:0,1"),
+    ],
+)
+def test_other_intensity_rules_are_refused(text):
+    with pytest.raises(CellSegError, match=r"intensity rule .* is not understood; write"):
+        IntensityRule.parse(text)
+
+
+# Label maps
+
+
+@pytest.mark.parametrize(
+    ("pixels", "options", "expected"),
+    [
+        pytest.param(LABELS.astype(np.uint8), {}, LABELS, id="8 bit"),
+        pytest.param(LABELS.astype(np.uint16) * 300, {}, LABELS * 300, id="16 bit"),
+        pytest.param(LABELS.astype(np.uint32) * 70_000, {}, LABELS * 70_000, id="unsigned 32 bit"),
+        pytest.param(LABELS * 70_000, {}, LABELS * 70_000, id="signed 32 bit"),
+        pytest.param(LABELS.astype(np.float32), {}, LABELS, id="32-bit float"),
+        pytest.param(LABELS.astype(np.float64) * 70_001, {}, LABELS * 70_001, id="64-bit float"),
+        pytest.param(np.array([[0, LARGEST_ID]], np.uint32), {}, [[0, LARGEST_ID]], id="the largest id"),
+        pytest.param(BILEVEL, {}, BILEVEL, id="bilevel"),
+        pytest.param(LABELS[None], {}, LABELS, id="one leading axis"),
+        pytest.param(LABELS[..., None], {}, LABELS, id="one trailing axis"),
+        pytest.param(LABELS[None], {"ome": True, "metadata": {"axes": "CYX"}}, LABELS, id="OME, one channel"),
+        pytest.param(grey(LABELS.astype(np.uint8)), {"photometric": "rgb"}, LABELS, id="repeated as RGB"),
+        pytest.param(
+            np.moveaxis(grey(LABELS.astype(np.uint16)), 2, 0),
+            {"photometric": "rgb", "planarconfig": "separate"},
+            LABELS,
+            id="repeated as planar RGB",
+        ),
+        pytest.param(
+            np.moveaxis(grey(LABELS), 2, 0), {"ome": True, "metadata": {"axes": "CYX"}}, LABELS, id="repeated, OME"
+        ),
+        pytest.param(np.stack([LABELS] * 3), {"photometric": "minisblack"}, LABELS, id="repeated, no names"),
+        pytest.param(
+            np.stack([LABELS] * 3), {"ome": True, "metadata": {"axes": "ZYX"}}, LABELS, id="repeated, as a z-stack"
+        ),
+        pytest.param(
+            np.dstack([grey(LABELS), np.full(LABELS.shape, 255)]).astype(np.uint8),
+            {"photometric": "rgb", "extrasamples": ["unassalpha"]},
+            LABELS,
+            id="repeated as RGBA",
+        ),
+        pytest.param(
+            LABELS.astype(np.uint8),
+            {"photometric": "palette", "colormap": RNG.integers(0, 65_536, (3, 256)).astype(np.uint16)},
+            LABELS,
+            id="with a palette",
+        ),
+        pytest.param(LABELS.astype(np.float16), {}, LABELS, id="16-bit float"),
+        pytest.param(LABELS.astype(np.uint16), {"compression": "zlib", "predictor": True}, LABELS, id="deflate"),
+        pytest.param(LABELS.astype(np.uint16), {"compression": "lzw", "tile": (16, 16)}, LABELS, id="LZW tiles"),
+        pytest.param(LABELS.astype(np.uint8), {"photometric": "miniswhite"}, LABELS, id="min is white changes no id"),
+        pytest.param(np.zeros((4, 5), np.uint8), {}, np.zeros((4, 5)), id="no cell"),
+        pytest.param(np.ones((5, 1), np.uint8), {}, np.ones((5, 1)), id="one pixel wide"),
+    ],
+)
+def test_label_maps_keep_every_id(tiff, pixels, options, expected):
+    label_map = read_label_map(tiff(pixels, **options))
+    assert label_map.dtype == np.int32
+    assert label_map.flags["C_CONTIGUOUS"]
+    assert np.array_equal(label_map, expected)
+
+
+@written
+@given(st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=30), st.booleans())
+def test_ids_beyond_31_bits_are_numbered_anew_and_none_is_lost(tmp_path_factory, ids, as_float):
+    path = tmp_path_factory.mktemp("ids") / "class1.tif"
+    values = np.array([[*ids, LARGEST_ID + 1]], np.float64 if as_float else np.uint32)
+    tifffile.imwrite(path, values)
+    label_map = read_label_map(path)
+    assert np.array_equal(label_map == 0, values == 0)
+    assert np.array_equal(label_map[0][:, None] == label_map[0], values[0][:, None] == values[0])
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.uint32, np.int64])
+def test_the_first_id_beyond_31_bits_stays_positive(tiff, kind):
+    label_map = read_label_map(tiff(np.array([[0, 2**31, 5]]).astype(kind)))
+    assert label_map.tolist() == [[0, 2, 1]]
+
+
+def test_the_largest_of_the_16_bit_floats_is_kept(tiff):
+    assert read_label_map(tiff(np.array([[0, 65_504]], np.float16))).tolist() == [[0, 65_504]]
+
+
+# Refusals
+
+
+def page_by_page(path):
+    with tifffile.TiffWriter(path) as writer:
+        for _ in range(4):
+            writer.write(GREY)
+
+
+def with_nan(pixels):
+    pixels = pixels.astype(np.float32)
+    pixels[3, 4] = np.nan
+    return pixels
+
+
+@pytest.mark.parametrize("read", [read_image, read_label_map])
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        pytest.param(lambda path: None, "there is no such file", id="missing"),
+        pytest.param(lambda path: path.mkdir(), "there is no such file", id="a folder"),
+        pytest.param(lambda path: path.touch(), "is empty (0 bytes); export it again", id="no bytes"),
+        pytest.param(lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n" * 9), "cannot be read as a TIFF", id="PNG"),
+        pytest.param(lambda path: path.write_bytes(b"II*\0"), "cannot be read as a TIFF", id="signature only"),
+        pytest.param(lambda path: path.write_bytes(b"II*\0" + b"\xff" * 99), "cannot be read as a TIFF", id="garbage"),
+        pytest.param(
+            lambda path: tifffile.imwrite(path, np.zeros((5, 8, 9), np.uint16)), "5 x 8 x 9", id="z-stack without names"
+        ),
+        pytest.param(page_by_page, "holds 4 images of 37 x 53; save one plane", id="z-stack written page by page"),
+        pytest.param(
+            lambda path: tifffile.imwrite(path, np.zeros((5, 8, 9), np.uint8), imagej=True, metadata={"axes": "ZYX"}),
+            "has the axes ZYX 5 x 8 x 9",
+            id="ImageJ z-stack",
+        ),
+        pytest.param(
+            lambda path: tifffile.imwrite(path, np.zeros((4, 3, 8, 9), np.uint8), ome=True, metadata={"axes": "TCYX"}),
+            "has the axes TCYX 4 x 3 x 8 x 9",
+            id="OME time series",
+        ),
+    ],
+)
+def test_what_is_no_single_plane_is_refused(tmp_path, read, write, message):
+    path = tmp_path / "file.tif"
+    write(path)
+    assert message in refusal(read, path)
+
+
+@pytest.mark.parametrize("count", [2, 4, 5])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({"photometric": "minisblack", "planarconfig": "separate"}, id="planar"),
+        pytest.param({"ome": True, "metadata": {"axes": "CYX"}}, id="OME"),
+        pytest.param({"imagej": True, "metadata": {"axes": "CYX"}}, id="ImageJ"),
+    ],
+)
+def test_images_of_other_channel_counts_are_refused(tiff, count, options):
+    path = tiff(np.zeros((count, 8, 9), np.uint8), **options)
+    message = refusal(read_image, path)
+    assert f"has {count} channels (axes " in message
+    assert message.endswith("; save one channel as grey, or three as RGB")
+
+
+def test_a_stack_of_four_channels_that_are_not_samples_is_no_rgba(tiff):
+    path = tiff(np.zeros((4, 8, 9), np.uint8), photometric="rgb", planarconfig="separate", metadata={"axes": "CYX"})
+    assert "has 4 channels (axes CYX 4 x 8 x 9)" in refusal(read_image, path)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "options", "colours"),
+    [
+        pytest.param(OPAQUE, {"photometric": "separated"}, "CMYK colours", id="CMYK"),
+        pytest.param(OPAQUE, {"photometric": "separated", "compression": "jpeg"}, "CMYK colours", id="CMYK, JPEG"),
+        pytest.param(RGB, {"photometric": "cielab"}, "CIELAB colours", id="CIELAB"),
+        pytest.param(RGB, {"photometric": "icclab"}, "ICCLAB colours", id="ICCLAB"),
+        pytest.param(RGB, {"photometric": "ycbcr"}, "YCbCr colours that are not JPEG's", id="YCbCr"),
+        pytest.param(RGB, {"photometric": "ycbcr", "compression": "lzw"}, "YCbCr colours", id="YCbCr, LZW"),
+        pytest.param(
+            GREY,
+            {"photometric": "palette", "colormap": np.zeros((3, 256), np.uint16)},
+            "a colour palette",
+            id="palette",
+        ),
+    ],
+)
+def test_images_of_other_colour_spaces_are_refused(tiff, pixels, options, colours):
+    message = refusal(read_image, tiff(pixels, **options))
+    assert message.startswith(f"has {colours}")
+    assert message.endswith("; save it as RGB")
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        pytest.param(with_nan(GREY), id="NaN"),
+        pytest.param(np.array([[1, np.inf]], np.float32), id="infinite"),
+        pytest.param(np.ones((3, 4), np.complex64), id="complex"),
+    ],
+)
+def test_intensities_that_are_no_numbers_are_refused(tiff, pixels):
+    assert refusal(read_image, tiff(pixels)) == "holds complex, NaN or infinite intensities; replace them first"
+
+
+@pytest.mark.parametrize(
+    ("pixels", "options", "message"),
+    [
+        pytest.param(with_nan(LABELS), {}, "holds fractions or NaN", id="NaN"),
+        pytest.param(LABELS + np.float32(0.5), {}, "holds fractions or NaN", id="fractions"),
+        pytest.param(np.array([[1, np.inf]]), {}, "holds fractions or NaN", id="infinite"),
+        pytest.param(LABELS - 1, {}, "holds negative labels", id="negative integers"),
+        pytest.param(-LABELS.astype(np.float32), {}, "holds negative labels", id="negative floats"),
+        pytest.param(np.ones((3, 4), np.complex64), {}, "holds complex64 values", id="complex"),
+        pytest.param(RGB, {"photometric": "rgb"}, "its channels differ", id="an RGB picture"),
+        pytest.param(
+            np.dstack([grey(LABELS.astype(np.uint8)), IN_A_CORNER]),
+            {"photometric": "rgb", "extrasamples": ["unassalpha"]},
+            "its channels differ",
+            id="an alpha that is not opaque",
+        ),
+        pytest.param(
+            np.moveaxis(RGB, 2, 0), {"photometric": "minisblack"}, "has the axes QYX 3 x 37 x 53", id="a short z-stack"
+        ),
+    ],
+)
+def test_label_maps_with_other_values_are_refused(tiff, pixels, options, message):
+    assert refusal(read_label_map, tiff(pixels, **options)).startswith(message)
+
+
+LAYOUTS = [
+    pytest.param({}, id="contiguous"),
+    pytest.param({"rowsperstrip": 5}, id="strips"),
+    pytest.param({"tile": (16, 16)}, id="tiles"),
+    pytest.param({"compression": "lzw"}, id="LZW"),
+    pytest.param({"compression": "zlib", "predictor": True, "rowsperstrip": 8}, id="deflate"),
+    pytest.param({"compression": "jpeg", "tile": (16, 16)}, id="JPEG"),
+    pytest.param({"bigtiff": True}, id="BigTIFF"),
+]
+
+
+@pytest.mark.parametrize("options", LAYOUTS)
+def test_a_truncated_file_is_refused_wherever_it_ends(tiff, options, capfd, caplog):
+    path = tiff(RGB, photometric="rgb", **options)
+    whole = path.read_bytes()
+    for length in [*range(1, len(whole), len(whole) // 40), *range(len(whole) - 40, len(whole), 7), len(whole) - 1]:
+        path.write_bytes(whole[:length])
+        refusal(read_image, path)
+    assert caplog.records == []  # one line a file, and it is the exception's
+    assert capfd.readouterr().err == ""
+
+
+def declare(path, height, width, data=b"\0" * 64, samples=1, compression=1):
+    """A classic TIFF whose header states any size and byte count, over a few bytes."""
+    byte_count = min(height * width * samples, 2**32 - 1) if compression == 1 else len(data)
+    tags = [(256, 4, width), (257, 4, height), (258, 3, 8), (259, 3, compression), (262, 3, 1 if samples == 1 else 2)]
+    tags += [(273, 4, 8), (277, 3, samples), (278, 4, height), (279, 4, byte_count)]
+    entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+    header = struct.pack("<2sHI", b"II", 42, 8 + len(data))
+    path.write_bytes(header + data + struct.pack("<H", len(tags)) + entries + b"\0" * 4)
+
+
+@pytest.mark.parametrize("read", [read_image, read_label_map])
+@pytest.mark.parametrize(
+    ("height", "width", "compression", "message"),
+    [
+        pytest.param(10**6, 10**6, 1, "declares 1000000 x 1000000, over the limit of 2147483648 pixels", id="over"),
+        pytest.param(10**6, 10**6, 5, "declares 1000000 x 1000000, over the limit", id="over, LZW"),
+        pytest.param(40_000, 40_000, 1, "ends after", id="under the limit"),
+        pytest.param(40_000, 40_000, 8, "cannot be read as a TIFF", id="under the limit, deflate"),
+    ],
+)
+def test_a_huge_image_over_a_few_bytes_is_refused_before_memory_is_taken(
+    tmp_path, read, height, width, compression, message
+):
+    path = tmp_path / "huge.tif"
+    declare(path, height, width, compression=compression)
+    tracemalloc.start()
+    try:
+        assert message in refusal(read, path)
+        if compression == 1 or message.startswith("declares"):
+            assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("read", [read_image, read_label_map])
+def test_the_limit_counts_pixels_and_not_channels(tiff, read):
+    path = tiff(grey(GREY), photometric="rgb")
+    assert read(path, max_pixels=37 * 53).shape[:2] == (37, 53)
+    assert refusal(read, path, max_pixels=37 * 53 - 1).endswith(f"over the limit of {37 * 53 - 1} pixels")
+
+
+def test_cells_that_cover_less_than_the_percentiles_leave_out_stay_visible():
+    image = np.zeros((100, 100), np.uint16)
+    image[50, 50] = 3000
+    assert IntensityRule.parse("percentile:0.1,99.9").apply(image)[50, 50] == 255

@@ -1,0 +1,45 @@
+"""Files that appear whole or not at all."""
+
+import pytest
+
+from cellseg_d2.errors import CellSegError
+from cellseg_d2.files import whole_file
+
+
+def test_a_file_appears_at_the_end_with_its_folder(tmp_path):
+    path = tmp_path / "new" / "a.txt"
+    with whole_file(path) as partial:
+        partial.write_text("x")
+        assert not path.exists()
+    assert [file.name for file in path.parent.iterdir()] == ["a.txt"]
+
+
+def test_what_fails_leaves_the_old_file_and_no_part(tmp_path):
+    (tmp_path / "a.txt").write_text("old")
+    with pytest.raises(KeyboardInterrupt), whole_file(tmp_path / "a.txt") as partial:
+        partial.write_text("half")
+        raise KeyboardInterrupt
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a.txt", "old")]
+
+
+def test_a_full_disk_is_one_line_that_names_the_file(tmp_path):
+    with pytest.raises(CellSegError) as caught, whole_file(tmp_path / "a.txt") as partial:
+        partial.write_text("half")
+        raise OSError(28, "No space left on device")
+    assert str(caught.value) == (
+        f"{tmp_path / 'a.txt'}: cannot be written (No space left on device); mend that and run again"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_in_the_place_of_the_folder_is_one_line_too(tmp_path):
+    (tmp_path / "out").write_text("")
+    with pytest.raises(CellSegError, match=r"a\.txt: cannot be written"), whole_file(tmp_path / "out" / "a.txt"):
+        pass
+
+
+def test_errors_of_other_files_are_not_taken_for_this_one(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"image\.tif"), whole_file(tmp_path / "a.txt") as partial:
+        partial.write_text("half")
+        (tmp_path / "image.tif").read_bytes()
+    assert not list(tmp_path.iterdir())
