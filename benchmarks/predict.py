@@ -15,6 +15,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import nn
 
+import benchmarks.stand_in  # noqa: F401  (registers the models that configs name)
 import cellseg_d2
 from benchmarks.scenes import SEED, judge, real_cells, real_image, separate_cells
 from benchmarks.sides import MAIN, SAHI, WITHOUT_SAHI, Outcome, run_side

@@ -54,7 +54,7 @@ def run_side(python: Path, work: str, *args: Any) -> Outcome:
     with tempfile.TemporaryDirectory() as folder:
         exchange = Path(folder) / "exchange.pickle"
         exchange.write_bytes(pickle.dumps((work, args)))
-        root = str(Path(__file__).resolve().parents[2])  # so that both interpreters import this very package
+        root = str(Path(__file__).resolve().parents[1])  # so that both interpreters import this very package
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
         command = [str(python), "-m", "benchmarks.sides", str(exchange)]
         process = subprocess.run(command, env=environment, capture_output=True, text=True)

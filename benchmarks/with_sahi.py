@@ -18,7 +18,7 @@ from sahi.prediction import ObjectPrediction
 from sahi.slicing import get_slice_bboxes
 from sahi.utils.cv import get_coco_segmentation_from_bool_mask
 
-import cellseg_d2.modeling  # noqa: F401  (both register what configs name)
+import cellseg_d2.modeling  # noqa: F401  (both register the models that configs name)
 from benchmarks.scenes import views
 from cellseg_d2.cells.instances import CellInstances
 

@@ -95,9 +95,9 @@ def test_importing_the_package_loads_neither_torch_nor_detectron2() -> None:
 
 
 def test_the_modules_without_a_model_are_imported_without_torch_and_detectron2() -> None:
-    names = ["instances", "data/tiff", "data/tiling", "data/rle", "data/convert", "inference/stitch", "doctor", "cli"]
-    names += [f"export/{path.stem}" for path in (PACKAGE / "export").glob("*.py") if path.stem != "__init__"]
-    names += [f"evaluation/{path.stem}" for path in (PACKAGE / "evaluation").glob("cell_metrics.py")]
+    names = ["inference/stitch", "commands/doctor", "commands/cli", "commands/convert"]
+    for package in ("cells", "images", "annotations", "conversion", "evaluation", "export"):
+        names += [f"{package}/{path.stem}" for path in (PACKAGE / package).glob("*.py") if path.stem != "__init__"]
     modules = [f"cellseg_d2.{name.replace('/', '.')}" for name in names]
 
     loaded = _python(

@@ -21,11 +21,11 @@ from cellseg_d2.data.copy_paste import build_copy_paste
 from cellseg_d2.data.mapper import CellDatasetMapper, from_model_input
 from cellseg_d2.data.stream import build_stream
 from cellseg_d2.engine.averaging import WeightAverage
+from cellseg_d2.engine.evaluator import CellCOCOEvaluator
 from cellseg_d2.engine.hooks import BestCheckpoint, EarlyStopping, Evaluation, ProgressBar
 from cellseg_d2.engine.run_config import AMP_DTYPES
 from cellseg_d2.engine.validation import validation_losses
 from cellseg_d2.errors import CellSegError, one_line
-from cellseg_d2.evaluation.coco import CellCOCOEvaluator
 from cellseg_d2.inference.predictor import WholeImagePredictor
 from cellseg_d2.modeling.build import check_size, count_parameters
 from cellseg_d2.report.validation_overlays import validation_overlays

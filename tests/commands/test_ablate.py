@@ -113,6 +113,6 @@ def test_a_study_refuses_in_one_line(arguments, named, studied, ablate):
 def test_a_failed_training_is_named(ablate, studied):
     done, output = ablate("anchors", *QUICK, "MODEL.WEIGHTS", "nowhere.pth")
     assert done.returncode == 2
-    log = output / "anchors" / "coco" / "seed1" / "train_net.log"
-    assert "error: train_net.py ended with exit code 2: error: nowhere.pth" in done.stderr
+    log = output / "anchors" / "coco" / "seed1" / "train.log"
+    assert "error: train ended with exit code 2: error: nowhere.pth" in done.stderr
     assert str(log) in done.stderr

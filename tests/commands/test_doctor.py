@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cellseg_d2.commands import doctor
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_command_line_lists_the_versions_and_its_exit_code_says_whether_there_are_problems() -> None:
@@ -84,7 +84,7 @@ def _examine_without(*modules: str, python_path: Path | None = None) -> dict:
     """The report of a fresh interpreter in which the modules cannot be imported."""
     code = (
         f"import sys; sys.modules.update(dict.fromkeys({modules!r}))\n"
-        "import dataclasses, json\nfrom cellseg_d2 import doctor\n"
+        "import dataclasses, json\nfrom cellseg_d2.commands import doctor\n"
         "print(json.dumps(dataclasses.asdict(doctor.examine())))"
     )
     environment = _environment(python_path)

@@ -9,7 +9,7 @@ from detectron2.structures import Boxes, Instances
 from pycocotools import mask as mask_util
 
 from cellseg_d2.cells.instances import CellInstances
-from cellseg_d2.evaluation.coco import CellCOCOEvaluator
+from cellseg_d2.engine.evaluator import CellCOCOEvaluator
 
 
 def _predictions(sample, keep, seed=0):
