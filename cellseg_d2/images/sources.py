@@ -17,6 +17,7 @@ from cellseg_d2.errors import CellSegError
 from cellseg_d2.images.pixel_size import COARSEST_UM, PixelSize, ome_zarr_pixel_size, stated, tiff_pixel_size
 from cellseg_d2.images.planes import Plane
 from cellseg_d2.images.tiff import check_file, damage_reported, only_image, photometric
+from cellseg_d2.images.zarr_metadata import check_zarr
 
 WHOLE_BYTES = 2**26
 """TIFFs that decode to no more than this are decoded at once, which is faster than by windows."""
@@ -32,6 +33,9 @@ BLOCK_PIXELS = 2**20
 
 UNCHUNKED = (1024, 1024)
 """What is read at a time of formats that have no chunks, or tell of none."""
+
+ZARR_2 = int(zarr.__version__.split(".")[0]) < 3
+"""Whether the installed zarr is of the series that knows format 2 only."""
 
 SLIDE_SUFFIXES = (".svs", ".ndpi", ".scn")
 """Whole-slide formats that tiffslide reads and tifffile alone does not understand in full."""
@@ -107,10 +111,13 @@ def zarr_source(path: Path) -> Source:
     Raises:
         CellSegError: no OME-Zarr image, damaged, or with pages or channels that no RGB image has.
     """
-    if (path / "zarr.json").is_file() and int(zarr.__version__.split(".")[0]) < 3:
+    if ZARR_2 and (path / "zarr.json").is_file():
         raise CellSegError(f"{path}: is of Zarr's format 3; install zarr 3 or save it as OME-Zarr 0.4")
+    check_zarr(path)
     with damage_reported(path, "an OME-Zarr image"):
-        group = zarr.open_group(str(path), mode="r")
+        # consolidated metadata would be a second copy, which check_zarr has not seen
+        options = {} if ZARR_2 else {"use_consolidated": False}
+        group = zarr.open_group(str(path), mode="r", **options)
         image = _multiscales(dict(group.attrs))
         if image is None:
             raise CellSegError(f"{path}: is no OME-Zarr image (it has no multiscales); give the folder of one image")
