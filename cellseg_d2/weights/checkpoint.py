@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 from collections import Counter
 from collections.abc import Iterator
 from itertools import accumulate
 from typing import Any
-from zipfile import is_zipfile
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
@@ -17,6 +15,8 @@ from detectron2.config import CfgNode
 
 from cellseg_d2.config import cfg_from_text
 from cellseg_d2.errors import CellSegError, one_line
+from cellseg_d2.weights.array_pickle import read_array_pickle
+from cellseg_d2.weights.inspection import check_torch_file
 from cellseg_d2.weights.locations import local_path
 from cellseg_d2.weights.pretrained import CONFIG_KEY, check_origin, match_by_ending, recognise
 
@@ -153,7 +153,7 @@ def open_weights(path: str) -> dict[str, Any]:
         CellSegError: no such file, of another kind, or with more in it than weights.
     """
     if path.endswith(".pkl"):
-        return load_pickle(path)
+        return read_array_pickle(path)
     if not path.endswith((".pth", ".pt")):
         raise CellSegError(f"{path}: only .pth, .pt and .pkl files are opened as weights")
     return load_file(path)
@@ -170,7 +170,12 @@ def load_file(path: str | os.PathLike[str], *, mapped: bool = False) -> dict[str
         CellSegError: no such file, or it holds more than tensors and built-in containers.
     """
     try:
-        content = torch.load(os.fspath(path), map_location="cpu", weights_only=True, mmap=mapped and is_zipfile(path))
+        entries = check_torch_file(path)
+        if entries and sorted(torch._C.PyTorchFileReader(os.fspath(path)).get_all_records()) != _records(entries):
+            raise RuntimeError("torch sees other entries in it than zipfile does")
+        content = torch.load(os.fspath(path), map_location="cpu", weights_only=True, mmap=mapped and bool(entries))
+    except CellSegError:
+        raise
     except FileNotFoundError as error:
         raise CellSegError(f"{path}: there is no such checkpoint") from error
     except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, ... by what is wrong
@@ -182,38 +187,9 @@ def load_file(path: str | os.PathLike[str], *, mapped: bool = False) -> dict[str
     return content
 
 
-class _ArraysOnly(pickle.Unpickler):
-    """Admits what the model zoo's files are made of, numpy arrays in built-in containers, and nothing else."""
-
-    ALLOWED = frozenset(
-        (f"{module}.{name}")
-        for module in ("numpy.core.multiarray", "numpy._core.multiarray", "numpy", "_codecs", "collections")
-        for name in ("_reconstruct", "scalar", "ndarray", "dtype", "encode", "OrderedDict")
-    )
-
-    def find_class(self, module: str, name: str) -> Any:
-        """The class or function that a pickle asks for."""
-        if f"{module}.{name}" not in self.ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-        return super().find_class(module, name)
-
-
-def load_pickle(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The content of a ``.pkl`` file of Detectron2's model zoo.
-
-    Raises:
-        CellSegError: no such file, or it holds more than numpy arrays and built-in containers.
-    """
-    try:
-        with open(path, "rb") as file:
-            content = _ArraysOnly(file, encoding="latin1").load()
-    except FileNotFoundError as error:
-        raise CellSegError(f"{path}: there is no such file") from error
-    except Exception as error:  # a damaged pickle raises anything
-        raise CellSegError(f"{path}: is no file of weights ({type(error).__name__}: {error})") from error
-    if not isinstance(content, dict):
-        raise CellSegError(f"{path}: is no file of weights, but a {type(content).__name__}")
-    return content
+def _records(entries: list[str]) -> list[str]:
+    """The names of an archive's entries as torch gives them: without the folder that all of them lie in."""
+    return sorted(entry.partition("/")[2] for entry in entries)
 
 
 def checkpoint_cfg(path: str | os.PathLike[str]) -> CfgNode:
