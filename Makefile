@@ -24,7 +24,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint doctor bench-setup clean remake
+.PHONY: help setup demo test lint docs doctor bench-setup clean remake
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -44,6 +44,9 @@ lint: setup ## Check style and types
 	$(VENV_PYTHON) -m ruff check .
 	$(VENV_PYTHON) -m ruff format --check .
 	$(VENV_PYTHON) -m mypy
+
+docs: setup ## Write docs/commands.md from the parsers
+	$(VENV_PYTHON) -m cellseg_d2.commands.reference > docs/commands.md
 
 doctor: setup ## Print what a bug report needs, and what is wrong with this installation
 	@$(VENV_PYTHON) tools/doctor.py

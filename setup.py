@@ -85,6 +85,7 @@ setup(
     packages=PACKAGES,
     package_dir={"cellseg_d2.configs": "configs"},
     package_data={"cellseg_d2": ["py.typed", "report/templates/*"], "cellseg_d2.configs": ["*.yaml", "**/*.yaml"]},
+    entry_points={"console_scripts": ["cellseg-d2 = cellseg_d2.commands:main"]},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS,
     zip_safe=False,  # configs are read as files

@@ -30,7 +30,7 @@ from cellseg_d2.images.listing import TestImage
 from cellseg_d2.images.regions import WholeImage
 from cellseg_d2.inference.folder import RESULTS_FILE, Output, predict_images
 from cellseg_d2.inference.predictor import WholeImagePredictor
-from cellseg_d2.weights.checkpoint import CellCheckpointer, checkpoint_cfg
+from cellseg_d2.weights.checkpoint import CellCheckpointer, WeightsFile
 
 CONFIG = "mask_rcnn_lite0_FPN"
 THRESHOLD = 0.1
@@ -96,7 +96,7 @@ def write_model(folder: Path, weights: str, device: str, detections: int) -> Cfg
     cellseg_d2.setup()
     torch.manual_seed(SEED)
     if weights:
-        cfg = checkpoint_cfg(weights)
+        cfg = WeightsFile.read(weights).cfg()
         cfg.MODEL.WEIGHTS = weights
     else:
         options = {

@@ -87,6 +87,53 @@ def test_an_installed_plugin_finds_its_configs_outside_the_checkout(wheel: Path,
     assert depth == "50"
 
 
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that the wheel is installed into, outside the checkout; its requirements are those of this Python."""
+    folder = tmp_path_factory.mktemp("installed")
+    options = ["--quiet", "--no-deps", "--no-index", "--no-compile", "--target", str(folder), str(wheel)]
+    subprocess.run([sys.executable, "-m", "pip", "install", *options], check=True)
+    return folder
+
+
+def _run_installed(installed: Path, folder: Path, *words: object) -> str:
+    """What ``cellseg-d2 WORDS`` prints, run from ``folder`` with the installed package."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(installed),
+        "OMP_NUM_THREADS": "1",
+        "DETECTRON2_DATASETS": "datasets",
+    }
+    command = [sys.executable, str(installed / "bin" / "cellseg-d2"), *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_installed_command_lists_its_verbs(installed: Path, tmp_path: Path) -> None:
+    assert Path(_python("import cellseg_d2; print(cellseg_d2.__file__)", installed, tmp_path)).is_relative_to(installed)
+    assert "  convert " in _run_installed(installed, tmp_path, "--help")
+
+
+def test_the_installed_command_converts_and_predicts(installed: Path, tmp_path: Path, sample_root: Path) -> None:
+    printed = _run_installed(installed, tmp_path, "convert", "--input", sample_root, "--output", "datasets/nuclei")
+    assert "train: 48 images" in printed
+    code = (
+        "import cellseg_d2; from detectron2.modeling import build_model\n"
+        "from cellseg_d2.weights.checkpoint import CellCheckpointer\n"
+        "cellseg_d2.setup()\n"
+        "keys = ['MODEL.DEVICE', 'cpu', 'OUTPUT_DIR', '.', 'MODEL.ROI_HEADS.NUM_CLASSES', '1',"
+        " 'CELLSEG.CLASS_NAMES', ['nucleus'], 'TEST.DETECTIONS_PER_IMAGE', '9']\n"
+        "cfg = cellseg_d2.get_cfg('mask_rcnn_lite0_FPN', keys)\n"
+        "CellCheckpointer(build_model(cfg), cfg, strict=True).save_weights('model')"
+    )
+    _python(code, installed, tmp_path)
+    image = min((sample_root / "test_release").glob("*.tif"), key=lambda path: path.stat().st_size)
+    _run_installed(installed, tmp_path, "predict", "--weights", "model.pth", "--input", image, "--output", "results")
+    assert (tmp_path / "results" / "test-results.json").is_file()
+    assert (tmp_path / "results" / "overlays" / f"{image.stem}.png").is_file()
+
+
 def test_importing_the_package_loads_neither_torch_nor_detectron2() -> None:
     loaded = _python("import sys, cellseg_d2; print(*[name for name in sys.modules if '.' not in name])").split()
 

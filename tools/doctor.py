@@ -1,9 +1,10 @@
 #!/usr/bin/env python
-"""The command ``cellseg-d2 doctor``, from a checkout."""
+"""``cellseg-d2 doctor`` from a checkout."""
 
 import sys
 
+from cellseg_d2.commands.cli import run_tool
 from cellseg_d2.commands.doctor import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_tool(main))

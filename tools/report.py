@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The command ``cellseg-d2 report``, from a checkout."""
+"""``cellseg-d2 report`` from a checkout."""
 
 import sys
 

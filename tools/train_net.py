@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The command ``cellseg-d2 train``, from a checkout."""
+"""``cellseg-d2 train`` from a checkout."""
 
 import sys
 

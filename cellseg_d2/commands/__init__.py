@@ -1,32 +1,78 @@
-"""The command line, one module per command: ``cellseg-d2 VERB ...``."""
+"""The command line ``cellseg-d2 VERB ...``: each verb is a module here, with ``build_parser`` and ``main``."""
 
 from __future__ import annotations
 
+import difflib
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from types import ModuleType
+
+import cellseg_d2
+from cellseg_d2.commands.cli import run_tool
+from cellseg_d2.errors import CellSegError
 
 VERBS = {
-    "convert": "label TIFFs or COCO annotations -> a tiled dataset to train on",
-    "train": "train or evaluate a model on a converted dataset",
+    "convert": "turn label TIFFs or COCO annotations into a tiled dataset",
+    "train": "train a model, or evaluate one with --eval-only",
     "predict": "find the cells in whole images",
     "evaluate": "score predictions against ground truth",
-    "merge": "merge the predictions of several models or runs",
-    "report": "write an HTML page about a dataset, trainings or results",
+    "merge": "merge predictions from several models",
+    "report": "write an HTML page on a dataset, trainings or results",
     "visualize": "draw a dataset, its augmentation or predictions",
     "ablate": "train the variants of a study and compare them",
     "plot-curves": "draw the loss and AP curves of a training",
-    "import-monusac": "bring MoNuSAC to the input layout of convert",
+    "import-monusac": "bring MoNuSAC into the input layout of convert",
     "doctor": "check this installation",
 }
-"""Verb -> what it does, in the order in which they are listed."""
+"""Verb -> what it does, in the order in which help lists them."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    module = import_module(f"cellseg_d2.commands.{words[0].replace('-', '_')}")
-    sys.argv = [f"cellseg-d2 {words[0]}", *words[1:]]
-    from cellseg_d2.commands.cli import run_tool
+    """Runs ``cellseg-d2`` and returns its exit code.
 
-    return run_tool(module.main, words[1:])
+    Args:
+        argv: the words after the program's name; None for those of this process.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help"):
+        sys.stdout.write(help_text())
+        return 0
+    if words[0] == "--version":
+        sys.stdout.write(f"cellseg-d2 {cellseg_d2.__version__}\n")
+        return 0
+    verb, rest = words[0], words[1:]
+    if verb not in VERBS:
+        return run_tool(_refuse, words)
+    sys.argv = [f"cellseg-d2 {verb}", *rest]  # where argparse takes the program's name from
+    return run_tool(command_module(verb).main, rest)
+
+
+def command_module(verb: str) -> ModuleType:
+    """The module of a verb, imported on first use: help must not load torch."""
+    return import_module(f"{__name__}.{verb.replace('-', '_')}")
+
+
+def help_text() -> str:
+    """What ``cellseg-d2 --help`` prints."""
+    width = max(map(len, VERBS))
+    lines = [f"  {verb:<{width}}  {what}" for verb, what in VERBS.items()]
+    return "\n".join(
+        [
+            "usage: cellseg-d2 VERB ...",
+            "",
+            "Instance segmentation of cells: from label TIFFs to a trained Mask R-CNN and whole-image results.",
+            "",
+            *lines,
+            "",
+            "cellseg-d2 VERB --help lists the options of a verb, cellseg-d2 --version prints the version.",
+            "",
+        ]
+    )
+
+
+def _refuse(argv: Sequence[str] | None) -> None:
+    verb = (argv or [""])[0]
+    near = difflib.get_close_matches(verb, VERBS, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(VERBS)}"
+    raise CellSegError(f"there is no verb {verb!r}; {hint}")

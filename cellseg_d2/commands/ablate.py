@@ -18,16 +18,22 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--study", choices=[*STUDIES, "all"], required=True, help="what to compare")
     parser.add_argument("--data", type=Path, required=True, metavar="ROOT", help="ROOT with train/<id>/image.tif")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="runs, figures and tables")
-    parser.add_argument("--iterations", type=int, metavar="N", help="of each run; default: the config's")
-    parser.add_argument("--repeats", type=int, default=1, metavar="N", help="seeds of each arm (default 1)")
+    parser.add_argument("--iterations", type=int, metavar="N", help="iterations per run (default: the config's)")
+    parser.add_argument("--repeats", type=int, default=1, metavar="N", help="seeds per variant")
     parser.add_argument(
-        "--model", choices=list(MODELS), default="laptop", help="what the arms are built on (default laptop)"
+        "--model", choices=list(MODELS), default="laptop", help="the model that all variants are built on"
     )
-    parser.add_argument("--tile-size", type=int, default=512, metavar="PX", help="largest side of a tile (default 512)")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes that convert")
-    parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="of each training (default 1)")
+    parser.add_argument("--tile-size", type=int, default=512, metavar="PX", help="largest side of a tile")
     parser.add_argument(
-        "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys for all arms, at the end"
+        "--workers",
+        type=int,
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="processes for conversion (default: one per core)",
+    )
+    parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="GPUs per training")
+    parser.add_argument(
+        "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys for all variants, at the end"
     )
     return parser
 

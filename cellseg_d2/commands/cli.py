@@ -1,9 +1,10 @@
-"""What every command line under tools/ shares: logging, and one clear line instead of a traceback."""
+"""What all commands share: help with defaults, logging, and one clear line instead of a traceback."""
 
 from __future__ import annotations
 
 import argparse
 import logging
+import os
 import re
 import sys
 import warnings
@@ -16,15 +17,45 @@ CONFIG_KEY = re.compile(r"(CELLSEG|DATALOADER|DATASETS|INPUT|MODEL|SOLVER|TEST)(
 """``MODEL.DEVICE`` and the like, but not ``IMAGE.TIF``."""
 
 
+class DefaultsFormatter(argparse.RawDescriptionHelpFormatter):
+    """Shows each option's default, unless that is nothing, False or an empty list."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        default = default_text(action)
+        return f"{text} (default: {default})" if default else text
+
+
+def default_text(action: argparse.Action) -> str:
+    """An option's default as help shows it; empty where there is none to tell.
+
+    A help text that tells the default itself, as "(default: ...", is left alone.
+    """
+    if action.required or action.nargs == 0 or "(default" in (action.help or ""):
+        return ""
+    if action.default is None or action.default is False or action.default in ("", argparse.SUPPRESS):
+        return ""
+    is_list = isinstance(action.default, (list, tuple))
+    return " ".join(map(str, action.default)) if is_list else str(action.default)
+
+
 class ToolParser(argparse.ArgumentParser):
-    """An ``ArgumentParser`` whose errors are one line, as all others are; options cannot be abbreviated."""
+    """An ``ArgumentParser`` whose errors are one line and whose help shows defaults; options are not abbreviated."""
 
     def __init__(self, description: str | None = None, **kwargs: Any) -> None:
-        super().__init__(description=description, allow_abbrev=False, **kwargs)
+        options = {"formatter_class": DefaultsFormatter, "allow_abbrev": False, **kwargs}
+        super().__init__(description=description, **options)
 
     def error(self, message: str) -> NoReturn:
-        """Says what is wrong with the command line."""
+        """Raises CellSegError, which ends the command with one line and exit code 2."""
         raise CellSegError(f"{message}; see {self.prog} --help")
+
+
+def positive(text: str) -> int:
+    """An argument type: a whole number above 0."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
 
 
 def split_overrides(argv: Sequence[str] | None) -> tuple[list[str], list[str]]:
@@ -45,7 +76,7 @@ def split_overrides(argv: Sequence[str] | None) -> tuple[list[str], list[str]]:
 
 def configure_logging() -> None:
     """Sends the package's log lines to stderr, each as plain text."""
-    warnings.filterwarnings("ignore", message="torch.meshgrid")  # of Detectron2's anchors; nobody can mend it here
+    warnings.filterwarnings("ignore", message="torch.meshgrid")  # from Detectron2's anchors, not ours to fix
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
     package = logging.getLogger("cellseg_d2")
@@ -55,20 +86,26 @@ def configure_logging() -> None:
     package.propagate = False
 
 
-def run_tool(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> int:
-    """Runs a command line's ``main``.
+def run_tool(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> int:
+    """Runs a command's ``main``.
 
     Returns:
-        The exit code: 0 on success, 2 on :class:`CellSegError` (bad input or wrong usage, one line on stderr), 130 on
-        Ctrl-C. Anything else stays an exception, which Python ends with exit code 1.
+        The exit code: what ``main`` returns, 0 for None; 2 on :class:`CellSegError` (bad input or wrong usage, one line
+        on stderr), 130 on Ctrl-C. Anything else stays an exception, which Python ends with exit code 1. A reader that
+        closes the pipe, such as ``head``, ends the command silently with 0.
     """
     configure_logging()
     try:
-        main(argv)
+        code = main(argv) or 0
+        sys.stdout.flush()
     except CellSegError as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return 2
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return 130
-    return 0
+    except BrokenPipeError:
+        # Python flushes stdout once more at its end, which must not fail again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code

@@ -20,18 +20,22 @@ BASE = "mask_rcnn_X_101_32x8d_FPN"
 
 def build_parser() -> argparse.ArgumentParser:
     defaults = ConvertOptions()
-    parser = ToolParser(__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--input", type=Path, required=True, help="ROOT with train/<id>/image.tif and class<k>.tif")
+    parser = ToolParser(__doc__)
+    parser.add_argument("--input", type=Path, required=True, help="a folder with train/<id>/image.tif and class<k>.tif")
     parser.add_argument(
-        "--output", type=Path, help="the dataset's folder, such as datasets/NAME; needed but for --check"
+        "--output", type=Path, help="the dataset's folder, such as datasets/NAME; not needed with --check"
     )
     parser.add_argument("--tile-size", type=int, default=defaults.tile_size, help="largest side of a tile in pixels")
-    parser.add_argument("--overlap", type=float, default=defaults.overlap, help="share that neighbours have in common")
+    parser.add_argument("--overlap", type=float, default=defaults.overlap, help="share of a tile that neighbours cover")
     parser.add_argument(
         "--val-fraction", type=float, default=defaults.val_fraction, help="share of the images for validation; 0: none"
     )
-    parser.add_argument("--seed", type=int, default=defaults.seed, help="of the split and of the empty tiles kept")
-    parser.add_argument("--class-names", nargs="+", default=[], metavar="NAME", help="of class1.tif, class2.tif, ...")
+    parser.add_argument(
+        "--seed", type=int, default=defaults.seed, help="random seed for the split and for which empty tiles are kept"
+    )
+    parser.add_argument(
+        "--class-names", nargs="+", default=[], metavar="NAME", help="names of class1.tif, class2.tif, ..."
+    )
     parser.add_argument(
         "--min-area", type=int, default=defaults.min_area, help="cells with fewer pixels in a tile are left out"
     )
@@ -63,7 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--max-pixels", type=int, default=defaults.max_pixels, help="larger images are refused from their header"
     )
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)")
     parser.add_argument(
         "--scheduler",
         metavar="tcp://HOST:PORT",
@@ -77,7 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--suggest", type=Path, metavar="FILE", help="with --check: write those settings to this YAML")
     parser.add_argument(
-        "--base", default=BASE, metavar="CONFIG", help="with --check: the config that they go on top of"
+        "--base", default=BASE, metavar="CONFIG", help="with --check: the config that the settings extend"
     )
     parser.add_argument(
         "--on-error", choices=("stop", "skip"), default="stop", help="at a sample that cannot be read: stop, or go on"
@@ -139,7 +143,7 @@ def run_check(args: argparse.Namespace, options: ConvertOptions) -> None:
         print(f"settings: {args.suggest}")
     if problems := report.summary["problems"]:
         raise CellSegError(
-            f"{args.input}: {len(problems)} of its files cannot be used, see the report; mend them or take them away"
+            f"{args.input}: {len(problems)} of its files cannot be used, see the report; fix or remove them"
         )
 
 

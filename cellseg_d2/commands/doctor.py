@@ -15,12 +15,14 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import import_module, metadata
 from pathlib import Path
 from types import ModuleType
 
 import cellseg_d2
+from cellseg_d2.commands.cli import ToolParser
 
 OPENCV_BUILDS = {"opencv-python", "opencv-contrib-python", "opencv-python-headless", "opencv-contrib-python-headless"}
 SHARED_MEMORY_WANTED = 1 << 30
@@ -29,10 +31,10 @@ SHARED_MEMORY_WANTED = 1 << 30
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong, and the command or setting that mends it."""
+    """One thing that is wrong, and the command or setting that fixes it."""
 
     what: str
-    mend: str
+    fix: str
 
 
 @dataclass
@@ -46,9 +48,9 @@ class Report:
         """Adds one line of the table."""
         self.lines.append(f"{name + ':':<24}{value}")
 
-    def problem(self, what: str, mend: str) -> None:
+    def problem(self, what: str, fix: str) -> None:
         """Adds something that is wrong."""
-        self.problems.append(Problem(what, mend))
+        self.problems.append(Problem(what, fix))
 
 
 def examine(shared_memory: Path = Path("/dev/shm")) -> Report:
@@ -100,13 +102,13 @@ def _cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
-def _package(report: Report, distribution: str, module: str, mend: str) -> ModuleType | None:
+def _package(report: Report, distribution: str, module: str, fix: str) -> ModuleType | None:
     """Imports one package; reports its version, or why it cannot be imported."""
     try:
         imported = import_module(module)
     except Exception as error:
         report.add(distribution, f"{_version(distribution)}, cannot be imported ({_cause(error)})")
-        report.problem(f"{distribution} cannot be imported ({_cause(error)})", mend)
+        report.problem(f"{distribution} cannot be imported ({_cause(error)})", fix)
         return None
     report.add(distribution, getattr(imported, "__version__", None) or _version(distribution))
     return imported
@@ -200,11 +202,16 @@ def _lzw(report: Report) -> None:
         report.problem(f"LZW-compressed TIFFs cannot be read ({_cause(error)})", "pip install -U tifffile imagecodecs")
 
 
-def main() -> int:
+def build_parser() -> argparse.ArgumentParser:
+    """The command's options: none but --help."""
+    return ToolParser(
+        "Prints what a bug report needs about this installation, and what is wrong with it (exit code 1)."
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
     """Prints the report; exit code 1 where something is wrong."""
-    argparse.ArgumentParser(
-        description="Prints what a bug report needs about this installation, and what is wrong with it."
-    ).parse_args()
+    build_parser().parse_args(argv)
     report = examine()
     print("\n".join(report.lines))
     if not report.problems:
@@ -212,5 +219,5 @@ def main() -> int:
         return 0
     print(f"\nProblems found: {len(report.problems)}")
     for problem in report.problems:
-        print(f"- {problem.what}\n  mend: {problem.mend}")
+        print(f"- {problem.what}\n  fix: {problem.fix}")
     return 1

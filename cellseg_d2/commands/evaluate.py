@@ -13,7 +13,7 @@ from cellseg_d2.evaluation.report_tables import text_of, write_files
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = ToolParser(__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = ToolParser(__doc__)
     parser.add_argument("--ground-truth", type=Path, required=True, metavar="GT.json")
     parser.add_argument("--predictions", type=Path, required=True, metavar="test-results.json")
     parser.add_argument("--max-detections", type=int, default=1000, help="for AP, per image and class, the best first")

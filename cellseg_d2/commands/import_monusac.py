@@ -11,7 +11,7 @@ from cellseg_d2.commands.cli import ToolParser
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = ToolParser(__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = ToolParser(__doc__)
     parser.add_argument(
         "--input", type=Path, required=True, help="MoNuSAC's folder: one folder a slide, SVS or TIFF + XML"
     )

@@ -14,7 +14,7 @@ from cellseg_d2.inference.merge import merge_files
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = ToolParser(__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = ToolParser(__doc__)
     parser.add_argument("predictions", type=Path, nargs="+", metavar="A.json", help="results files of the same images")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="the merged results")
     parser.add_argument("--weights", type=float, nargs="+", metavar="W", help="one a file, in their order; else all 1")

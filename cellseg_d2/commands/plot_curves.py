@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,10 +10,14 @@ from cellseg_d2.commands.cli import ToolParser
 from cellseg_d2.report.curves import plot_curves
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def build_parser() -> argparse.ArgumentParser:
     parser = ToolParser(__doc__)
-    parser.add_argument("--metrics", type=Path, required=True, help="OUTPUT_DIR/metrics.json of a training")
-    parser.add_argument("--output", type=Path, required=True, metavar="PNG")
-    args = parser.parse_args(argv)
+    parser.add_argument("--metrics", type=Path, required=True, metavar="JSON", help="OUTPUT_DIR/metrics.json")
+    parser.add_argument("--output", type=Path, required=True, metavar="PNG", help="the picture to write")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = build_parser().parse_args(argv)
     plot_curves(args.metrics, args.output)
     print(f"picture: {args.output}")

@@ -16,49 +16,69 @@ if TYPE_CHECKING:
 
     from cellseg_d2.images.listing import TestImage
     from cellseg_d2.inference.folder import Output
+    from cellseg_d2.weights.checkpoint import WeightsFile
 
 
 def build_parser() -> argparse.ArgumentParser:
-    from cellseg_d2.inference.folder import DEFAULT_FORMATS, FORMATS
+    from cellseg_d2.export.formats import DEFAULT_FORMATS, FORMATS
 
     parser = ToolParser(__doc__, epilog="Config keys follow at the end as KEY VALUE, such as MODEL.DEVICE cpu.")
     parser.add_argument(
-        "--weights", default="", metavar="CKPT", help="a checkpoint of train_net.py; carries its config"
+        "--weights", default="", metavar="CKPT", help="a checkpoint from training; it carries its config"
     )
     parser.add_argument("--config-file", default="", metavar="FILE", help="instead: a config, with MODEL.WEIGHTS PATH")
     parser.add_argument(
-        "--input", type=Path, nargs="+", required=True, metavar="PATH", help="folders, images, OME-Zarr folders"
+        "--input",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="PATH",
+        help="images, OME-Zarr folders, or folders of them",
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where the results go")
-    parser.add_argument("--image-ids", type=Path, metavar="JSON", help='[{"file_name", "id", "height", "width"}, ...]')
-    parser.add_argument("--score-threshold", type=float, metavar="S", help="0.05 for AP (default), 0.5 for counting")
-    parser.add_argument("--tile-size", type=int, metavar="PX", help="largest side of a tile (default 512)")
-    parser.add_argument("--overlap", type=float, metavar="SHARE", help="share that neighbouring tiles have in common")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="the folder for results")
     parser.add_argument(
-        "--tta", action="store_true", help="predict each tile in several views, see CELLSEG.INFERENCE.TTA"
+        "--image-ids", type=Path, metavar="JSON", help='image ids for the results: [{"file_name", "id"}, ...]'
     )
-    parser.add_argument("--skip-background", action="store_true", help="leave out tiles that show nothing")
-    parser.add_argument("--pixel-size", type=float, metavar="UM", help="microns a pixel, whatever files say")
+    parser.add_argument(
+        "--score-threshold",
+        type=float,
+        metavar="S",
+        help="the least score in test-results.json (default: the config's, 0.05, which AP needs)",
+    )
+    parser.add_argument(
+        "--tile-size", type=int, metavar="PX", help="largest side of a tile (default: the config's, 512)"
+    )
+    parser.add_argument(
+        "--overlap",
+        type=float,
+        metavar="SHARE",
+        help="share of a tile that neighbours cover (default: the config's, 0.25)",
+    )
+    parser.add_argument(
+        "--tta", action="store_true", help="predict each tile in several views: better, 8 times as slow"
+    )
+    parser.add_argument("--skip-background", action="store_true", help="skip tiles that show nothing")
+    parser.add_argument(
+        "--pixel-size", type=float, metavar="UM", help="microns per pixel (default: what the files state)"
+    )
     parser.add_argument("--rescale", action="store_true", help="resample images to the training data's pixel size")
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(DEFAULT_FORMATS), help="what to write")
     parser.add_argument(
-        "--min-score", type=float, default=0.5, metavar="S", help="of a cell in all formats but coco (default 0.5)"
+        "--min-score", type=float, default=0.5, metavar="S", help="the least score in all formats but coco"
     )
-    parser.add_argument("--thresholds", type=Path, metavar="JSON", help="the same by class, as evaluate.py writes it")
+    parser.add_argument(
+        "--thresholds", type=Path, metavar="JSON", help="the least score per class, as evaluate writes it"
+    )
     parser.add_argument("--zip", action="store_true", help="also pack test-results.json as test-results.zip")
     parser.add_argument("--no-check", action="store_true", help="do not read test-results.json back with pycocotools")
     parser.add_argument(
-        "--num-gpus",
-        type=int,
-        default=1,
-        metavar="N",
-        help="processes that share images and large images' tiles",
+        "--num-gpus", type=int, default=1, metavar="N", help="processes that share the images and large images' tiles"
     )
     parser.set_defaults(num_machines=1, machine_rank=0, dist_url="auto")
     return parser
 
 
-def predict(cfg: CfgNode, images: Sequence[TestImage], output: Output) -> None:
+def predict(cfg: CfgNode, opened: WeightsFile | None, images: Sequence[TestImage], output: Output) -> None:
     """Runs in each process."""
     from detectron2.utils import comm
 
@@ -68,21 +88,21 @@ def predict(cfg: CfgNode, images: Sequence[TestImage], output: Output) -> None:
 
     if comm.is_main_process():
         configure_logging()  # a process that was started anew has none
-    counts = predict_images(WholeImagePredictor.from_cfg(cfg), images, output)
+    counts = predict_images(WholeImagePredictor.from_cfg(cfg, opened), images, output)
     if comm.is_main_process():
         print(f"{len(images)} images: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
         print(f"results: {output.folder}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    options, overrides = split_overrides(argv)
+    args = build_parser().parse_args(options)
     from cellseg_d2.engine.launch import launch
     from cellseg_d2.engine.run_config import check_processes, prediction_cfg
     from cellseg_d2.evaluation.thresholds import read_thresholds
     from cellseg_d2.images.listing import list_images
     from cellseg_d2.inference.folder import Output
 
-    options, overrides = split_overrides(argv)
-    args = build_parser().parse_args(options)
     keys = {
         "MODEL.ROI_HEADS.SCORE_THRESH_TEST": args.score_threshold,
         "CELLSEG.INFERENCE.TILE_SIZE": args.tile_size,
@@ -96,8 +116,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.config_file:
         cellseg_d2.setup()  # a config file's classes are those of its dataset; a checkpoint knows them
     images = list_images(args.input, args.image_ids)
-    cfg = prediction_cfg(args.weights, args.config_file, [*given, *overrides])
+    cfg, opened = prediction_cfg(args.weights, args.config_file, [*given, *overrides])
     check_processes(cfg, args.num_gpus)
     thresholds = read_thresholds(args.thresholds, cfg.CELLSEG.CLASS_NAMES) if args.thresholds else {}
     output = Output(args.output, tuple(args.formats), args.min_score, thresholds, args.zip, not args.no_check)
-    launch(predict, args, cfg, images, output, timeout=timedelta(days=1))  # images may differ much in size
+    alone = opened if args.num_gpus == 1 else None  # several processes read the file themselves
+    launch(predict, args, cfg, alone, images, output, timeout=timedelta(days=1))  # images may differ much in size

@@ -32,15 +32,15 @@ def add_dataset(commands: argparse._SubParsersAction[ToolParser]) -> None:
         help="ROOT as for convert_tifs.py, or a converted dataset",
     )
     parser.add_argument("--output", type=Path, required=True, metavar="FILE.html")
-    parser.add_argument("--pictures", type=int, default=8, help="images that are shown with their cells (default 8)")
-    own = parser.add_argument_group("of ROOT alone, as of convert_tifs.py --check")
+    parser.add_argument("--pictures", type=int, default=8, help="images that are shown with their cells")
+    own = parser.add_argument_group("for ROOT only, as in convert --check")
+    own.add_argument("--tile-size", type=int, default=defaults.tile_size, help="in pixels")
+    own.add_argument("--overlap", type=float, default=defaults.overlap, help="share of a tile that neighbours cover")
     own.add_argument(
-        "--tile-size", type=int, default=defaults.tile_size, help=f"in pixels (default {defaults.tile_size})"
+        "--class-names", nargs="+", default=[], metavar="NAME", help="names of class1.tif, class2.tif, ..."
     )
-    own.add_argument("--overlap", type=float, default=defaults.overlap, help=f"of tiles (default {defaults.overlap})")
-    own.add_argument("--class-names", nargs="+", default=[], metavar="NAME", help="of class1.tif, class2.tif, ...")
     own.add_argument("--from-coco", type=Path, metavar="GT.json", help="a COCO dataset of whole images in FOLDER")
-    own.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
+    own.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)")
 
 
 def add_training(commands: argparse._SubParsersAction[ToolParser]) -> None:
@@ -58,16 +58,12 @@ def add_evaluation(commands: argparse._SubParsersAction[ToolParser]) -> None:
     parser.add_argument("--input", type=Path, metavar="IMAGES", help="their folder; without it outlines are shown")
     parser.add_argument("--image-ids", type=Path, metavar="JSON", help="as given to predict.py; else names must agree")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE.html")
-    parser.add_argument("--images", type=int, default=12, metavar="N", help="worst and best to show (default 12)")
+    parser.add_argument("--images", type=int, default=12, metavar="N", help="worst and best to show")
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--max-side", type=int, default=1024, metavar="PX", help="of shown images (default 1024)")
+    size.add_argument("--max-side", type=int, default=1024, metavar="PX", help="largest side of the pictures")
     size.add_argument("--full-size", action="store_true", help="show images in the size that they have")
-    parser.add_argument(
-        "--score-threshold", type=float, default=0.5, metavar="S", help="for all but AP and errors (default 0.5)"
-    )
-    parser.add_argument(
-        "--max-detections", type=int, default=1000, metavar="N", help="for AP, per image and class (default 1000)"
-    )
+    parser.add_argument("--score-threshold", type=float, default=0.5, metavar="S", help="for all but AP and errors")
+    parser.add_argument("--max-detections", type=int, default=1000, metavar="N", help="for AP, per image and class")
 
 
 def report_dataset(args: argparse.Namespace) -> None:

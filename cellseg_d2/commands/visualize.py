@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import cellseg_d2
-from cellseg_d2.commands.cli import ToolParser
+from cellseg_d2.commands.cli import ToolParser, positive
 from cellseg_d2.images.listing import list_images
 
 
@@ -18,16 +18,18 @@ def build_parser() -> argparse.ArgumentParser:
     dataset = commands.add_parser("dataset", help="labelled images beside their cells, coloured by class")
     dataset.set_defaults(run=draw_dataset)
     dataset.add_argument("--input", type=Path, required=True, help="as given to convert_tifs.py, or what it wrote")
-    dataset.add_argument("--class-names", nargs="+", default=[], metavar="NAME", help="of class1.tif, class2.tif, ...")
+    dataset.add_argument(
+        "--class-names", nargs="+", default=[], metavar="NAME", help="names of class1.tif, class2.tif, ..."
+    )
     dataset.add_argument("--output", type=Path, required=True, metavar="PNG")
-    dataset.add_argument("--samples", type=count, default=6, help="rows: images spread over all (default 6)")
+    dataset.add_argument("--samples", type=positive, default=6, help="rows: images spread over all")
 
     augmentation = commands.add_parser("augmentation", help="training tiles beside what augmentation makes of them")
     augmentation.set_defaults(run=draw_augmentation)
     augmentation.add_argument("--config-file", required=True, metavar="FILE")
     augmentation.add_argument("--output", type=Path, required=True, metavar="PNG")
-    augmentation.add_argument("--samples", type=count, default=3, help="rows: the tiles with most cells (default 3)")
-    augmentation.add_argument("--augmentations", type=count, default=10, help="augmented copies of each (default 10)")
+    augmentation.add_argument("--samples", type=positive, default=3, help="rows: the tiles with most cells")
+    augmentation.add_argument("--augmentations", type=positive, default=10, help="augmented copies of each")
     augmentation.add_argument("--seed", type=int, default=42)
     augmentation.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys, at the end")
 
@@ -40,16 +42,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--ground-truth", type=Path, metavar="GT.json", help="drawn too, with what was missed marked"
     )
     predictions.add_argument("--output", type=Path, required=True, metavar="PNG")
-    predictions.add_argument("--score-threshold", type=float, default=0.5, help="of a cell to be drawn (default 0.5)")
-    predictions.add_argument("--samples", type=count, default=6, help="rows: the first images (default 6)")
+    predictions.add_argument("--score-threshold", type=float, default=0.5, help="the least score of a drawn cell")
+    predictions.add_argument("--samples", type=positive, default=6, help="rows: the first images")
     return parser
-
-
-def count(text: str) -> int:
-    """A whole number above 0."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
 
 
 def draw_dataset(args: argparse.Namespace) -> None:

@@ -237,7 +237,7 @@ def _write_part(folder: Path, part: str, results: Sequence[_TiledSample], names:
         "empty_tiles": sum(result.empty_tiles for result in results),
         "tile_instances": {name: cells[number] for number, name in enumerate(names, start=1)},
         "tile_crowds": sum(annotation["iscrowd"] for own in annotations for annotation in own),
-        "most_instances_in_a_tile": max((len(own) for own in annotations), default=0),
+        "most_instances_in_a_tile": max((sum(not cell["iscrowd"] for cell in own) for own in annotations), default=0),
     }
 
 

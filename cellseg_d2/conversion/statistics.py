@@ -245,6 +245,7 @@ def _tiles(images: Sequence[ImageStatistics], names: Mapping[int, str], options:
     tiles = np.concatenate([np.zeros((0, len(names)), np.int64), *(image.tile_cells for image in images)])
     totals = tiles.sum(axis=1)
     with_cells = int((totals > 0).sum())
+    kept = with_cells + options.keep_empty * (len(tiles) - with_cells)  # what training sees, on average
     cells = sum(len(image.whole) for image in images)
     cut = sum(int((~image.whole).sum()) for image in images)
     tiled = [image for image in images if max(image.height, image.width) > options.tile_size]
@@ -258,7 +259,7 @@ def _tiles(images: Sequence[ImageStatistics], names: Mapping[int, str], options:
         "classes": {
             name: {
                 "tiles": int((own > 0).sum()),
-                "share": round(int((own > 0).sum()) / max(with_cells, 1), 4),
+                "share": round(int((own > 0).sum()) / max(kept, 1), 4),
                 "instances": _distribution(own[own > 0]),
             }
             for name, own in zip(names.values(), tiles.T)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from cellseg_d2.cells.coco import Record
 from cellseg_d2.cells.tiling import halo_pixels
+from cellseg_d2.conversion.caps import DETECTIONS_KEY, FROM_DATA, caps_for
 
 STRIDES = (4, 8, 16, 32, 64)
 """Pixels between the anchors of the FPN's levels p2 to p6."""
@@ -17,12 +18,6 @@ STRIDES = (4, 8, 16, 32, 64)
 SMALLEST_ANCHOR = 2
 """In strides. Anchors farther apart than half their side would miss cells between them: at 2, a cell of the anchor's
 own size that lies as badly as it can still has an IoU of 0.39 with one, above the 0.3 of background."""
-
-ROOM = 2
-"""Detections kept for each cell of the tile that has most: AP wants those of low score too."""
-
-DETECTIONS, PROPOSALS = 500, 2000
-"""The least of each that are kept, also where cells are few."""
 
 TOLERANCE = 4
 """``CELLSEG.INFERENCE.TOLERANCE``'s default."""
@@ -74,32 +69,11 @@ def _rounded(size: float) -> int:
 
 
 def _caps(summary: Mapping[str, Any]) -> dict[str, Suggestion]:
+    """Leaves the limits to training, which sets them from the data that it then has, and says what they are today."""
     most = summary["tiles"]["instances"]["max"]
-    detections = detections_for(most)
-    proposals = proposals_for(detections)
-    several = "two proposals a detection, since several fall on one cell"
-    return {
-        "TEST.DETECTIONS_PER_IMAGE": Suggestion(
-            detections, f"a tile holds up to {most} cells; {ROOM} times that, {DETECTIONS} at least"
-        ),
-        "MODEL.RPN.PRE_NMS_TOPK_TEST": Suggestion(proposals, f"of each level, before NMS: {several}"),
-        "MODEL.RPN.POST_NMS_TOPK_TEST": Suggestion(proposals, f"{several}; {PROPOSALS} at least"),
-        "MODEL.RPN.POST_NMS_TOPK_TRAIN": Suggestion(proposals // 2, "half as many as in prediction"),
-    }
-
-
-def detections_for(most_cells: int) -> int:
-    """Detections that a tile keeps, from the cells of the tile that has most."""
-    return max(DETECTIONS, _up(most_cells * ROOM, 50))
-
-
-def proposals_for(detections: int) -> int:
-    """Proposals of a tile that lead to as many detections: two for each, since several fall on one cell."""
-    return max(PROPOSALS, _up(2 * detections, 500))
-
-
-def _up(value: float, step: int) -> int:
-    return math.ceil(value / step) * step
+    detections, proposals, kept, *_ = caps_for(most).values()
+    reason = f"from the data: a tile has up to {most} cells, so {detections} detections, {proposals} proposals"
+    return {DETECTIONS_KEY: Suggestion(FROM_DATA, f"{reason} ({kept} in training)")}
 
 
 def largest_whole(tile_size: int, overlap: float) -> int:

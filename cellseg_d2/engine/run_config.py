@@ -24,7 +24,7 @@ from cellseg_d2.errors import CellSegError
 from cellseg_d2.inference.suppress import METHODS
 from cellseg_d2.modeling.build import build_on_cpu, check_size, use_available_device
 from cellseg_d2.modeling.roi_heads import check_losses, ignores_crowd
-from cellseg_d2.weights.checkpoint import CellCheckpointer, check_weights, checkpoint_cfg
+from cellseg_d2.weights.checkpoint import CellCheckpointer, WeightsFile
 from cellseg_d2.weights.locations import local_path
 
 logger = logging.getLogger(__name__)
@@ -54,8 +54,8 @@ def build_cfg(config_file: str, overrides: Sequence[str], *, whole_images: bool 
     return cfg
 
 
-def prediction_cfg(weights: str, config_file: str, overrides: Sequence[str]) -> CfgNode:
-    """The frozen config of a prediction: the checkpoint's own, or a config file's with its MODEL.WEIGHTS.
+def prediction_cfg(weights: str, config_file: str, overrides: Sequence[str]) -> tuple[CfgNode, WeightsFile]:
+    """The frozen config of a prediction and its weights: a checkpoint's, or a config file's with its MODEL.WEIGHTS.
 
     Raises:
         CellSegError: neither or both are given, weights that are not there, or see :func:`build_cfg`.
@@ -63,15 +63,17 @@ def prediction_cfg(weights: str, config_file: str, overrides: Sequence[str]) -> 
     if bool(weights) == bool(config_file):
         raise CellSegError("give either --weights CHECKPOINT, which carries its config, or --config-file FILE")
     if weights:
-        cfg = cfg_with_overrides(checkpoint_cfg(weights), ["MODEL.WEIGHTS", weights, *overrides])
+        opened = WeightsFile.read(weights)
+        cfg = cfg_with_overrides(opened.cfg(), overrides)
     else:
         cfg = get_cfg(config_file, overrides)
         resolve(cfg)
-        if not local_weights(cfg):
+        if not cfg.MODEL.WEIGHTS:
             raise CellSegError("prediction needs weights; add MODEL.WEIGHTS PATH")
+        opened = WeightsFile.read(cfg.MODEL.WEIGHTS)
     check_inference(cfg)
     cfg.freeze()
-    return cfg
+    return cfg, opened
 
 
 def check_inference(cfg: CfgNode) -> None:
@@ -161,12 +163,19 @@ def log_to(output_dir: str) -> None:
     package.setLevel(logging.INFO)  # Detectron2 asks for everything, a line for each image predicted among it
 
 
-def check_run(cfg: CfgNode, args: argparse.Namespace) -> None:
-    """Raises CellSegError for what would end as a traceback in a launched process.
+def check_run(cfg: CfgNode, args: argparse.Namespace) -> WeightsFile | None:
+    """Checks what would end as a traceback in a launched process.
 
     Args:
-        cfg: of :func:`build_cfg`.
-        args: of Detectron2's ``default_argument_parser``.
+        cfg: from :func:`build_cfg`.
+        args: from Detectron2's ``default_argument_parser``.
+
+    Returns:
+        The file of MODEL.WEIGHTS where this process alone needs it. Several processes read it themselves, and say in
+        one line what is wrong with it.
+
+    Raises:
+        CellSegError: the run cannot work; the message says why.
     """
     started, processes = started_process(), args.num_gpus * args.num_machines
     if started is None:
@@ -188,13 +197,22 @@ def check_run(cfg: CfgNode, args: argparse.Namespace) -> None:
             raise CellSegError(f"{cfg.DATASETS.TRAIN[0]} has no validation part; convert with a --val-fraction above 0")
         if not cfg.MODEL.WEIGHTS:
             raise CellSegError("--eval-only needs weights; add MODEL.WEIGHTS PATH")
-        CellCheckpointer(model, cfg, strict=True).load(cfg.MODEL.WEIGHTS)
-        return
-    check_sampler(cfg)
-    check_copy_paste(cfg)
-    check_trainer(cfg)
-    if not (args.resume and resumes_from(cfg.OUTPUT_DIR)) and cfg.MODEL.WEIGHTS:
-        check_weights(local_path(cfg.MODEL.WEIGHTS), cfg)
+    else:
+        check_sampler(cfg)
+        check_copy_paste(cfg)
+        check_trainer(cfg)
+    resumes = not args.eval_only and args.resume and resumes_from(cfg.OUTPUT_DIR)
+    if not cfg.MODEL.WEIGHTS or resumes:
+        return None
+    local_path(cfg.MODEL.WEIGHTS)  # fetched once, before several processes look for it
+    if processes > 1:
+        return None
+    opened = WeightsFile.read(cfg.MODEL.WEIGHTS)
+    if args.eval_only:
+        CellCheckpointer(model, cfg, strict=True, opened=opened).load(cfg.MODEL.WEIGHTS)
+    else:
+        opened.check_origin(cfg)
+    return opened
 
 
 def check_trainer(cfg: CfgNode) -> None:
@@ -256,14 +274,3 @@ def resumes_from(output_dir: str) -> str:
             f"{tag}: names no checkpoint that is there; write the name of one, such as model_0000999.pth"
         )
     return path
-
-
-def local_weights(cfg: CfgNode) -> str:
-    """MODEL.WEIGHTS as Detectron2 loads it, once it is known to be there.
-
-    Raises:
-        CellSegError: the file is missing, or cannot be fetched.
-    """
-    if cfg.MODEL.WEIGHTS:
-        local_path(cfg.MODEL.WEIGHTS)
-    return cfg.MODEL.WEIGHTS

@@ -29,7 +29,7 @@ from cellseg_d2.errors import CellSegError, one_line
 from cellseg_d2.inference.predictor import WholeImagePredictor
 from cellseg_d2.modeling.build import check_size, count_parameters
 from cellseg_d2.report.validation_overlays import validation_overlays
-from cellseg_d2.weights.checkpoint import CellCheckpointer
+from cellseg_d2.weights.checkpoint import CellCheckpointer, WeightsFile
 
 logger = logging.getLogger(__name__)
 
@@ -39,11 +39,15 @@ BEST_NAME = "model_best"
 class CellTrainer(DefaultTrainer):
     """``DefaultTrainer`` for cells. The loop, the solver, the loggers and the default hooks are Detectron2's."""
 
-    def __init__(self, cfg: CfgNode) -> None:
+    def __init__(self, cfg: CfgNode, opened: WeightsFile | None = None) -> None:
         """Builds model, optimizer and hooks, in Detectron2's order; the data loader follows in :meth:`before_train`.
 
         ``DefaultTrainer.__init__`` is not called: its DistributedDataParallel names a device even on a CPU, which torch
         refuses, and it makes its own checkpointer.
+
+        Args:
+            cfg: the frozen config.
+            opened: the file of MODEL.WEIGHTS where it has been read already.
         """
         TrainerBase.__init__(self)
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
@@ -55,7 +59,7 @@ class CellTrainer(DefaultTrainer):
         model = create_ddp_model(model, broadcast_buffers=False, device_ids=device_ids)
         self._trainer = build_loop(cfg, model, None, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = CellCheckpointer(model, cfg, strict=False, trainer=weakref.proxy(self))
+        self.checkpointer = CellCheckpointer(model, cfg, strict=False, opened=opened, trainer=weakref.proxy(self))
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg

@@ -9,9 +9,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from cellseg_d2.errors import CellSegError, one_line
 from cellseg_d2.images.tiff import INTENSITY_RULE, MAX_PIXELS, IntensityRule, check_file
+
+EXIF_ORIENTATION = 0x0112
+EXIF_QUARTER_TURNS = range(5, 9)
+"""Orientations in which the width is the height of what is stored."""
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
@@ -45,6 +50,22 @@ def read_picture(path: Path, rule: str = INTENSITY_RULE, max_pixels: int = MAX_P
     if height * width > max_pixels:
         raise CellSegError(f"{path}: is {height} x {width}, over the limit of {max_pixels} pixels")
     return IntensityRule.parse(rule).apply(np.ascontiguousarray(pixels[..., ::-1]))
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """(height, width) of a picture as :func:`read_picture` gives it, from its header alone.
+
+    Raises:
+        CellSegError: missing, or the header cannot be read.
+    """
+    check_file(path)
+    try:
+        with Image.open(path) as picture:
+            width, height = picture.size
+            turned = picture.getexif().get(EXIF_ORIENTATION, 1) in EXIF_QUARTER_TURNS
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise CellSegError(f"{path}: cannot be read as an image ({one_line(error)}); export it again") from error
+    return (width, height) if turned else (height, width)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -14,15 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellseg_d2.cells.tiling import Window
-from cellseg_d2.images.pictures import PICTURE_SUFFIXES, read_picture
+from cellseg_d2.images.pictures import PICTURE_SUFFIXES, picture_size, read_picture
 from cellseg_d2.images.pixel_size import PixelSize, tiff_pixel_size
+from cellseg_d2.images.planes import Plane
 from cellseg_d2.images.sources import Source, is_slide, is_zarr, slide_source, tiff_source, zarr_source
 from cellseg_d2.images.tiff import (
     INTENSITY_RULE,
     MAX_PIXELS,
     IntensityRule,
     damage_reported,
+    only_image,
     opened,
+    photometric,
     read_image,
     warn_of_alpha,
 )
@@ -31,17 +35,26 @@ CACHE_BYTES = 2**28
 """Decoded and scaled blocks that are kept: overlapping windows decode each chunk once or twice, not many times."""
 
 
-class ImageRegions(ABC):
+@dataclass
+class ImageHeader:
+    """What an image's header states.
+
+    Attributes:
+        size: (height, width) in pixels.
+        pixel_size_um: (x, y) in microns per pixel; None where the file states none.
+    """
+
+    size: tuple[int, int]
+    pixel_size_um: PixelSize | None
+
+
+class ImageRegions(ImageHeader, ABC):
     """An open image that is read by windows, by one thread at a time; a context manager that closes its file.
 
     Attributes:
         size: (height, width) in pixels.
         pixel_size_um: (x, y) in microns a pixel; None where the file states none.
     """
-
-    def __init__(self, size: tuple[int, int], pixel_size_um: PixelSize | None) -> None:
-        self.size = size
-        self.pixel_size_um = pixel_size_um
 
     def read(self, window: Window) -> NDArray[np.uint8]:
         """One window, (h, w, 3) uint8 RGB, a new array.
@@ -62,7 +75,7 @@ class ImageRegions(ABC):
     def _read(self, window: Window) -> NDArray[np.uint8]:
         """One window that is inside the image."""
 
-    def close(self) -> None:  # noqa: B027  # an image in memory has nothing to close
+    def close(self) -> None:  # an image in memory has nothing to close
         """Closes the file; no window can be read any more."""
 
     def __enter__(self) -> ImageRegions:
@@ -199,18 +212,29 @@ def open_image(path: str | Path, rule: str = INTENSITY_RULE, max_pixels: int = M
     return BlockImage(source, rule)
 
 
-def pixel_size_um(path: str | Path) -> PixelSize | None:
-    """(x, y) in microns a pixel as the file states them, from its header alone; None where it states none.
+def image_header(path: str | Path) -> ImageHeader:
+    """An image's size and pixel size, from its header alone.
 
     Raises:
-        CellSegError: the header cannot be read, or it is a slide without tiffslide.
+        CellSegError: the header cannot be read, it is not of one grey or RGB plane, or it is a slide without tiffslide.
     """
     path = Path(path)
     if path.suffix.lower() in PICTURE_SUFFIXES:
-        return None
+        return ImageHeader(picture_size(path), None)
     if is_zarr(path) or is_slide(path):
         source = zarr_source(path) if is_zarr(path) else slide_source(path)
         with source.open_files:
-            return source.pixel_size_um
+            return ImageHeader(source.plane.size, source.pixel_size_um)
     with opened(path) as file:
-        return tiff_pixel_size(file, file.series[0].keyframe)
+        series = only_image(path, file, None)
+        plane = Plane.of(path, series.axes, series.shape, photometric(series.keyframe))
+        return ImageHeader(plane.size, tiff_pixel_size(file, series.keyframe))
+
+
+def pixel_size_um(path: str | Path) -> PixelSize | None:
+    """(x, y) in microns per pixel as the file states them, from its header alone; None where it states none.
+
+    Raises:
+        CellSegError: as :func:`image_header`.
+    """
+    return image_header(path).pixel_size_um

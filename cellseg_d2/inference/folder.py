@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data.samplers import InferenceSampler
 from detectron2.utils import comm
@@ -20,22 +19,16 @@ from detectron2.utils import comm
 from cellseg_d2.cells.coco import to_results
 from cellseg_d2.cells.instances import CellInstances
 from cellseg_d2.errors import CellSegError
-from cellseg_d2.export.cell_table import write_cell_table
 from cellseg_d2.export.coco_results import ResultsWriter, check_results, zip_results
-from cellseg_d2.export.geojson import write_geojson
-from cellseg_d2.export.imagej_rois import write_roi_zip
-from cellseg_d2.export.label_tiff import write_label_maps
-from cellseg_d2.export.overlay import write_overlay
+from cellseg_d2.export.formats import COCO, DEFAULT_FORMATS, NEEDS_PIXELS, WRITERS, ImageCells
 from cellseg_d2.files import whole_file, write_json
 from cellseg_d2.images.listing import TestImage
-from cellseg_d2.images.regions import ImageRegions
+from cellseg_d2.images.regions import ImageRegions, image_header
 from cellseg_d2.inference.predictor import WholeImagePredictor
 from cellseg_d2.progress import track
 
 logger = logging.getLogger(__name__)
 
-FORMATS = ("coco", "geojson", "rois", "labels", "csv", "overlay")
-DEFAULT_FORMATS = ("coco", "overlay")
 RESULTS_FILE = "test-results.json"
 IDS_FILE = "image_ids.json"
 
@@ -55,7 +48,7 @@ class Output:
 
     Attributes:
         folder: of all files.
-        formats: of :data:`FORMATS`.
+        formats: some of :data:`cellseg_d2.export.formats.FORMATS`.
         min_score: of a cell in all formats but ``coco``: the many of low score that AP wants would hide the others.
         min_score_of_class: the same for single classes, by name.
         pack: also make ``test-results.zip``.
@@ -157,8 +150,8 @@ def _share(
         return [], images
     looked_at = {}
     for number in range(comm.get_rank(), len(images), processes):
-        with images[number].open(predictor.cfg.CELLSEG.INTENSITY_RULE) as regions:
-            looked_at[number] = len(predictor.grid(regions)) > SHARED_TILES * processes
+        tiles = len(predictor.grid(image_header(images[number].path)))  # no pixel is decoded for that
+        looked_at[number] = tiles > SHARED_TILES * processes
     known = {number: is_large for own in comm.all_gather(looked_at) for number, is_large in own.items()}
     large = [known[number] for number in range(len(images))]
     single = [image for image, is_large in zip(images, large) if not is_large]
@@ -170,31 +163,23 @@ def _write(
     predictor: WholeImagePredictor, cells: CellInstances, image: TestImage, regions: ImageRegions, output: Output
 ) -> None:
     """Writes all files of one image, its part last: an image with a part is done."""
-    names, pixel_size = predictor.class_names, predictor.pixel_size_of(regions)
-    least = np.array([output.min_score_of_class.get(name, output.min_score) for name in names])
-    sure = predictor.one_a_cell(cells[cells.scores >= least[cells.classes]])
-    sure = sure[sure.scores >= least[sure.classes]]
-    name = image.name
+    sure = predictor.confident(cells, output.min_score, output.min_score_of_class)
     predictor.warn_of_scale(regions, image.path)
-    if "geojson" in output.formats:
-        write_geojson(output.folder / "geojson" / f"{name}.geojson", sure, names)
-    if "rois" in output.formats:
-        write_roi_zip(output.folder / "rois" / f"{name}.zip", sure, names)
-    if "labels" in output.formats:
-        write_label_maps(output.folder / "labels" / name, sure, names, pixel_size)
     height, width = regions.size
-    if {"csv", "overlay"} & set(output.formats):
-        fits = height * width <= LARGEST_PICTURE
-        if not fits:
+    pixels = None
+    if set(NEEDS_PIXELS) & set(output.formats):
+        if height * width <= LARGEST_PICTURE:
+            pixels = regions.read((0, 0, width, height))
+        else:
             logger.warning("%s: is too large for an overlay and for mean intensities", image.path)
-        pixels = regions.read((0, 0, width, height)) if fits else None
-        if "csv" in output.formats:
-            write_cell_table(output.folder / "csv" / f"{name}.csv", sure, names, pixels, pixel_size)
-        if "overlay" in output.formats and pixels is not None:
-            write_overlay(output.folder / "overlays" / f"{name}.png", pixels, sure)
+    names, pixel_size = predictor.class_names, predictor.pixel_size_of(regions)
+    shown = ImageCells(output.folder, image.name, sure, names, pixels, pixel_size)
+    for name, write in WRITERS.items():
+        if name in output.formats:
+            write(shown)
     entry = {"file_name": image.path.name, "id": image.id, "height": height, "width": width}
     with whole_file(_part(output.folder / PARTS_FOLDER, image)) as partial:
-        results = to_results(cells, image.id) if "coco" in output.formats else []
+        results = to_results(cells, image.id) if COCO in output.formats else []
         counts = Counter((cells if results else sure).classes.tolist())
         partial.write_text(json.dumps({"image": entry, "counts": counts, "results": results}), encoding="utf-8")
 
@@ -210,7 +195,7 @@ def _finish(images: Sequence[TestImage], names: Sequence[str], output: Output) -
             writer.append(part["results"])
             entries.append(part["image"])
             counts.update({names[int(number)]: count for number, count in part["counts"].items()})
-    if "coco" in output.formats:
+    if COCO in output.formats:
         if output.check:
             sizes = {entry["id"]: (entry["height"], entry["width"]) for entry in entries}
             check_results(unchecked, sizes, len(names))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,28 +12,46 @@ from numpy.typing import NDArray
 
 from cellseg_d2.cells.instances import CellInstances
 from cellseg_d2.errors import CellSegError
+from cellseg_d2.export.formats import WRITERS, ImageCells
+from cellseg_d2.images.regions import WholeImage
 from cellseg_d2.images.tiff import IntensityRule
 from cellseg_d2.inference.predictor import WholeImagePredictor
 
 
-def segment(image: NDArray[Any], model: str | Path | CfgNode | WholeImagePredictor) -> CellInstances:
+def segment(
+    image: NDArray[Any],
+    model: str | Path | CfgNode | WholeImagePredictor,
+    *,
+    min_score: float = 0.5,
+    min_score_of_class: Mapping[str, float] | None = None,
+    output: str | Path | None = None,
+    formats: Collection[str] = ("overlay",),
+    name: str = "image",
+) -> CellInstances:
     """Finds the cells of an image.
 
     Args:
         image: (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA, whose alpha is left out; 8 bit, or of any other real type,
             which is scaled as the model's training images were.
-        model: a checkpoint's path, a config with MODEL.WEIGHTS, or a predictor: make that once for many images, since
-            the first two load the weights with each call.
+        model: a checkpoint's path, a config with MODEL.WEIGHTS, or a predictor. For many images make a predictor once:
+            a path or a config loads the weights with each call.
+        min_score: the least score of a cell, in [0, 1].
+        min_score_of_class: the same for single classes, by name.
+        output: a folder for files of the cells, as ``predict`` writes them; None writes nothing.
+        formats: which files, from :data:`cellseg_d2.export.formats.WRITERS`.
+        name: the name of these files.
 
     Returns:
-        The cells: masks, boxes, scores, classes, see :class:`cellseg_d2.cells.instances.CellInstances`. No two
-        show the same
-        cell in two classes, unless CELLSEG.INFERENCE.SUPPRESSION is ``none``.
+        The cells: masks, boxes, scores and classes. No two show the same cell, unless CELLSEG.INFERENCE.SUPPRESSION is
+        ``none``. An image without cells gives none.
 
     Raises:
-        CellSegError: there are no weights, or they cannot be read or do not fit.
+        CellSegError: there are no weights, they cannot be read or do not fit, a score is not in [0, 1], a class or a
+            format is unknown, or a file cannot be written.
         ValueError: the image is of another shape, or holds complex, NaN or infinite values.
     """
+    if unknown := sorted(set(formats) - WRITERS.keys()):
+        raise CellSegError(f"{unknown[0]!r} is no format of a single image; choose from {', '.join(WRITERS)}")
     predictor = model
     if isinstance(model, CfgNode):
         if not model.MODEL.WEIGHTS:
@@ -40,7 +59,14 @@ def segment(image: NDArray[Any], model: str | Path | CfgNode | WholeImagePredict
         predictor = WholeImagePredictor.from_cfg(model)
     elif isinstance(model, (str, Path)):
         predictor = WholeImagePredictor.from_checkpoint(model)
-    return predictor.one_a_cell(predictor.predict(as_rgb(image, predictor.cfg.CELLSEG.INTENSITY_RULE)))
+    rgb = as_rgb(image, predictor.cfg.CELLSEG.INTENSITY_RULE)
+    cells = predictor.confident(predictor.predict(rgb), min_score, min_score_of_class)
+    if output is not None:
+        pixel_size = predictor.pixel_size_of(WholeImage(rgb))
+        shown = ImageCells(Path(output), name, cells, predictor.class_names, rgb, pixel_size)
+        for format_name in formats:
+            WRITERS[format_name](shown)
+    return cells
 
 
 def as_rgb(image: NDArray[Any], rule: str) -> NDArray[np.uint8]:

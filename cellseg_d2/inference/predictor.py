@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -20,13 +20,13 @@ from cellseg_d2.cells.instances import CellInstances
 from cellseg_d2.cells.tiling import Tile, TileGrid
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.images.pixel_size import PixelSize
-from cellseg_d2.images.regions import ImageRegions, WholeImage
+from cellseg_d2.images.regions import ImageHeader, ImageRegions, WholeImage
 from cellseg_d2.inference.detect import Detector
 from cellseg_d2.inference.paste import to_cell_instances
 from cellseg_d2.inference.stitch import stitch
 from cellseg_d2.inference.suppress import suppress
 from cellseg_d2.modeling.build import use_available_device
-from cellseg_d2.weights.checkpoint import CellCheckpointer, checkpoint_cfg
+from cellseg_d2.weights.checkpoint import CellCheckpointer, WeightsFile
 from cellseg_d2.weights.locations import register_package_weights
 
 logger = logging.getLogger(__name__)
@@ -58,8 +58,12 @@ class WholeImagePredictor:
         self.detector = Detector(self.model, cfg)
 
     @classmethod
-    def from_cfg(cls, cfg: CfgNode) -> WholeImagePredictor:
+    def from_cfg(cls, cfg: CfgNode, opened: WeightsFile | None = None) -> WholeImagePredictor:
         """A predictor with the model of a config and the weights of its MODEL.WEIGHTS; random ones where it is empty.
+
+        Args:
+            cfg: the config.
+            opened: the file of MODEL.WEIGHTS where it has been read already.
 
         Raises:
             CellSegError: the weights cannot be read or do not fit the model.
@@ -69,7 +73,7 @@ class WholeImagePredictor:
         cfg.defrost()
         use_available_device(cfg)
         model = build_model(cfg)
-        CellCheckpointer(model, cfg, strict=True).load(cfg.MODEL.WEIGHTS)
+        CellCheckpointer(model, cfg, strict=True, opened=opened).load(cfg.MODEL.WEIGHTS)
         return cls(model, cfg)
 
     @classmethod
@@ -79,9 +83,8 @@ class WholeImagePredictor:
         Raises:
             CellSegError: the file cannot be read, or carries no config.
         """
-        cfg = checkpoint_cfg(path)
-        cfg.MODEL.WEIGHTS = str(path)
-        return cls.from_cfg(cfg)
+        opened = WeightsFile.read(path)
+        return cls.from_cfg(opened.cfg(), opened)
 
     def predict(self, image: NDArray[np.uint8] | ImageRegions) -> CellInstances:
         """Finds the cells of an image.
@@ -119,7 +122,7 @@ class WholeImagePredictor:
                     cells = cells[cells.scores >= self.cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST]
                 yield tile, cells.moved(*tile.window[:2], image.size)
 
-    def grid(self, image: ImageRegions) -> TileGrid:
+    def grid(self, image: ImageHeader) -> TileGrid:
         """The tiles that an image is predicted in."""
         options = self.cfg.CELLSEG.INFERENCE
         side = max(round(options.TILE_SIZE / self.scale_of(image)), 1)
@@ -132,6 +135,29 @@ class WholeImagePredictor:
         """
         return cells if self.cfg.CELLSEG.INFERENCE.SUPPRESS_RESULTS else self._suppressed(cells)
 
+    def confident(
+        self, cells: CellInstances, min_score: float = 0.5, min_score_of_class: Mapping[str, float] | None = None
+    ) -> CellInstances:
+        """The cells that a person wants to see: those with a high score, one per nucleus.
+
+        Args:
+            cells: all cells of an image, with scores down to MODEL.ROI_HEADS.SCORE_THRESH_TEST.
+            min_score: the least score of a cell.
+            min_score_of_class: the same for single classes, by name.
+
+        Raises:
+            CellSegError: a score is not from 0 to 1, or a class is unknown.
+        """
+        by_class = dict(min_score_of_class or {})
+        for score in (min_score, *by_class.values()):
+            if not 0 <= score <= 1:
+                raise CellSegError(f"the least score of a cell is from 0 to 1, not {score}")
+        if unknown := sorted(by_class.keys() - set(self.class_names)):
+            raise CellSegError(f"{unknown[0]!r} is not among the classes: {', '.join(self.class_names)}")
+        least = np.array([by_class.get(name, min_score) for name in self.class_names])
+        kept = self.one_a_cell(cells[cells.scores >= least[cells.classes]])
+        return kept[kept.scores >= least[kept.classes]]  # soft suppression lowers scores
+
     def _suppressed(self, cells: CellInstances) -> CellInstances:
         options = self.cfg.CELLSEG.INFERENCE
         return suppress(cells, method=options.SUPPRESSION, iou=options.SUPPRESSION_IOU)
@@ -142,12 +168,12 @@ class WholeImagePredictor:
         logger.debug("put together: %s", report)
         return cells
 
-    def pixel_size_of(self, image: ImageRegions) -> PixelSize | None:
+    def pixel_size_of(self, image: ImageHeader) -> PixelSize | None:
         """Microns a pixel, (x, y): CELLSEG.INFERENCE.PIXEL_SIZE_UM, else what the image states."""
         given = self.cfg.CELLSEG.INFERENCE.PIXEL_SIZE_UM
         return (given, given) if given else image.pixel_size_um
 
-    def scale_of(self, image: ImageRegions) -> float:
+    def scale_of(self, image: ImageHeader) -> float:
         """By how much an image is enlarged for the model: 1, or with RESCALE its pixel size by the training data's.
 
         Raises:
@@ -163,7 +189,7 @@ class WholeImagePredictor:
             )
         return scale
 
-    def _coarseness(self, image: ImageRegions) -> float | None:
+    def _coarseness(self, image: ImageHeader) -> float | None:
         """An image's pixel size by that of the training data; None where one of them is not known."""
         own, trained = self.pixel_size_of(image), self.cfg.CELLSEG.PIXEL_SIZE_UM
         return float(np.mean(own)) / trained if own and trained else None

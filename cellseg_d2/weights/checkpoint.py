@@ -6,6 +6,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
@@ -21,6 +22,48 @@ from cellseg_d2.weights.locations import local_path
 from cellseg_d2.weights.pretrained import CONFIG_KEY, check_origin, match_by_ending, recognise
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """A file of weights that has been read, so that nobody needs to read it again.
+
+    Attributes:
+        path: the file on this machine.
+        content: what :func:`open_weights` gives.
+    """
+
+    path: str
+    content: dict[str, Any]
+
+    @classmethod
+    def read(cls, weights: str | os.PathLike[str]) -> WeightsFile:
+        """Reads a value of MODEL.WEIGHTS, a path or URL.
+
+        Raises:
+            CellSegError: it is missing, cannot be fetched, or holds more than weights.
+        """
+        path = local_path(os.fspath(weights))
+        return cls(path, open_weights(path))
+
+    def cfg(self) -> CfgNode:
+        """The config that a checkpoint of this package carries, with this file as MODEL.WEIGHTS.
+
+        Raises:
+            CellSegError: the file carries no config.
+        """
+        text = self.content.get(CONFIG_KEY)
+        if not isinstance(text, str):
+            raise CellSegError(f"{self.path}: carries no config; give --config-file, with MODEL.WEIGHTS {self.path}")
+        cfg = cfg_from_text(text)
+        cfg.MODEL.WEIGHTS = self.path
+        cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # this machine's, not the training machine's
+        return cfg
+
+    def check_origin(self, cfg: CfgNode) -> None:
+        """Raises CellSegError where the weights were trained on other input than the config describes."""
+        check_origin(recognise(self.content, self.path).origin, cfg, self.path)
+
 
 LISTED = 12
 """Layers that a message names of each kind of misfit, before it only counts."""
@@ -42,11 +85,21 @@ class CellCheckpointer(DetectionCheckpointer):
         model: whose weights are saved and loaded.
         cfg: its config; files go to OUTPUT_DIR.
         strict: refuse a file that lacks weights or whose shapes differ, instead of beginning these afresh.
+        opened: a file that was read before; :meth:`load` does not read it again.
         checkpointables: what else is saved, such as the trainer.
     """
 
-    def __init__(self, model: torch.nn.Module, cfg: CfgNode, *, strict: bool, **checkpointables: Any) -> None:
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        cfg: CfgNode,
+        *,
+        strict: bool,
+        opened: WeightsFile | None = None,
+        **checkpointables: Any,
+    ) -> None:
         super().__init__(model, cfg.OUTPUT_DIR, **checkpointables)
+        self.opened = opened
         self.cfg = cfg
         self.cfg_text = cfg.dump()
         self.strict = strict
@@ -89,14 +142,14 @@ class CellCheckpointer(DetectionCheckpointer):
         if filename.endswith((".pth", ".pt")):
             content = super()._load_file(filename)  # which looks at the URL's query, and calls _torch_load
         else:
-            content = open_weights(filename)
+            content = self._torch_load(filename)
         known = recognise(content, filename)
         check_origin(known.origin, self.cfg, filename)
         by_ending = known.by_ending or content.get("matching_heuristics", False)
         return {**content, "model": known.weights, "matching_heuristics": by_ending}
 
     def _torch_load(self, f: str) -> dict[str, Any]:
-        return open_weights(f)
+        return self.opened.content if self.opened is not None and self.opened.path == f else open_weights(f)
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         wanted = set(self.model.state_dict())
@@ -141,11 +194,6 @@ def _listed(items: list[str]) -> str:
     return ", ".join(items[:LISTED]) + more
 
 
-def check_weights(path: str, cfg: CfgNode) -> None:
-    """Raises CellSegError where a file cannot be read, or its weights were trained on other input than the config's."""
-    check_origin(recognise(open_weights(path), path).origin, cfg, path)
-
-
 def open_weights(path: str) -> dict[str, Any]:
     """The content of a file of weights of either kind.
 
@@ -159,12 +207,8 @@ def open_weights(path: str) -> dict[str, Any]:
     return load_file(path)
 
 
-def load_file(path: str | os.PathLike[str], *, mapped: bool = False) -> dict[str, Any]:
-    """The content of a ``.pth`` file, on the CPU.
-
-    Args:
-        path: the file.
-        mapped: leave its tensors on the disk until they are used, where its format allows that.
+def load_file(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The content of a ``.pth`` file, on the CPU; an archive's tensors stay on the disk until they are used.
 
     Raises:
         CellSegError: no such file, or it holds more than tensors and built-in containers.
@@ -173,11 +217,11 @@ def load_file(path: str | os.PathLike[str], *, mapped: bool = False) -> dict[str
         entries = check_torch_file(path)
         if entries and sorted(torch._C.PyTorchFileReader(os.fspath(path)).get_all_records()) != _records(entries):
             raise RuntimeError("torch sees other entries in it than zipfile does")
-        content = torch.load(os.fspath(path), map_location="cpu", weights_only=True, mmap=mapped and bool(entries))
+        content = torch.load(os.fspath(path), map_location="cpu", weights_only=True, mmap=bool(entries))
     except CellSegError:
         raise
     except FileNotFoundError as error:
-        raise CellSegError(f"{path}: there is no such checkpoint") from error
+        raise CellSegError(f"{path}: there is no such file") from error
     except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, ... by what is wrong
         raise CellSegError(
             f"{path}: is no checkpoint of tensors ({type(error).__name__}: {one_line(error, 100)})"
@@ -190,17 +234,3 @@ def load_file(path: str | os.PathLike[str], *, mapped: bool = False) -> dict[str
 def _records(entries: list[str]) -> list[str]:
     """The names of an archive's entries as torch gives them: without the folder that all of them lie in."""
     return sorted(entry.partition("/")[2] for entry in entries)
-
-
-def checkpoint_cfg(path: str | os.PathLike[str]) -> CfgNode:
-    """The config that a checkpoint of ours was trained with.
-
-    Raises:
-        CellSegError: the file cannot be read, or carries no config.
-    """
-    text = load_file(path, mapped=True).get(CONFIG_KEY)
-    if not isinstance(text, str):
-        raise CellSegError(f"{path}: carries no config; give --config-file, with MODEL.WEIGHTS {path}")
-    cfg = cfg_from_text(text)
-    cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # this machine's, not the one it was trained on
-    return cfg

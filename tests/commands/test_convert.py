@@ -391,7 +391,7 @@ def test_check_writes_the_settings_to_a_file_that_is_a_config(run_tool, small_ro
     assert process.stdout.splitlines()[-1] == f"settings: {tmp_path / 'mine.yaml'}"
     assert sorted(os.listdir(tmp_path)) == ["input", "mine.yaml"]
     cfg = cellseg_d2.get_cfg(tmp_path / "mine.yaml")
-    assert cfg.TEST.DETECTIONS_PER_IMAGE == 500
+    assert cfg.TEST.DETECTIONS_PER_IMAGE == -1
     assert cfg.MODEL.RESNETS == cellseg_d2.get_cfg("mask_rcnn_R_50_FPN").MODEL.RESNETS
 
 

@@ -20,7 +20,7 @@ def test_the_command_line_lists_the_versions_and_its_exit_code_says_whether_ther
     assert {"torch", "torchvision", "CUDA", "detectron2", "detectron2._C", "numpy", "albumentations"} <= table.keys()
     assert {"opencv", "tifffile", "imagecodecs", "pycocotools", "faster-coco-eval", "cores"} <= table.keys()
     assert table["LZW tile"] == "decodes"
-    problems = re.findall(r"^- .+\n  mend: .+$", result.stdout, re.MULTILINE)
+    problems = re.findall(r"^- .+\n  fix: .+$", result.stdout, re.MULTILINE)
     assert ("No problem found." in result.stdout) == (not problems)
     assert result.returncode == (1 if problems else 0), result.stdout + result.stderr
 
@@ -28,7 +28,7 @@ def test_the_command_line_lists_the_versions_and_its_exit_code_says_whether_ther
 def test_missing_packages_are_problems_and_no_crash() -> None:
     report = _examine_without("torch", "detectron2", "imagecodecs", "albumentations")
 
-    found = {problem["what"].split()[0]: problem["mend"] for problem in report["problems"]}
+    found = {problem["what"].split()[0]: problem["fix"] for problem in report["problems"]}
     assert {"torch", "detectron2", "imagecodecs", "albumentations"} <= found.keys()
     assert "pip install imagecodecs" in found["imagecodecs"]
     assert any(line.startswith("numpy:") for line in report["lines"])
@@ -37,8 +37,8 @@ def test_missing_packages_are_problems_and_no_crash() -> None:
 def test_setuptools_without_pkg_resources_is_a_problem() -> None:
     problems = _examine_without("pkg_resources", "torch")["problems"]
 
-    mends = [found["mend"] for found in problems if "pkg_resources" in found["what"]]
-    assert mends == ["pip install 'setuptools<82'"]
+    fixes = [found["fix"] for found in problems if "pkg_resources" in found["what"]]
+    assert fixes == ["pip install 'setuptools<82'"]
 
 
 def test_two_builds_of_opencv_are_a_problem(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_two_builds_of_opencv_are_a_problem(tmp_path: Path) -> None:
 
     problems = _examine_without("torch", "detectron2", python_path=tmp_path)["problems"]
 
-    assert [found["mend"] for found in problems if "overwrite" in found["what"]] == [
+    assert [found["fix"] for found in problems if "overwrite" in found["what"]] == [
         "pip uninstall -y opencv-python opencv-python-headless && pip install opencv-python-headless"
     ]
 
@@ -58,7 +58,7 @@ def test_an_lzw_tile_that_does_not_decode_is_a_problem() -> None:
     # imagecodecs loads each codec on first use, so a broken one shows in the tile and not in the import.
     report = _examine_without("imagecodecs._imcd", "torch", "detectron2")
 
-    assert [found["mend"] for found in report["problems"] if "LZW" in found["what"]] == [
+    assert [found["fix"] for found in report["problems"] if "LZW" in found["what"]] == [
         "pip install -U tifffile imagecodecs"
     ]
     assert any(line.startswith("LZW tile:") and "does not decode" in line for line in report["lines"])
@@ -69,7 +69,7 @@ def test_little_shared_memory_is_a_problem(tmp_path: Path, monkeypatch) -> None:
 
     report = doctor.examine(shared_memory=tmp_path)
 
-    assert ["--shm-size" in found.mend for found in report.problems if "shared memory" in found.what] == [True]
+    assert ["--shm-size" in found.fix for found in report.problems if "shared memory" in found.what] == [True]
     assert any(line.startswith("free shared memory:") for line in report.lines)
 
 

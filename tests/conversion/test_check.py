@@ -165,13 +165,14 @@ def test_a_sound_dataset_is_told_so(root):
     assert "Please look at\n  nothing: all files can be read, and the labels look sound.\n" in text
 
 
-def test_a_crowded_tile_raises_the_caps(tmp_path):
+def test_a_crowded_tile_says_which_limits_training_sets(tmp_path):
     cells = np.zeros((100, 100), np.uint16)
     cells[::4, ::4] = np.arange(1, 626).reshape(25, 25)
     write_sample(tmp_path, "a", noise(np.random.default_rng(0), 100, 100), {1: cells}, photometric="rgb")
     report = check(tmp_path, ConvertOptions(min_area=0))
     text = render(report, "base.yaml")
-    assert re.search(r"^ +DETECTIONS_PER_IMAGE: 1250$", text, re.MULTILINE)
+    assert "a tile has up to 625 cells, so 1250 detections, 2500 proposals (1250 in training)\n" in text
+    assert re.search(r"^ +DETECTIONS_PER_IMAGE: -1$", text, re.MULTILINE)
 
 
 def test_neither_torch_nor_detectron2_is_loaded(repo_root):

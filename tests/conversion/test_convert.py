@@ -195,8 +195,22 @@ def test_small_and_cut_cells(tmp_path):
         "empty_tiles": 0,
         "tile_instances": {"class1": 2},
         "tile_crowds": 1,
-        "most_instances_in_a_tile": 2,
+        "most_instances_in_a_tile": 1,
     }
+
+
+def test_ignore_regions_are_no_cells_of_the_densest_tile(tmp_path):
+    """Each of the 60 regions is annotated with both classes; three cells are in the tile."""
+    cells, other, regions = np.zeros((3, 64, 64), np.int32)
+    cells[0:8, 0:8], cells[0:8, 20:28], other[0:8, 40:48] = 1, 2, 1
+    for number in range(60):
+        y, x = divmod(number, 12)
+        regions[20 + 8 * y : 26 + 8 * y, 5 * x : 5 * x + 4] = number + 1
+    write_sample(tmp_path / "in", "a", np.zeros((64, 64), np.uint8), {1: cells, 2: other})
+    tifffile.imwrite(tmp_path / "in" / "train" / "a" / "ignore.tif", regions)
+    train = convert(tmp_path / "in", tmp_path / "out", ConvertOptions(val_fraction=0))["counts"]["train"]
+    assert train["tile_crowds"] == 2 * 60
+    assert train["most_instances_in_a_tile"] == 3
 
 
 def test_tiles_without_cells_are_dropped_or_kept_in_a_seeded_share(tmp_path):

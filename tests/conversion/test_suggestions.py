@@ -52,15 +52,12 @@ def test_anchor_sizes_ascend(low, ratio):
     assert sizes == sorted(set(sizes))
 
 
-@pytest.mark.parametrize(
-    ("most", "detections", "proposals"), [(1, 500, 2000), (250, 500, 2000), (251, 550, 2000), (700, 1400, 3000)]
-)
-def test_caps_follow_the_fullest_tile(most, detections, proposals):
-    found = values(most=most)
-    assert found["TEST.DETECTIONS_PER_IMAGE"] == detections
-    for key in ("PRE_NMS_TOPK_TEST", "POST_NMS_TOPK_TEST"):
-        assert found[f"MODEL.RPN.{key}"] == proposals
-    assert found["MODEL.RPN.POST_NMS_TOPK_TRAIN"] == proposals // 2
+def test_the_limits_are_left_to_training_and_said():
+    suggestion = suggest(summary(most=700))["TEST.DETECTIONS_PER_IMAGE"]
+    assert suggestion.value == -1
+    reason = "from the data: a tile has up to 700 cells, so 1400 detections, 3000 proposals (1500 in training)"
+    assert suggestion.reason == reason
+    assert not [key for key in suggest(summary(most=700)) if key.startswith("MODEL.RPN.")]
 
 
 @pytest.mark.parametrize("tile_size", [64, 256, 512, 1000])

@@ -4,6 +4,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from cellseg_d2.config import get_cfg
+from cellseg_d2.conversion.suggestions import suggest
 from cellseg_d2.data.caps import set_caps
 
 
@@ -63,3 +64,14 @@ def test_a_dataset_that_says_nothing_is_counted(dataset, caplog):
     finally:
         DatasetCatalog.remove(dataset)
     assert "densest tile has 3 cells" in caplog.text
+
+
+def test_suggested_settings_leave_the_limits_to_the_data(dataset):
+    summary = {
+        "cells": {"box_size": {"p5": 10, "p95": 20}, "longest_side": {"p99": 40}},
+        "tiles": {"tile_size": 512, "instances": {"max": 100}, "classes": {"nucleus": {"share": 1.0}}},
+    }
+    suggested = suggest(summary)["TEST.DETECTIONS_PER_IMAGE"].value
+    cfg = _cfg(dataset, "TEST.DETECTIONS_PER_IMAGE", str(suggested))
+    set_caps(cfg)
+    assert cfg.TEST.DETECTIONS_PER_IMAGE == 1400

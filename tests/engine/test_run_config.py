@@ -1,10 +1,16 @@
+from pathlib import Path
+
 import pytest
 import torch
 from detectron2.engine import default_argument_parser
+from detectron2.modeling import build_model
 
 from cellseg_d2.config import get_cfg
-from cellseg_d2.engine.run_config import build_cfg, check_processes, check_run, local_weights, prediction_cfg, resolve
+from cellseg_d2.engine.run_config import build_cfg, check_processes, check_run, prediction_cfg, resolve
 from cellseg_d2.errors import CellSegError
+from cellseg_d2.inference.predictor import WholeImagePredictor
+from cellseg_d2.weights import checkpoint
+from cellseg_d2.weights.checkpoint import CellCheckpointer, open_weights
 
 LITE = "mask_rcnn_lite0_FPN"
 
@@ -164,7 +170,38 @@ def test_prediction_by_config_needs_weights(nuclei):
         prediction_cfg("", LITE, ["CELLSEG.DATASET", "nuclei", "MODEL.WEIGHTS", ""])
 
 
-def test_weights_keep_their_query():
-    weights = get_cfg(LITE).MODEL.WEIGHTS
-    assert local_weights(get_cfg(LITE)) == weights
-    assert weights.endswith("?matching_heuristics=True")
+@pytest.fixture
+def opened_files(monkeypatch):
+    """The files of weights that are opened, in order."""
+    paths = []
+
+    def counted(path):
+        paths.append(str(path))
+        return open_weights(path)
+
+    monkeypatch.setattr(checkpoint, "open_weights", counted)
+    return paths
+
+
+def test_a_prediction_reads_its_checkpoint_once(nuclei, tmp_path, opened_files):
+    cfg = get_cfg(LITE, ["MODEL.ROI_HEADS.NUM_CLASSES", "4", "MODEL.DEVICE", "cpu", "OUTPUT_DIR", str(tmp_path)])
+    CellCheckpointer(build_model(cfg), cfg, strict=True).save_weights("model")
+    loaded, opened = prediction_cfg(str(tmp_path / "model.pth"), "", [])
+    WholeImagePredictor.from_cfg(loaded, opened)
+    assert opened_files == [str(tmp_path / "model.pth")]
+    WholeImagePredictor.from_checkpoint(tmp_path / "model.pth")
+    assert opened_files == 2 * [str(tmp_path / "model.pth")]
+
+
+def test_a_training_of_one_process_reads_its_weights_once(nuclei, tmp_path, opened_files):
+    args = _args("CELLSEG.DATASET", "nuclei", "MODEL.DEVICE", "cpu", "OUTPUT_DIR", str(tmp_path))
+    cfg = build_cfg(LITE, args.opts)
+    opened = check_run(cfg, args)
+    CellCheckpointer(build_model(cfg), cfg, strict=False, opened=opened).load(cfg.MODEL.WEIGHTS)
+    assert [Path(path).name for path in opened_files] == ["efficientnet-lite0-57934424.pth"]
+
+
+def test_several_processes_read_their_weights_themselves(nuclei, opened_files):
+    args = _args("CELLSEG.DATASET", "nuclei", "MODEL.DEVICE", "cpu", flags=["--num-gpus", "2"])
+    assert check_run(build_cfg(LITE, args.opts), args) is None
+    assert opened_files == []

@@ -15,8 +15,9 @@ from ground_truth_model import BlobModel, predict_in_a_process
 
 from cellseg_d2.config import get_cfg
 from cellseg_d2.errors import CellSegError
+from cellseg_d2.export.formats import FORMATS
 from cellseg_d2.images.listing import list_images
-from cellseg_d2.inference.folder import FORMATS, Output, predict_images
+from cellseg_d2.inference.folder import Output, predict_images
 from cellseg_d2.inference.predictor import WholeImagePredictor
 
 

@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ from ground_truth_model import BlobModel
 
 from cellseg_d2.config import get_cfg
 from cellseg_d2.errors import CellSegError
+from cellseg_d2.export.formats import WRITERS
 from cellseg_d2.inference import segment
 from cellseg_d2.inference.one_image import as_rgb
 from cellseg_d2.inference.predictor import WholeImagePredictor
@@ -56,6 +58,67 @@ def test_every_way_to_hold_a_value_gives_the_same():
 def test_values_that_are_no_intensities_are_refused(value, predictor):
     with pytest.raises(ValueError, match="complex, NaN or infinite"):
         segment(np.array([[0, value]]), predictor)
+
+
+class Scored(BlobModel):
+    """Finds each blob with the score of its brightness."""
+
+    def inference(self, inputs, do_postprocess=False):
+        found = super().inference(inputs, do_postprocess=do_postprocess)
+        for sample, instances in zip(inputs, found):
+            centres = instances.pred_boxes.get_centers().long()
+            instances.scores = (sample["image"][0, centres[:, 1], centres[:, 0]].float() - 100) / 150
+        return found
+
+
+@pytest.fixture
+def two_cells():
+    """A bright cell on the left, a dim one on the right."""
+    image = np.zeros((40, 80), np.uint8)
+    image[10:26, 10:26], image[10:26, 50:66] = 230, 153
+    return image
+
+
+@pytest.fixture(scope="module")
+def scoring(predictor):
+    return WholeImagePredictor(Scored(), predictor.cfg)
+
+
+def test_cells_of_low_score_are_left_out(two_cells, scoring):
+    assert [origin[0] for origin in segment(two_cells, scoring).origins.tolist()] == [10]
+    assert len(segment(two_cells, scoring, min_score=0.2)) == 2
+    assert len(segment(two_cells, scoring, min_score=0.95)) == 0
+    assert len(segment(two_cells, scoring, min_score_of_class={"nucleus": 0.2})) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"min_score": 1.5}, "from 0 to 1, not 1.5"),
+        ({"min_score_of_class": {"nucleus": -0.1}}, "from 0 to 1, not -0.1"),
+        ({"min_score_of_class": {"cell": 0.5}}, "'cell' is not among the classes: nucleus"),
+        ({"formats": ["coco"]}, "'coco' is no format of a single image; choose from geojson"),
+    ],
+)
+def test_options_that_cannot_be_meant_are_refused(options, named, two_cells, scoring):
+    with pytest.raises(CellSegError, match=named):
+        segment(two_cells, scoring, **options)
+
+
+def test_files_are_those_of_predict(two_cells, scoring, tmp_path):
+    cells = segment(two_cells, scoring, min_score=0.2, output=tmp_path, formats=WRITERS, name="mine")
+    files = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    single = {"geojson/mine.geojson", "rois/mine.zip", "csv/mine.csv", "overlays/mine.png"}
+    assert single < files
+    assert {file.rpartition("/")[0] for file in files - single} == {"labels/mine"}
+    assert len(json.loads((tmp_path / "geojson" / "mine.geojson").read_text())["features"]) == len(cells) == 2
+
+
+def test_an_image_without_cells_has_none_and_its_files_are_written(scoring, tmp_path):
+    cells = segment(np.zeros((30, 20), np.uint8), scoring, output=tmp_path, formats=WRITERS)
+    assert len(cells) == 0
+    assert cells.scores.tolist() == cells.areas.tolist() == []
+    assert (tmp_path / "overlays" / "image.png").is_file()
 
 
 def test_a_config_without_weights_is_refused(predictor):

@@ -95,5 +95,5 @@ def test_red_is_red_for_the_model(image_format):
 
 
 def test_a_checkpoint_that_does_not_exist_is_named(tmp_path):
-    with pytest.raises(CellSegError, match=r"nowhere.pth: there is no such checkpoint"):
+    with pytest.raises(CellSegError, match=r"nowhere.pth: there is no such file"):
         WholeImagePredictor.from_checkpoint(tmp_path / "nowhere.pth")

@@ -11,7 +11,7 @@ from torch import nn
 
 from cellseg_d2.config import get_cfg
 from cellseg_d2.errors import CellSegError
-from cellseg_d2.weights.checkpoint import CellCheckpointer, checkpoint_cfg, load_file
+from cellseg_d2.weights.checkpoint import CellCheckpointer, WeightsFile, load_file
 
 
 def _cfg(folder):
@@ -24,9 +24,10 @@ def _model(classes):
 
 def test_a_checkpoint_alone_gives_the_config_back(tmp_path):
     CellCheckpointer(_model(2), _cfg(tmp_path), strict=False).save("model_0000009", iteration=9)
-    carried = checkpoint_cfg(tmp_path / "model_0000009.pth")
+    carried = WeightsFile.read(tmp_path / "model_0000009.pth").cfg()
     assert carried.MODEL.DEVICE == ("cuda" if torch.cuda.is_available() else "cpu")  # of this machine
-    carried.MODEL.DEVICE = _cfg(tmp_path).MODEL.DEVICE
+    assert carried.MODEL.WEIGHTS == str(tmp_path / "model_0000009.pth")
+    carried.MODEL.DEVICE, carried.MODEL.WEIGHTS = _cfg(tmp_path).MODEL.DEVICE, _cfg(tmp_path).MODEL.WEIGHTS
     assert yaml.safe_load(carried.dump()) == yaml.safe_load(_cfg(tmp_path).dump())
     assert not list(tmp_path.glob("*.partial"))
 
@@ -119,22 +120,22 @@ def test_a_tensor_alone_is_no_checkpoint(tmp_path):
 def test_a_checkpoint_in_torchs_former_format_says_what_to_do_too(tmp_path):
     torch.save({"model": {}}, tmp_path / "former.pth", _use_new_zipfile_serialization=False)
     with pytest.raises(CellSegError, match="carries no config"):
-        checkpoint_cfg(tmp_path / "former.pth")
+        WeightsFile.read(tmp_path / "former.pth").cfg()
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint"], ids=["empty", "text"])
 def test_other_files_are_refused(content, tmp_path):
     (tmp_path / "model.pth").write_bytes(content)
     with pytest.raises(CellSegError, match=r"model.pth: is no checkpoint"):
-        checkpoint_cfg(tmp_path / "model.pth")
+        WeightsFile.read(tmp_path / "model.pth").cfg()
 
 
 def test_a_checkpoint_without_a_config_says_what_to_do(tmp_path):
     torch.save({"model": {}}, tmp_path / "foreign.pth")
     with pytest.raises(CellSegError, match="carries no config; give --config-file"):
-        checkpoint_cfg(tmp_path / "foreign.pth")
-    with pytest.raises(CellSegError, match="no such checkpoint"):
-        checkpoint_cfg(tmp_path / "nowhere.pth")
+        WeightsFile.read(tmp_path / "foreign.pth").cfg()
+    with pytest.raises(CellSegError, match="there is no such file"):
+        WeightsFile.read(tmp_path / "nowhere.pth").cfg()
 
 
 def write_pickle(path, content):

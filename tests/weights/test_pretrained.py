@@ -11,7 +11,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 import cellseg_d2.modeling  # noqa: F401  (registers backbones and heads)
 from cellseg_d2.config import config_names, get_cfg
 from cellseg_d2.errors import CellSegError
-from cellseg_d2.weights.checkpoint import CellCheckpointer, check_weights
+from cellseg_d2.weights.checkpoint import CellCheckpointer, WeightsFile
 from cellseg_d2.weights.locations import local_path, register_package_weights
 from cellseg_d2.weights.pretrained import CAFFE2, EFFICIENTNET_LITE, FAIR, MSRA, TORCHVISION, recognise
 
@@ -200,7 +200,7 @@ def test_the_shipped_configs_go_with_their_weights(name, tmp_path):
     else:
         groups = cfg.MODEL.RESNETS.NUM_GROUPS
         path = _saved(_caffe2_resnet(groups), tmp_path / "network.pkl")
-    check_weights(path, cfg)
+    WeightsFile.read(path).check_origin(cfg)
 
 
 @pytest.mark.parametrize(
@@ -214,30 +214,30 @@ def test_the_shipped_configs_go_with_their_weights(name, tmp_path):
 )
 def test_weights_that_want_other_input_are_refused(key, value, said, tmp_path):
     path = _saved({"layer1.0.conv1.weight": torch.zeros(1)}, tmp_path / "resnet50.pth")
-    check_weights(path, _cfg(R_50, *RGB))
+    WeightsFile.read(path).check_origin(_cfg(R_50, *RGB))
     with pytest.raises(CellSegError, match=rf"resnet50.pth: holds torchvision's network.*{said}"):
-        check_weights(path, _cfg(R_50, *RGB, key, value))
-    check_weights(path, _cfg(R_50, *RGB, key, value, "CELLSEG.CHECK_WEIGHTS_ORIGIN", "False"))
+        WeightsFile.read(path).check_origin(_cfg(R_50, *RGB, key, value))
+    WeightsFile.read(path).check_origin(_cfg(R_50, *RGB, key, value, "CELLSEG.CHECK_WEIGHTS_ORIGIN", "False"))
 
 
 def test_detectrons_and_detectron2s_means_are_taken_for_one(tmp_path):
     path = _saved(_caffe2_resnet(), tmp_path / "R-50.pkl")
-    check_weights(path, _cfg(R_50, "MODEL.PIXEL_MEAN", "[102.9801,115.9465,122.7717]"))
+    WeightsFile.read(path).check_origin(_cfg(R_50, "MODEL.PIXEL_MEAN", "[102.9801,115.9465,122.7717]"))
 
 
 def test_a_checkpoint_of_ours_knows_what_it_was_trained_on(tmp_path):
     trained = get_cfg(LITE, ["OUTPUT_DIR", str(tmp_path)])
     CellCheckpointer(torch.nn.Linear(2, 2), trained, strict=False).save_weights("model_final")
     path = str(tmp_path / "model_final.pth")
-    check_weights(path, _cfg(LITE, "MODEL.ROI_HEADS.NUM_CLASSES", "7"))
+    WeightsFile.read(path).check_origin(_cfg(LITE, "MODEL.ROI_HEADS.NUM_CLASSES", "7"))
     with pytest.raises(CellSegError, match=r"other settings.*set INPUT.FORMAT RGB, or"):
-        check_weights(path, _cfg(LITE, "INPUT.FORMAT", "BGR"))
+        WeightsFile.read(path).check_origin(_cfg(LITE, "INPUT.FORMAT", "BGR"))
 
 
 def test_a_file_of_unknown_origin_is_said_to_be_unchecked(tmp_path, caplog):
     path = _saved({"model": {"some.weight": torch.zeros(1)}}, tmp_path / "foreign.pth")
     with caplog.at_level(logging.INFO, "cellseg_d2"):
-        check_weights(path, _cfg(LITE))
+        WeightsFile.read(path).check_origin(_cfg(LITE))
     assert "foreign.pth: does not tell which INPUT.FORMAT" in caplog.text
 
 
@@ -251,7 +251,7 @@ def test_a_file_of_unknown_origin_is_said_to_be_unchecked(tmp_path, caplog):
 )
 def test_files_with_more_in_them_than_weights_are_refused(content, said, tmp_path):
     with pytest.raises(CellSegError, match=said):
-        check_weights(_saved(content, tmp_path / "other.pth"), _cfg(LITE))
+        WeightsFile.read(_saved(content, tmp_path / "other.pth")).check_origin(_cfg(LITE))
 
 
 def test_arrays_of_text_are_no_weights():

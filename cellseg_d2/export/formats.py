@@ -1,0 +1,82 @@
+"""The table of export formats: a new one is a writer and a line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellseg_d2.cells.instances import CellInstances
+from cellseg_d2.export.cell_table import write_cell_table
+from cellseg_d2.export.geojson import write_geojson
+from cellseg_d2.export.imagej_rois import write_roi_zip
+from cellseg_d2.export.label_tiff import write_label_maps
+from cellseg_d2.export.overlay import write_overlay
+from cellseg_d2.images.pixel_size import PixelSize
+
+COCO = "coco"
+"""One results file for all images, see :mod:`cellseg_d2.export.coco_results`; other formats have files per image."""
+
+DEFAULT_FORMATS = (COCO, "overlay")
+
+NEEDS_PIXELS = ("csv", "overlay")
+"""Formats that use the image itself."""
+
+
+@dataclass(frozen=True)
+class ImageCells:
+    """What a writer gets: the cells of one image, and what there is to know about it.
+
+    Attributes:
+        folder: the folder of all results.
+        name: the image's name, for file names.
+        cells: the cells.
+        class_names: the names of class 0, 1, ...
+        pixels: (H, W, 3) uint8 RGB; None where the image is too large to be held in memory.
+        pixel_size_um: (x, y) in microns per pixel; None where it is not known.
+    """
+
+    folder: Path
+    name: str
+    cells: CellInstances
+    class_names: Sequence[str]
+    pixels: NDArray[np.uint8] | None = None
+    pixel_size_um: PixelSize | None = None
+
+
+def _geojson(image: ImageCells) -> None:
+    write_geojson(image.folder / "geojson" / f"{image.name}.geojson", image.cells, image.class_names)
+
+
+def _rois(image: ImageCells) -> None:
+    write_roi_zip(image.folder / "rois" / f"{image.name}.zip", image.cells, image.class_names)
+
+
+def _labels(image: ImageCells) -> None:
+    write_label_maps(image.folder / "labels" / image.name, image.cells, image.class_names, image.pixel_size_um)
+
+
+def _csv(image: ImageCells) -> None:
+    path = image.folder / "csv" / f"{image.name}.csv"
+    write_cell_table(path, image.cells, image.class_names, image.pixels, image.pixel_size_um)
+
+
+def _overlay(image: ImageCells) -> None:
+    if image.pixels is not None:
+        write_overlay(image.folder / "overlays" / f"{image.name}.png", image.pixels, image.cells)
+
+
+WRITERS: dict[str, Callable[[ImageCells], None]] = {
+    "geojson": _geojson,
+    "rois": _rois,
+    "labels": _labels,
+    "csv": _csv,
+    "overlay": _overlay,
+}
+"""Format -> what writes one image's file or files."""
+
+FORMATS = (COCO, *WRITERS)
+"""All that can be asked for."""

@@ -1,0 +1,47 @@
+"""What is read of an image without its pixels."""
+
+import json
+
+import cv2
+import imagecodecs
+import numpy as np
+import pytest
+import tifffile
+import zarr
+from PIL import Image
+
+from cellseg_d2.images.regions import image_header, open_image
+
+FORMAT_2 = {} if zarr.__version__.startswith("2.") else {"zarr_format": 2}
+
+
+@pytest.mark.parametrize("kind", ["tif", "tiled.tif", "png", "jpg", "ome.zarr"])
+def test_the_header_tells_the_size_and_no_pixel_is_decoded(tmp_path, monkeypatch, kind):
+    pixels = np.zeros((70, 90, 3), np.uint8)
+    path = tmp_path / f"image.{kind}"
+    if kind.endswith("tif"):
+        options = {"tile": (32, 32)} if "tiled" in kind else {}
+        tifffile.imwrite(path, pixels, photometric="rgb", compression="lzw", **options)
+    elif kind == "ome.zarr":
+        array = zarr.open(str(path / "0"), mode="w", shape=(70, 90), chunks=(32, 32), dtype="u1", **FORMAT_2)
+        array[:] = pixels[..., 0]
+        (path / ".zgroup").write_text('{"zarr_format": 2}')
+        multiscales = [{"version": "0.4", "axes": [{"name": "y"}, {"name": "x"}], "datasets": [{"path": "0"}]}]
+        (path / ".zattrs").write_text(json.dumps({"multiscales": multiscales}))
+    else:
+        cv2.imwrite(str(path), pixels)
+    for decoder in ("lzw_decode", "zlib_decode", "png_decode", "jpeg_decode"):
+        monkeypatch.setattr(imagecodecs, decoder, None)
+    monkeypatch.setattr(cv2, "imdecode", None)
+    monkeypatch.setattr(tifffile.TiffPage, "asarray", None)
+    monkeypatch.setattr(zarr.Array, "__getitem__", None)
+    assert image_header(path).size == (70, 90)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_header_of_a_turned_picture_is_that_of_its_pixels(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(tmp_path / "a.jpg", exif=exif)
+    with open_image(tmp_path / "a.jpg") as image:
+        assert image_header(tmp_path / "a.jpg").size == image.size
