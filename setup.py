@@ -84,7 +84,10 @@ setup(
     python_requires=">=3.10",
     packages=PACKAGES,
     package_dir={"cellseg_d2.configs": "configs"},
-    package_data={"cellseg_d2": ["py.typed", "report/templates/*"], "cellseg_d2.configs": ["*.yaml", "**/*.yaml"]},
+    package_data={
+        "cellseg_d2": ["py.typed", "report/templates/*", "weights/published/*"],
+        "cellseg_d2.configs": ["*.yaml", "**/*.yaml"],
+    },
     entry_points={"console_scripts": ["cellseg-d2 = cellseg_d2.commands:main"]},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS,

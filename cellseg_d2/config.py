@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 from detectron2.config import CfgNode
@@ -37,7 +39,11 @@ def add_cellseg_config(cfg: CfgNode) -> None:
     # Moving average of the weights: the share of the old average that each step keeps, such as 0.999; 0 for none. The
     # average is evaluated too, as ema/segm/AP50 and so on, and its best is kept as model_best_ema.pth.
     cfg.CELLSEG.EMA_DECAY = 0.0
-    # What SOLVER.AMP.ENABLED computes in: "float16", with its losses scaled, or "bfloat16" (GPUs from Ampere on).
+    # Let dark, bright and colour tiles be drawn equally often, each at most this many times as often as otherwise; 0
+    # draws all tiles alike.
+    cfg.CELLSEG.BALANCE_KINDS = 0.0
+    # What SOLVER.AMP.ENABLED computes in: "float16", with scaled losses (GPUs only), or "bfloat16" (GPUs since Ampere,
+    # CPUs with AVX512-BF16 or AMX).
     cfg.CELLSEG.AMP_DTYPE = "float16"
     # Cells of which augmentation leaves fewer pixels, or a smaller share (the change of scale taken out), are no target
     # in training.
@@ -61,12 +67,11 @@ def add_cellseg_config(cfg: CfgNode) -> None:
 
 def _add_loss_config(cfg: CfgNode) -> None:
     cfg.CELLSEG.LOSS = CfgNode()
-    # Weights of the five losses, on top of Detectron2's own keys. A cascade's stages share those of the box losses, and
-    # PointRend's two losses that of the mask loss.
+    # Weights of the classification and mask losses. Those of the box losses are Detectron2's own keys,
+    # MODEL.RPN.BBOX_REG_LOSS_WEIGHT and MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT. A cascade's stages share one weight,
+    # and so do PointRend's two losses.
     cfg.CELLSEG.LOSS.RPN_CLS_WEIGHT = 1.0
-    cfg.CELLSEG.LOSS.RPN_LOC_WEIGHT = 1.0
     cfg.CELLSEG.LOSS.BOX_CLS_WEIGHT = 1.0
-    cfg.CELLSEG.LOSS.BOX_REG_WEIGHT = 1.0
     cfg.CELLSEG.LOSS.MASK_WEIGHT = 1.0
     # Weight of each class, and of the background last, in the classification of boxes; empty for none.
     cfg.CELLSEG.LOSS.CLASS_WEIGHTS = []
@@ -96,11 +101,23 @@ def _add_augmentation_config(cfg: CfgNode) -> None:
     cfg.CELLSEG.AUG.HUE_LIMIT = 20.0
     cfg.CELLSEG.AUG.SATURATION_LIMIT = 30.0
     cfg.CELLSEG.AUG.VALUE_LIMIT = 20.0
-    # Cells of another tile pasted in before all else, each class as likely as any other, so that rare ones come more
-    # often: probability, the most cells a tile gets, and whether they may cover cells (a crowd is never covered).
+    # Change of scale before all else, smallest and largest factor: the crop (INPUT.CROP) is taken so much smaller or
+    # larger and resized. [1.0, 1.0] changes nothing.
+    cfg.CELLSEG.AUG.ZOOM_RANGE = [1.0, 1.0]
+    # Probabilities of colour becoming grey, of inverted intensities, and of a gamma between 0.5 and 2.
+    cfg.CELLSEG.AUG.GRAY_PROB = 0.0
+    cfg.CELLSEG.AUG.INVERT_PROB = 0.0
+    cfg.CELLSEG.AUG.GAMMA_PROB = 0.0
+    # Gaussian blur: probability, largest sigma in pixels. Gaussian noise: probability, largest standard deviation as a
+    # share of the full intensity.
+    cfg.CELLSEG.AUG.BLUR_PROB = 0.0
+    cfg.CELLSEG.AUG.BLUR_SIGMA = 1.5
+    cfg.CELLSEG.AUG.NOISE_PROB = 0.0
+    cfg.CELLSEG.AUG.NOISE_STD = 0.08
+    # Cells of another tile are pasted onto the background before all else, each class equally likely, so that rare ones
+    # come more often: probability, and the most cells per tile.
     cfg.CELLSEG.AUG.COPY_PASTE_PROB = 0.0
     cfg.CELLSEG.AUG.COPY_PASTE_MAX_CELLS = 10
-    cfg.CELLSEG.AUG.COPY_PASTE_ONTO_CELLS = False
 
 
 def _add_inference_config(cfg: CfgNode) -> None:
@@ -122,9 +139,8 @@ def _add_inference_config(cfg: CfgNode) -> None:
     cfg.CELLSEG.INFERENCE.SUPPRESSION = "hard"
     cfg.CELLSEG.INFERENCE.SUPPRESSION_IOU = 0.5
     cfg.CELLSEG.INFERENCE.SUPPRESS_RESULTS = False
-    # Leave out tiles that show nothing: none of their channels varies by more than BACKGROUND_STD of 0..255.
+    # Skip tiles that show nothing: the standard deviation of each channel is at most 3 of 255.
     cfg.CELLSEG.INFERENCE.SKIP_BACKGROUND = False
-    cfg.CELLSEG.INFERENCE.BACKGROUND_STD = 3.0
     # Microns a pixel of the images to predict; 0 for what each file states.
     cfg.CELLSEG.INFERENCE.PIXEL_SIZE_UM = 0.0
     # Resample images whose pixel size is not CELLSEG.PIXEL_SIZE_UM, the training data's.
@@ -140,8 +156,6 @@ def _add_inference_config(cfg: CfgNode) -> None:
 
 def _add_model_config(cfg: CfgNode) -> None:
     cfg.MODEL.EFFICIENTNET_LITE = CfgNode()
-    # Stages given to the FPN, with strides 4, 8, 16 and 32.
-    cfg.MODEL.EFFICIENTNET_LITE.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
     # Batch normalisation: "FrozenBN" keeps the ImageNet statistics, which small batches would spoil; "BN" trains them.
     cfg.MODEL.EFFICIENTNET_LITE.NORM = "FrozenBN"
 
@@ -206,8 +220,54 @@ def cfg_from_text(text: str) -> CfgNode:
         CellSegError: not YAML, or keys that this version does not know.
     """
     cfg = get_cfg()
-    _merge(lambda: cfg.merge_from_other_cfg(CfgNode(yaml.safe_load(text))), "the checkpoint's config")
+    where = "the checkpoint's config"
+
+    def merge() -> None:
+        cfg.merge_from_other_cfg(CfgNode(_without_removed_keys(yaml.safe_load(text), where)))
+
+    _merge(merge, where)
     return cfg
+
+
+@dataclass(frozen=True)
+class RemovedKey:
+    """A key of an earlier version.
+
+    Attributes:
+        default: the value that it had unless somebody changed it; checkpoints have all keys.
+        advice: what to do instead.
+    """
+
+    default: Any
+    advice: str
+
+
+REMOVED_KEYS: Mapping[str, RemovedKey] = {
+    "MODEL.EFFICIENTNET_LITE.OUT_FEATURES": RemovedKey(
+        ["res2", "res3", "res4", "res5"], "MODEL.FPN.IN_FEATURES says which stages are used"
+    ),
+    "CELLSEG.INFERENCE.BACKGROUND_STD": RemovedKey(3.0, "SKIP_BACKGROUND has one threshold for all images"),
+    "CELLSEG.AUG.COPY_PASTE_ONTO_CELLS": RemovedKey(False, "cells are pasted onto the background only"),
+    "CELLSEG.LOSS.RPN_LOC_WEIGHT": RemovedKey(1.0, "use Detectron2's MODEL.RPN.BBOX_REG_LOSS_WEIGHT"),
+    "CELLSEG.LOSS.BOX_REG_WEIGHT": RemovedKey(1.0, "use Detectron2's MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT"),
+}
+"""Keys that earlier versions had."""
+
+
+def _without_removed_keys(content: dict[str, Any], where: str) -> dict[str, Any]:
+    """The content of a checkpoint's config without keys that no longer exist.
+
+    Raises:
+        CellSegError: such a key has another value than its former default, so that leaving it out changes the model.
+    """
+    for key, removed in REMOVED_KEYS.items():
+        *parents, name = key.split(".")
+        node: Any = content
+        for parent in parents:
+            node = node.get(parent, {}) if isinstance(node, dict) else {}
+        if isinstance(node, dict) and name in node and node.pop(name) != removed.default:
+            raise CellSegError(f"{where}: {key} no longer exists; {removed.advice}")
+    return content
 
 
 def _merge(merge: Callable[[], None], where: str) -> None:
@@ -216,6 +276,10 @@ def _merge(merge: Callable[[], None], where: str) -> None:
         merge()
     except (KeyError, AssertionError) as error:
         text = str(error.args[0]) if error.args else "unknown"
+        removed = next((key for key in REMOVED_KEYS if key in text), None)
+        if removed is not None:
+            message = f"{where}: {removed} no longer exists; {REMOVED_KEYS[removed].advice}"
+            raise CellSegError(message) from error
         raise CellSegError(
             f"{where}: {text[0].lower()}{text[1:]}; check its spelling in the config reference"
         ) from error

@@ -1,7 +1,9 @@
+import re
+
 import pytest
 import yaml
 
-from cellseg_d2.config import cfg_from_text, config_names, get_cfg
+from cellseg_d2.config import REMOVED_KEYS, cfg_from_text, config_names, get_cfg
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.images.tiff import INTENSITY_RULE
 
@@ -76,3 +78,37 @@ def test_the_text_of_a_config_cannot_run_code(tmp_path):
 
 def test_the_intensity_rule_has_one_default():
     assert get_cfg().CELLSEG.INTENSITY_RULE == INTENSITY_RULE
+
+
+@pytest.mark.parametrize("key", REMOVED_KEYS)
+def test_a_key_of_an_earlier_version_is_named_with_what_to_do(key, tmp_path):
+    *parents, name = key.split(".")
+    text = "".join(f"{'  ' * depth}{parent}:\n" for depth, parent in enumerate(parents))
+    (tmp_path / "old.yaml").write_text(f"VERSION: 2\n{text}{'  ' * len(parents)}{name}: {REMOVED_KEYS[key].default}\n")
+    message = re.escape(f"{key} no longer exists; {REMOVED_KEYS[key].advice}")
+    with pytest.raises(CellSegError, match=rf"old\.yaml: {message}"):
+        get_cfg(tmp_path / "old.yaml")
+    with pytest.raises(CellSegError, match=f"command line: {message}"):
+        get_cfg(None, [key, str(REMOVED_KEYS[key].default)])
+
+
+def with_removed_keys(changed=None):
+    """The config's text as an earlier version wrote it into checkpoints."""
+    content = yaml.safe_load(get_cfg("mask_rcnn_lite0_FPN").dump())
+    for key, removed in REMOVED_KEYS.items():
+        *parents, name = key.split(".")
+        node = content
+        for parent in parents:
+            node = node[parent]
+        node[name] = "changed" if key == changed else removed.default
+    return yaml.safe_dump(content)
+
+
+def test_a_checkpoint_of_an_earlier_version_is_read():
+    assert cfg_from_text(with_removed_keys()).dump() == get_cfg("mask_rcnn_lite0_FPN").dump()
+
+
+@pytest.mark.parametrize("key", REMOVED_KEYS)
+def test_a_checkpoint_that_used_a_removed_key_is_refused(key):
+    with pytest.raises(CellSegError, match=f"the checkpoint's config: {key} no longer exists"):
+        cfg_from_text(with_removed_keys(changed=key))

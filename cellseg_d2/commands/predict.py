@@ -24,7 +24,10 @@ def build_parser() -> argparse.ArgumentParser:
 
     parser = ToolParser(__doc__, epilog="Config keys follow at the end as KEY VALUE, such as MODEL.DEVICE cpu.")
     parser.add_argument(
-        "--weights", default="", metavar="CKPT", help="a checkpoint from training; it carries its config"
+        "--weights",
+        default="",
+        metavar="CKPT",
+        help="a checkpoint, which carries its config, or nuclei: this package's own weights",
     )
     parser.add_argument("--config-file", default="", metavar="FILE", help="instead: a config, with MODEL.WEIGHTS PATH")
     parser.add_argument(

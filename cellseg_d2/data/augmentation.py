@@ -13,14 +13,24 @@ from numpy.typing import NDArray
 
 MAX_SEED = 2**31
 
+GAMMA_PERCENT = (50, 200)
+"""Exponents 0.5 to 2, as albumentations writes them."""
+
+SMALLEST_BLUR, SMALLEST_NOISE = 0.3, 0.01
+"""Below these nobody sees a difference: pixels, and a share of the full intensity."""
+
 
 def build_augmentation(cfg: CfgNode) -> T.AugmentationList:
-    """What a training sample goes through: Detectron2's random crop (INPUT.CROP), then the recipe's transforms.
+    """What a training sample goes through: a random crop (INPUT.CROP, CELLSEG.AUG.ZOOM_RANGE), then the transforms.
 
     Normalisation is not among them: the model subtracts MODEL.PIXEL_MEAN and divides by MODEL.PIXEL_STD itself.
     """
     augmentations: list[T.Augmentation] = []
-    if cfg.INPUT.CROP.ENABLED:
+    low, high = cfg.CELLSEG.AUG.ZOOM_RANGE
+    if (low, high) != (1, 1):
+        size = tuple(cfg.INPUT.CROP.SIZE) if cfg.INPUT.CROP.ENABLED else None
+        augmentations.append(ZoomedCrop((low, high), size))
+    elif cfg.INPUT.CROP.ENABLED:
         augmentations.append(T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
     augmentations.append(AlbumentationsAugmentation(build_pipeline(cfg)))
     return T.AugmentationList(augmentations)
@@ -59,6 +69,11 @@ def build_pipeline(cfg: CfgNode) -> A.Compose:
                 val_shift_limit=aug.VALUE_LIMIT,
                 p=aug.HUE_SATURATION_PROB,
             ),
+            A.ToGray(p=aug.GRAY_PROB),
+            A.InvertImg(p=aug.INVERT_PROB),
+            A.RandomGamma(gamma_limit=GAMMA_PERCENT, p=aug.GAMMA_PROB),
+            A.GaussianBlur(blur_limit=0, sigma_limit=(SMALLEST_BLUR, aug.BLUR_SIGMA), p=aug.BLUR_PROB),
+            A.GaussNoise(std_range=(SMALLEST_NOISE, aug.NOISE_STD), p=aug.NOISE_PROB),
         ],
         save_applied_params=True,  # the scale of a warp is needed afterwards
     )
@@ -67,6 +82,60 @@ def build_pipeline(cfg: CfgNode) -> A.Compose:
 def area_scale(transforms: T.TransformList) -> float:
     """The factor by which the transforms of one run have made areas grow; crops and flips leave them as they are."""
     return float(np.prod([getattr(transform, "area_scale", 1.0) for transform in transforms.transforms]))
+
+
+class ZoomedCrop(T.Augmentation):
+    """A random crop, enlarged or reduced by a factor whose logarithm is uniform.
+
+    Args:
+        zoom_range: smallest and largest factor.
+        size: (height, width) in pixels after the change of scale, at most; None keeps the whole image.
+    """
+
+    def __init__(self, zoom_range: tuple[float, float], size: tuple[int, int] | None) -> None:
+        super().__init__()
+        self.zoom_range = zoom_range
+        self.size = size
+
+    def __call__(self, aug_input: T.AugInput) -> T.Transform:
+        """Crops and resizes ``aug_input`` in place."""
+        zoom = float(np.exp(np.random.uniform(*np.log(self.zoom_range))))
+        height, width = aug_input.image.shape[:2]
+        tall, wide = (height, width) if self.size is None else (round(side / zoom) for side in self.size)
+        tall, wide = min(height, max(tall, 1)), min(width, max(wide, 1))
+        top, left = np.random.randint(height - tall + 1), np.random.randint(width - wide + 1)
+        transform = ZoomTransform(top, left, tall, wide, zoom)
+        aug_input.image = transform.apply_image(aug_input.image)
+        if aug_input.sem_seg is not None:
+            aug_input.sem_seg = transform.apply_segmentation(aug_input.sem_seg)
+        return transform
+
+
+class ZoomTransform(T.Transform):
+    """Takes one window out of an image and changes its scale."""
+
+    def __init__(self, top: int, left: int, height: int, width: int, zoom: float) -> None:
+        super().__init__()
+        self.window = (slice(top, top + height), slice(left, left + width))
+        self.shape = (max(round(height * zoom), 1), max(round(width * zoom), 1))
+        self.area_scale = self.shape[0] * self.shape[1] / (height * width)
+
+    def apply_image(self, img: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Interpolated linearly, averaged where it shrinks."""
+        interpolation = cv2.INTER_AREA if self.area_scale < 1 else cv2.INTER_LINEAR
+        return cv2.resize(np.ascontiguousarray(img[self.window]), self.shape[::-1], interpolation=interpolation)
+
+    def apply_segmentation(self, segmentation: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Each pixel takes its nearest neighbour's label."""
+        window = segmentation[self.window]
+        rows, columns = (
+            ((np.arange(new) + 0.5) * old / new).astype(np.intp) for new, old in zip(self.shape, window.shape)
+        )
+        return window[rows[:, None], columns]
+
+    def apply_coords(self, coords: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Not supported: boxes are taken from the transformed label maps, which are exact."""
+        raise TypeError("take boxes from the transformed label map")
 
 
 class AlbumentationsTransform(T.Transform):

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from cellseg_d2.cells.rle import Rle, decode_runs
 from cellseg_d2.data.class_shares import cells_by_tile_and_class, share_changes
 from cellseg_d2.errors import CellSegError
-from cellseg_d2.structures import CROWD_CLASS
 
 logger = logging.getLogger(__name__)
 
@@ -118,21 +117,20 @@ def _whole_cells(sample: dict[str, Any]) -> tuple[NDArray[np.int32], NDArray[np.
 class CopyPaste:
     """Pastes cells of one tile of a dataset into another tile, or the same one, at its own scale.
 
-    Each cell, its pixels under its mask, goes to a random place where it lies wholly inside, on no crowd and on no cell
-    pasted before, and is left out if none is found in :data:`TRIES`. All is drawn from numpy's global state, as in
+    Each cell, its pixels under its mask, goes to a random place where it lies wholly inside, on no other cell
+    and on no crowd, and is left out if none is found in :data:`TRIES`. All is drawn from numpy's global state, as in
     Detectron2's augmentations. The cost is one image read and the pixels of the cells pasted.
 
     Args:
         dicts: of Detectron2's dataset format; kept as they are given, so that workers share a serialised list.
         probability: of a tile getting any.
         max_cells: drawn for a tile, of 1 to this number each as likely.
-        onto_cells: whether cells that were there may be covered.
 
     Raises:
         CellSegError: no cell can be pasted.
     """
 
-    def __init__(self, dicts: Sequence[dict[str, Any]], probability: float, max_cells: int, onto_cells: bool) -> None:
+    def __init__(self, dicts: Sequence[dict[str, Any]], probability: float, max_cells: int) -> None:
         self.dicts = dicts
         self.sources = SourceCells(dicts)
         if not len(self.sources):
@@ -141,10 +139,9 @@ class CopyPaste:
             )
         self.probability = probability
         self.max_cells = max_cells
-        self.onto_cells = onto_cells
 
     def __call__(self, tile: PaintedTile) -> PaintedTile:
-        """The tile with further cells behind its own, which lose the pixels that these cover; the input stays as is."""
+        """The tile with further cells on its background; the input stays as it is."""
         if np.random.random() >= self.probability:
             return tile
         number, places = self.sources.draw(self.max_cells)
@@ -154,8 +151,7 @@ class CopyPaste:
         utils.check_image_size(source, source_image)
 
         image, layers, count = tile.image.copy(), tile.layers.copy(), len(tile.classes)
-        blocking = np.append(False, (tile.classes == CROWD_CLASS) | (not self.onto_cells))
-        blocked = blocking[layers].any(axis=0)
+        blocked = layers.any(axis=0)
         classes, areas = [], []
         pixels = _pixels([cell["segmentation"] for cell in cells], source_image.shape[:2])
         for cell, (source_rows, source_columns) in zip(cells, pixels):
@@ -166,7 +162,6 @@ class CopyPaste:
             classes.append(cell["category_id"])
             areas.append(len(source_rows))
             image[rows, columns] = source_image[source_rows, source_columns]
-            layers[:, rows, columns] = 0
             layers[0, rows, columns] = count + len(classes)
             blocked[rows, columns] = True
         return PaintedTile(
@@ -212,13 +207,12 @@ def build_copy_paste(cfg: CfgNode, dicts: Sequence[dict[str, Any]]) -> CopyPaste
         dicts: that cells are taken from; :attr:`StreamDataset.dicts`, which workers share.
 
     Raises:
-        CellSegError: a value that cannot be meant, or no cell that could be pasted.
+        CellSegError: no cell that could be pasted.
     """
-    check_copy_paste(cfg)
     aug = cfg.CELLSEG.AUG
     if aug.COPY_PASTE_PROB == 0:
         return None
-    copy_paste = CopyPaste(dicts, aug.COPY_PASTE_PROB, aug.COPY_PASTE_MAX_CELLS, aug.COPY_PASTE_ONTO_CELLS)
+    copy_paste = CopyPaste(dicts, aug.COPY_PASTE_PROB, aug.COPY_PASTE_MAX_CELLS)
     sources, names = copy_paste.sources, MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes
     before = cells_by_tile_and_class(dicts, len(names)).sum(axis=0)
     pasted = len(dicts) * aug.COPY_PASTE_PROB * sources.mean_classes(aug.COPY_PASTE_MAX_CELLS, len(names))
@@ -234,15 +228,3 @@ def build_copy_paste(cfg: CfgNode, dicts: Sequence[dict[str, Any]]) -> CopyPaste
         ),
     )
     return copy_paste
-
-
-def check_copy_paste(cfg: CfgNode) -> None:
-    """Raises CellSegError where a value of CELLSEG.AUG.COPY_PASTE_* cannot be meant."""
-    aug = cfg.CELLSEG.AUG
-    if not 0 <= aug.COPY_PASTE_PROB <= 1:
-        raise CellSegError(f"CELLSEG.AUG.COPY_PASTE_PROB is {aug.COPY_PASTE_PROB}; write a probability from 0 to 1")
-    if aug.COPY_PASTE_MAX_CELLS < 1:
-        raise CellSegError(
-            f"CELLSEG.AUG.COPY_PASTE_MAX_CELLS is {aug.COPY_PASTE_MAX_CELLS}; write at least 1, or "
-            "CELLSEG.AUG.COPY_PASTE_PROB 0 to paste none"
-        )

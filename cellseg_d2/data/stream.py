@@ -16,6 +16,7 @@ from torch.utils.data import Dataset, Sampler
 
 from cellseg_d2.conversion.suggestions import repeat_threshold
 from cellseg_d2.data.class_shares import cells_by_tile_and_class, share_changes
+from cellseg_d2.data.image_kinds import kind_factors
 from cellseg_d2.errors import CellSegError
 
 logger = logging.getLogger(__name__)
@@ -89,6 +90,8 @@ def build_stream(cfg: CfgNode, seed: int, start: int = 0) -> tuple[StreamDataset
     sampler: Sampler[int] = TrainingSampler(len(dicts), seed=seed)
     if cfg.DATALOADER.SAMPLER_TRAIN == "RepeatFactorTrainingSampler":
         sampler = RepeatFactorTrainingSampler(repeat_factors(cfg, dicts), seed=seed)
+    elif cfg.CELLSEG.BALANCE_KINDS > 0:
+        sampler = RepeatFactorTrainingSampler(kind_factors(dicts, cfg.CELLSEG.BALANCE_KINDS), seed=seed)
     # serialised: worker processes share one copy, which plain dicts lose as their reference counts are touched
     return StreamDataset(DatasetFromList(dicts, copy=False), seed), StreamSampler(sampler, len(dicts), start)
 
@@ -97,6 +100,10 @@ def check_sampler(cfg: CfgNode) -> None:
     """Raises CellSegError where the stream of DATALOADER.SAMPLER_TRAIN could not be made, or not be taken up again."""
     if cfg.DATALOADER.SAMPLER_TRAIN not in SAMPLERS:
         raise CellSegError(f"DATALOADER.SAMPLER_TRAIN is {cfg.DATALOADER.SAMPLER_TRAIN}; write {' or '.join(SAMPLERS)}")
+    if cfg.DATALOADER.SAMPLER_TRAIN == "RepeatFactorTrainingSampler" and cfg.CELLSEG.BALANCE_KINDS > 0:
+        raise CellSegError(
+            "CELLSEG.BALANCE_KINDS draws tiles by their kind; it needs DATALOADER.SAMPLER_TRAIN TrainingSampler"
+        )
     if cfg.DATALOADER.REPEAT_THRESHOLD < 0:
         raise CellSegError(
             f"DATALOADER.REPEAT_THRESHOLD is {cfg.DATALOADER.REPEAT_THRESHOLD}; write a share of the tiles, or 0 to "

@@ -15,13 +15,12 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from cellseg_d2.config import cfg_with_overrides, get_cfg
+from cellseg_d2.config_checks import check_values
 from cellseg_d2.data.caps import set_caps
 from cellseg_d2.data.catalog import check_registered
-from cellseg_d2.data.copy_paste import check_copy_paste
 from cellseg_d2.data.stream import check_sampler
 from cellseg_d2.engine.launch import started_process
 from cellseg_d2.errors import CellSegError
-from cellseg_d2.inference.suppress import METHODS
 from cellseg_d2.modeling.build import build_on_cpu, check_size, use_available_device
 from cellseg_d2.modeling.roi_heads import check_losses, ignores_crowd
 from cellseg_d2.weights.checkpoint import CellCheckpointer, WeightsFile
@@ -47,6 +46,7 @@ def build_cfg(config_file: str, overrides: Sequence[str], *, whole_images: bool 
     if not config_file:
         raise CellSegError("give --config-file, a file or the name of one of the plugin's configs")
     cfg = get_cfg(config_file, overrides)
+    check_values(cfg)
     resolve(cfg)
     if whole_images:
         _add_whole_images(cfg)
@@ -71,29 +71,9 @@ def prediction_cfg(weights: str, config_file: str, overrides: Sequence[str]) -> 
         if not cfg.MODEL.WEIGHTS:
             raise CellSegError("prediction needs weights; add MODEL.WEIGHTS PATH")
         opened = WeightsFile.read(cfg.MODEL.WEIGHTS)
-    check_inference(cfg)
+    check_values(cfg)
     cfg.freeze()
     return cfg, opened
-
-
-def check_inference(cfg: CfgNode) -> None:
-    """Raises CellSegError for values of CELLSEG.INFERENCE that cannot be meant."""
-    options = cfg.CELLSEG.INFERENCE
-    wrong = {
-        "TILE_SIZE": options.TILE_SIZE < 1,
-        "BATCH_SIZE": options.BATCH_SIZE < 1,
-        "OVERLAP": not 0 <= options.OVERLAP < 1,
-        "TOLERANCE": options.TOLERANCE < 0,
-        "PIXEL_SIZE_UM": options.PIXEL_SIZE_UM < 0,
-        "SUPPRESSION": options.SUPPRESSION not in METHODS,
-        "SUPPRESSION_IOU": not 0 < options.SUPPRESSION_IOU < 1,
-    }
-    for key in (key for key, is_wrong in wrong.items() if is_wrong):
-        raise CellSegError(
-            f"CELLSEG.INFERENCE.{key} cannot be {options[key]}; cellseg_d2/config.py says what it may be"
-        )
-    if not options.TTA.SCALES or min(options.TTA.SCALES) <= 0:
-        raise CellSegError(f"CELLSEG.INFERENCE.TTA.SCALES cannot be {options.TTA.SCALES}; write factors such as [1.0]")
 
 
 def resolve(cfg: CfgNode) -> None:
@@ -199,7 +179,6 @@ def check_run(cfg: CfgNode, args: argparse.Namespace) -> WeightsFile | None:
             raise CellSegError("--eval-only needs weights; add MODEL.WEIGHTS PATH")
     else:
         check_sampler(cfg)
-        check_copy_paste(cfg)
         check_trainer(cfg)
     resumes = not args.eval_only and args.resume and resumes_from(cfg.OUTPUT_DIR)
     if not cfg.MODEL.WEIGHTS or resumes:
@@ -218,10 +197,6 @@ def check_run(cfg: CfgNode, args: argparse.Namespace) -> WeightsFile | None:
 def check_trainer(cfg: CfgNode) -> None:
     """Raises CellSegError for keys of the trainer that cannot be meant."""
     options = cfg.CELLSEG
-    if options.AMP_DTYPE not in AMP_DTYPES:
-        raise CellSegError(f"CELLSEG.AMP_DTYPE is {options.AMP_DTYPE}; write {' or '.join(AMP_DTYPES)}")
-    if not 0 <= options.EMA_DECAY < 1:
-        raise CellSegError(f"CELLSEG.EMA_DECAY is {options.EMA_DECAY}; write a share such as 0.999, or 0 for none")
     if options.BEST_METRIC.startswith("ema/"):
         raise CellSegError(
             "CELLSEG.BEST_METRIC: leave out ema/; the best average is kept beside it, as model_best_ema.pth"

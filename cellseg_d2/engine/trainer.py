@@ -256,9 +256,20 @@ def build_loop(cfg: CfgNode, model: torch.nn.Module, data_loader: Any, optimizer
     if not cfg.SOLVER.AMP.ENABLED:
         return SimpleTrainer(model, data_loader, optimizer)
     precision = AMP_DTYPES[cfg.CELLSEG.AMP_DTYPE]
+    if cfg.MODEL.DEVICE == "cpu":
+        return CPUAutocastTrainer(model, data_loader, optimizer)
     # float16 underflows without a scale on the losses; bfloat16 has the range of float32
     scaler = torch.amp.GradScaler("cuda", enabled=precision is torch.float16)
     return AMPTrainer(model, data_loader, optimizer, precision=precision, grad_scaler=scaler)
+
+
+class CPUAutocastTrainer(SimpleTrainer):
+    """Detectron2's loop with bfloat16 forward passes on a CPU, for which its ``AMPTrainer`` does not exist."""
+
+    def run_step(self) -> None:
+        """One step. Backward passes and the optimizer keep the precision that the forward pass chose."""
+        with torch.autocast("cpu", torch.bfloat16):
+            super().run_step()
 
 
 def _without_ddp(model: torch.nn.Module) -> torch.nn.Module:

@@ -20,7 +20,7 @@ from cellseg_d2.inference.predictor import WholeImagePredictor
 
 def segment(
     image: NDArray[Any],
-    model: str | Path | CfgNode | WholeImagePredictor,
+    model: str | Path | CfgNode | WholeImagePredictor = "nuclei",
     *,
     min_score: float = 0.5,
     min_score_of_class: Mapping[str, float] | None = None,
@@ -33,8 +33,8 @@ def segment(
     Args:
         image: (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA, whose alpha is left out; 8 bit, or of any other real type,
             which is scaled as the model's training images were.
-        model: a checkpoint's path, a config with MODEL.WEIGHTS, or a predictor. For many images make a predictor once:
-            a path or a config loads the weights with each call.
+        model: a checkpoint's path, ``nuclei`` for the weights that come with this package, a config with MODEL.WEIGHTS,
+            or a predictor. For many images make a predictor once: all others load the weights with each call.
         min_score: the least score of a cell, in [0, 1].
         min_score_of_class: the same for single classes, by name.
         output: a folder for files of the cells, as ``predict`` writes them; None writes nothing.

@@ -36,6 +36,9 @@ T = TypeVar("T")
 Piece = tuple[Tile, CellInstances]
 """What one tile shows, in pixels of the image."""
 
+BACKGROUND_STD = 3.0
+"""A tile shows nothing if no channel has a standard deviation above this, on the scale 0..255."""
+
 OTHER_SCALE = 1.5
 """By how much an image's pixel size may differ from the training data's before it is said."""
 
@@ -219,7 +222,7 @@ class WholeImagePredictor:
     def _is_background(self, crop: NDArray[np.uint8]) -> bool:
         """Whether a tile shows nothing, where such tiles are to be left out."""
         options = self.cfg.CELLSEG.INFERENCE
-        return options.SKIP_BACKGROUND and float(crop.std(axis=(0, 1)).max()) <= options.BACKGROUND_STD
+        return options.SKIP_BACKGROUND and float(crop.std(axis=(0, 1)).max()) <= BACKGROUND_STD
 
 
 def read_ahead(items: Iterable[T]) -> Iterator[T]:

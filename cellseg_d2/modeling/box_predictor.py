@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cellseg_d2.errors import CellSegError
-from cellseg_d2.modeling.losses import loss_weights
+from cellseg_d2.modeling.losses import loss_weight
 
 
 class CellOutputLayers(FastRCNNOutputLayers):
@@ -44,8 +44,7 @@ class CellOutputLayers(FastRCNNOutputLayers):
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
         """The arguments of ``__init__``, from a config."""
         arguments = super().from_config(cfg, input_shape)
-        keys = {"loss_cls": "BOX_CLS_WEIGHT", "loss_box_reg": "BOX_REG_WEIGHT"}
-        arguments["loss_weight"] = loss_weights(cfg, keys, arguments["loss_weight"])
+        arguments["loss_weight"] = {**arguments["loss_weight"], "loss_cls": loss_weight(cfg, "BOX_CLS_WEIGHT")}
         arguments["class_weights"] = cfg.CELLSEG.LOSS.CLASS_WEIGHTS
         return arguments
 

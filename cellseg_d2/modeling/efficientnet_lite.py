@@ -25,7 +25,7 @@ class EfficientNetLite0(Backbone):
     """The feature stages of EfficientNet-Lite0; parameters are named as in its ImageNet checkpoint.
 
     Args:
-        out_features: of ``res2`` (stride 4) to ``res5`` (stride 32).
+        out_features: the stages to give out, from ``res2`` (stride 4) to ``res5`` (stride 32).
         norm: ``FrozenBN`` or ``BN``.
         freeze_at: stages from the beginning that are not trained, as Detectron2 counts them: 0 for none, 1 for the
             stem, 2 for the stem and ``res2``, up to 5 for all.
@@ -41,7 +41,7 @@ class EfficientNetLite0(Backbone):
         if norm not in ("FrozenBN", "BN"):
             raise CellSegError(f"MODEL.EFFICIENTNET_LITE.NORM must be FrozenBN or BN, not {norm}")
         if unknown := set(out_features) - set(_STAGES):
-            raise CellSegError(f"MODEL.EFFICIENTNET_LITE.OUT_FEATURES: {sorted(unknown)} are not of {list(_STAGES)}")
+            raise CellSegError(f"MODEL.FPN.IN_FEATURES: {sorted(unknown)} are not among {list(_STAGES)}")
         if not 0 <= freeze_at <= len(_STAGES) + 1:
             raise CellSegError(
                 f"MODEL.BACKBONE.FREEZE_AT is {freeze_at}; give 0 for no stage to {len(_STAGES) + 1} for all"
@@ -89,7 +89,7 @@ def build_efficientnet_lite0_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) 
     """EfficientNet-Lite0 with Detectron2's FPN on top, p2 to p6."""
     options = cfg.MODEL.EFFICIENTNET_LITE
     return FPN(
-        bottom_up=EfficientNetLite0(options.OUT_FEATURES, options.NORM, cfg.MODEL.BACKBONE.FREEZE_AT),
+        bottom_up=EfficientNetLite0(cfg.MODEL.FPN.IN_FEATURES, options.NORM, cfg.MODEL.BACKBONE.FREEZE_AT),
         in_features=cfg.MODEL.FPN.IN_FEATURES,
         out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
         norm=cfg.MODEL.FPN.NORM,

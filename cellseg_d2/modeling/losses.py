@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import torch
 from detectron2.config import CfgNode
@@ -30,17 +29,6 @@ def loss_weight(cfg: CfgNode, key: str) -> float:
     if not (math.isfinite(value) and value >= 0):
         raise CellSegError(f"CELLSEG.LOSS.{key} is {value:g}; give a finite number of at least 0")
     return value
-
-
-def loss_weights(cfg: CfgNode, keys: Mapping[str, str], weights: Mapping[str, float]) -> dict[str, float]:
-    """The ``loss_weight`` argument of one of Detectron2's modules, with CELLSEG.LOSS multiplied in.
-
-    Args:
-        cfg: the config.
-        keys: loss name -> key of CELLSEG.LOSS.
-        weights: loss name -> weight by Detectron2's own keys; 1 for a loss that is not in it.
-    """
-    return {name: weights.get(name, 1.0) * loss_weight(cfg, key) for name, key in keys.items()}
 
 
 def with_dice(cfg: CfgNode) -> bool:

@@ -99,11 +99,11 @@ class CellROIHeads(IgnoreCrowd, OwnLosses, ExactBoxes, StandardROIHeads):
 
 
 LOSS_KEYS = {
-    "PROPOSAL_GENERATOR": (PROPOSAL_GENERATOR_REGISTRY, (CellRPN,), ("RPN_CLS_WEIGHT", "RPN_LOC_WEIGHT")),
+    "PROPOSAL_GENERATOR": (PROPOSAL_GENERATOR_REGISTRY, (CellRPN,), ("RPN_CLS_WEIGHT",)),
     "ROI_HEADS": (
         ROI_HEADS_REGISTRY,
         (CellROIHeads, CellCascadeROIHeads),
-        ("BOX_CLS_WEIGHT", "BOX_REG_WEIGHT", "CLASS_WEIGHTS"),
+        ("BOX_CLS_WEIGHT", "CLASS_WEIGHTS"),
     ),
     "ROI_MASK_HEAD": (ROI_MASK_HEAD_REGISTRY, (CellMaskHead, CellPointRendMaskHead), ("MASK_WEIGHT", "MASK")),
 }

@@ -12,7 +12,7 @@ from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.proposal_generator import PROPOSAL_GENERATOR_REGISTRY, RPN
 from detectron2.structures import Boxes, Instances, pairwise_ioa, pairwise_iou
 
-from cellseg_d2.modeling.losses import loss_weights
+from cellseg_d2.modeling.losses import loss_weight
 from cellseg_d2.structures import CROWD_CLASS
 
 MATCH_BLOCK = {"cpu": 1024, "cuda": 16384}
@@ -91,8 +91,8 @@ class CellRPN(RPN):
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         """The arguments of ``__init__``, from a config."""
         arguments = super().from_config(cfg, input_shape)
-        keys = {"loss_rpn_cls": "RPN_CLS_WEIGHT", "loss_rpn_loc": "RPN_LOC_WEIGHT"}
-        arguments["loss_weight"] = loss_weights(cfg, keys, arguments["loss_weight"])
+        weights = arguments["loss_weight"]  # Detectron2's; only that of both losses together is one of its keys
+        weights["loss_rpn_cls"] = weights["loss_rpn_cls"] * loss_weight(cfg, "RPN_CLS_WEIGHT")
         return arguments
 
     @torch.no_grad()

@@ -149,7 +149,7 @@ def plan(study: Study, options: Options, datasets: dict[float, tuple[str, str]])
         for arm in study.arms:
             dataset, content = datasets[arm.overlap]
             config = arm.config(options.model)
-            overrides = run_overrides(config, dataset, seed, reference, iterations, options.user)
+            overrides = run_overrides(config, arm.overrides(), dataset, seed, reference, iterations, options.user)
             settings = {**run_settings(config, overrides), "DATA": content}
             name = f"{study.name}/{arm.name}/seed{seed}"
             runs.append(Run(name, arm, seed, options.output / name, config, tuple(overrides), settings))

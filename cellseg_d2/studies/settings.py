@@ -78,12 +78,19 @@ def schedule_overrides(own: CfgNode, reference: CfgNode, iterations: int) -> lis
 
 
 def run_overrides(
-    config: str, dataset: str, seed: int, reference: CfgNode, iterations: int, user: Sequence[str]
+    config: str,
+    arm: Sequence[str],
+    dataset: str,
+    seed: int,
+    reference: CfgNode,
+    iterations: int,
+    user: Sequence[str],
 ) -> list[str]:
     """What a run is trained with on top of its arm's config, as KEY VALUE KEY VALUE ...
 
     Args:
-        config: the arm's.
+        config: the config that the arm is built on.
+        arm: what the arm sets, see :meth:`cellseg_d2.studies.arms.Arm.overrides`.
         dataset: the one it is trained on; it is validated on the untiled images of that.
         seed: of the run.
         reference: of :func:`reference_cfg`.
@@ -91,7 +98,7 @@ def run_overrides(
         user: KEY VALUE KEY VALUE ... of the command line, which have the last word in all arms.
     """
     with _quiet():
-        own = build_cfg(config, ["CELLSEG.DATASET", dataset])
+        own = build_cfg(config, [*arm, "CELLSEG.DATASET", dataset])
     fixed = {
         "CELLSEG.DATASET": dataset,
         "DATASETS.TEST": (f"{dataset}_val_whole",),
@@ -101,7 +108,7 @@ def run_overrides(
         **{key: _get(own, key) for key in PROPOSAL_KEYS},
     }
     alike = [*schedule_overrides(own, reference, iterations), *inference_overrides(reference)]
-    return [*_overrides(fixed), *alike, *user]
+    return [*arm, *_overrides(fixed), *alike, *user]
 
 
 def run_settings(config: str, overrides: Sequence[str]) -> dict[str, Any]:

@@ -14,11 +14,12 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 
-from cellseg_d2.config import cfg_from_text
+from cellseg_d2.config import cfg_from_text, get_cfg
+from cellseg_d2.config_checks import check_values
 from cellseg_d2.errors import CellSegError, one_line
 from cellseg_d2.weights.array_pickle import read_array_pickle
 from cellseg_d2.weights.inspection import check_torch_file
-from cellseg_d2.weights.locations import local_path
+from cellseg_d2.weights.locations import PUBLISHED, local_path
 from cellseg_d2.weights.pretrained import CONFIG_KEY, check_origin, match_by_ending, recognise
 
 logger = logging.getLogger(__name__)
@@ -50,13 +51,16 @@ class WeightsFile:
         """The config that a checkpoint of this package carries, with this file as MODEL.WEIGHTS.
 
         Raises:
-            CellSegError: the file carries no config.
+            CellSegError: the file carries no config, or one with values that cannot be meant.
         """
         text = self.content.get(CONFIG_KEY)
         if not isinstance(text, str):
             raise CellSegError(f"{self.path}: carries no config; give --config-file, with MODEL.WEIGHTS {self.path}")
         cfg = cfg_from_text(text)
         cfg.MODEL.WEIGHTS = self.path
+        # places of the training: a prediction reads and writes what its own command line names
+        cfg.OUTPUT_DIR, cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = get_cfg().OUTPUT_DIR, (), ()
+        check_values(cfg)
         cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # this machine's, not the training machine's
         return cfg
 
@@ -134,7 +138,8 @@ class CellCheckpointer(DetectionCheckpointer):
             CellSegError: it cannot be read, or does not go with the config or the model.
         """
         if path:
-            local_path(path)
+            local = local_path(path)
+            path = local if path in PUBLISHED else path  # Detectron2 finds all others itself
         return super().load(path, checkpointables)
 
     def _load_file(self, filename: str) -> dict[str, Any]:

@@ -13,6 +13,9 @@ from iopath.common.file_io import PathHandler, get_cache_dir
 
 from cellseg_d2.errors import CellSegError, one_line
 
+PUBLISHED = {"nuclei": Path(__file__).parent / "published" / "nuclei.pth"}
+"""The weights that come with this package: name, as MODEL.WEIGHTS and ``--weights`` take it -> file."""
+
 PREFIX = "package://"
 
 
@@ -45,11 +48,14 @@ def local_path(weights: str) -> str:
     """The file of weights on this machine, fetched if need be.
 
     Args:
-        weights: a value of MODEL.WEIGHTS, a path or URL. What follows a ``?`` is Detectron2's, no part of the address.
+        weights: a value of MODEL.WEIGHTS: a name from :data:`PUBLISHED`, a path or a URL. What follows a ``?`` is for
+            Detectron2, no part of the address.
 
     Raises:
         CellSegError: the file is missing, or cannot be fetched; the message says what to fetch, and where to put it.
     """
+    if weights in PUBLISHED:
+        return str(PUBLISHED[weights])
     address, _, query = weights.partition("?")
     if query not in ("", "matching_heuristics=True"):
         raise CellSegError(f"{weights}: Detectron2 knows no ?{query}; fetch the file and give its path")

@@ -8,6 +8,8 @@ from cellseg_d2.config import get_cfg
 from cellseg_d2.data.augmentation import (
     AlbumentationsAugmentation,
     AlbumentationsTransform,
+    ZoomedCrop,
+    area_scale,
     build_augmentation,
     build_pipeline,
 )
@@ -101,3 +103,64 @@ def test_it_composes_with_detectron2s_own_transforms():
 def test_coordinates_are_refused():
     with pytest.raises(TypeError, match="label map"):
         AlbumentationsTransform(build_pipeline(_cfg()), 0).apply_coords(np.zeros((1, 2)))
+
+
+def _zoomed(image, labels, seed, size=(32, 32), zoom=(0.5, 2.0)):
+    np.random.seed(seed)
+    sample = T.AugInput(image, sem_seg=labels)
+    transform = ZoomedCrop(zoom, size)(sample)
+    return sample, transform
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_zoomed_crop_has_the_size_and_moves_image_and_labels_alike(seed):
+    image, labels = _coded_pair(90, 110, layers=2)
+    sample, transform = _zoomed(image, labels, seed)
+    assert all(abs(side - 32) <= 1 for side in sample.image.shape[:2])
+    assert sample.sem_seg.shape == (*sample.image.shape[:2], 2)
+    assert sample.sem_seg.dtype == np.int32
+    agree = np.abs(sample.image[..., 0].astype(int) - 100 * sample.sem_seg.max(axis=2)) <= 50
+    assert agree.mean() > 0.98  # the image is interpolated
+    assert 0.9 * 0.25 < transform.area_scale < 1.1 * 4
+
+
+def test_zooms_are_as_often_below_as_above_one():
+    image, labels = _coded_pair(90, 110)
+    scales = [_zoomed(image, labels, seed)[1].area_scale for seed in range(400)]
+    assert np.mean(np.log(scales)) == pytest.approx(0, abs=0.12)
+    assert min(scales) < 0.3 and max(scales) > 3.4
+
+
+def test_an_image_smaller_than_the_crop_is_zoomed_whole():
+    image, labels = _coded_pair(20, 24)
+    sample, _ = _zoomed(image, labels, 1, size=(256, 256), zoom=(0.5, 0.5))
+    assert sample.image.shape[:2] == (10, 12)
+    sample, _ = _zoomed(image, labels, 1, size=None, zoom=(2.0, 2.0))
+    assert sample.image.shape[:2] == (40, 48)
+    np.testing.assert_array_equal(sample.sem_seg[::2, ::2], labels)
+
+
+def test_the_config_zooms_and_the_area_is_followed():
+    cfg = _cfg()
+    cfg.CELLSEG.AUG.ZOOM_RANGE = [2.0, 2.0]
+    image, labels = _coded_pair(300, 300)
+    sample = T.AugInput(image, sem_seg=labels)
+    transforms = build_augmentation(cfg)(sample)
+    assert sample.image.shape == (256, 256, 3)
+    assert area_scale(transforms) == pytest.approx(4)
+
+
+@pytest.mark.parametrize("name", ["GRAY", "INVERT", "GAMMA", "BLUR", "NOISE"])
+def test_intensities_change_and_labels_stay(name):
+    image, labels = _coded_pair(40, 60)
+    image[..., 1], image[..., 2] = 40, 90
+    cfg = _cfg()
+    cfg.CELLSEG.AUG[f"{name}_PROB"] = 1.0
+    changed, moved = AlbumentationsTransform(build_pipeline(cfg), seed=4).apply_both(image, labels)
+    assert changed.dtype == np.uint8 and changed.shape == image.shape
+    assert not np.array_equal(changed, image)
+    np.testing.assert_array_equal(moved, labels)
+    if name == "INVERT":
+        np.testing.assert_array_equal(changed, 255 - image)
+    if name == "GRAY":
+        assert (changed.max(axis=2) == changed.min(axis=2)).all()

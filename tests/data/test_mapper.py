@@ -114,11 +114,11 @@ def test_a_change_of_scale_makes_no_cell_less_visible(scale, tmp_path):
     assert instances.gt_masks.area()[0] == pytest.approx(400 * scale**2, rel=0.11)
 
 
-def _pasting(sample, onto_cells=False, probability=1.0, **keys):
+def _pasting(sample, probability=1.0, **keys):
     """A mapper that pastes one of a sample's own cells."""
     cfg = _cfg()
     cfg.CELLSEG.update(keys)
-    copy_paste = CopyPaste([sample], probability, 1, onto_cells)
+    copy_paste = CopyPaste([sample], probability, 1)
     return CellDatasetMapper(cfg, is_train=True, copy_paste=copy_paste)
 
 
@@ -132,24 +132,12 @@ def test_pasted_cells_are_targets_behind_those_that_were_there(label_map, tmp_pa
     assert (instances.gt_masks.get_bounding_boxes().tensor == instances.gt_boxes.tensor).all()
 
 
-def test_a_cell_that_a_pasted_one_covers_is_no_target(tmp_path):
-    large, narrow = np.zeros((40, 40), np.int32), np.zeros((40, 40), np.int32)
-    large[1:39, 1:39] = 1
-    narrow[:10] = 1  # at most two of its ten rows, and a few columns, stay uncovered
-    (tmp_path / "source").mkdir()
-    mapper = _pasting(_sample(tmp_path / "source", large, [2]), onto_cells=True)
-    instances = mapper(_sample(tmp_path, narrow, [0]))["instances"]
-    assert instances.gt_classes.tolist() == [-1, 2]
-    assert instances.gt_masks.area()[1] == 38 * 38
-
-
 @pytest.mark.parametrize("ignore_crowd", [True, False])
-@pytest.mark.parametrize("onto_cells", [True, False])
-def test_nothing_is_pasted_onto_a_crowd(ignore_crowd, onto_cells, tmp_path):
+def test_nothing_is_pasted_onto_a_crowd(ignore_crowd, tmp_path):
     labels = np.zeros((40, 40), np.int32)
     labels[5:15, 5:15] = 1
     (tmp_path / "source").mkdir()
-    mapper = _pasting(_sample(tmp_path / "source", labels, [2]), onto_cells, IGNORE_CROWD=ignore_crowd)
+    mapper = _pasting(_sample(tmp_path / "source", labels, [2]), IGNORE_CROWD=ignore_crowd)
     instances = mapper(_sample(tmp_path, np.ones((40, 40), np.int32), [0], crowd=[0]))["instances"]
     assert instances.gt_classes.tolist() == ([-1] if ignore_crowd else [])
 

@@ -1,3 +1,4 @@
+import logging
 from pathlib import Path
 
 import pytest
@@ -52,10 +53,25 @@ def test_epochs_become_iterations_only_where_none_are_given(nuclei):
     assert iterations.SOLVER.MAX_ITER == 7
 
 
-def test_amp_is_switched_off_on_a_cpu(nuclei):
-    cfg = get_cfg(LITE, ["CELLSEG.DATASET", "nuclei", "MODEL.DEVICE", "cpu", "SOLVER.AMP.ENABLED", "True"])
+@pytest.mark.parametrize(("dtype", "kept"), [("float16", False), ("bfloat16", True)])
+def test_a_cpu_computes_in_bfloat16_but_not_in_float16(dtype, kept, nuclei):
+    precision = ["SOLVER.AMP.ENABLED", "True", "CELLSEG.AMP_DTYPE", dtype]
+    cfg = get_cfg(LITE, ["CELLSEG.DATASET", "nuclei", "MODEL.DEVICE", "cpu", *precision])
     resolve(cfg)
-    assert not cfg.SOLVER.AMP.ENABLED
+    assert cfg.SOLVER.AMP.ENABLED == kept
+
+
+def test_published_weights_are_begun_from_with_other_classes(nuclei, caplog):
+    args = _args("CELLSEG.DATASET", "nuclei", "MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "nuclei")
+    cfg = build_cfg(LITE, args.opts)
+    opened = check_run(cfg, args)
+    model = build_model(cfg)
+    with caplog.at_level(logging.WARNING, "cellseg_d2"):
+        CellCheckpointer(model, cfg, strict=False, opened=opened).load(cfg.MODEL.WEIGHTS)
+    assert "cls_score.weight" in caplog.text and "mask_head.predictor.weight" in caplog.text
+    assert "backbone" not in caplog.text
+    published = opened.content["model"]["backbone.fpn_lateral2.weight"]
+    assert torch.equal(model.backbone.fpn_lateral2.weight, published.float())
 
 
 def test_cuda_falls_back_to_the_cpu_where_there_is_none(nuclei):
@@ -98,7 +114,7 @@ def test_a_config_that_does_not_fit_the_data_is_refused(opts, named, nuclei):
         (["CELLSEG.EMA_DECAY", "1.0"], [], "EMA_DECAY is 1.0"),
         (["CELLSEG.BEST_METRIC", "ema/segm/AP50"], [], "leave out ema/"),
         (["CELLSEG.EARLY_STOPPING", "3", "TEST.EVAL_PERIOD", "0"], [], "needs TEST.EVAL_PERIOD"),
-        (["CELLSEG.AUG.COPY_PASTE_PROB", "2.0"], [], "a probability from 0 to 1"),
+        (["CELLSEG.AUG.COPY_PASTE_PROB", "2.0"], [], "a number from 0 to 1"),
         (["CELLSEG.LOSS.MASK", "dice_bce", "MODEL.ROI_MASK_HEAD.NAME", "MaskRCNNConvUpsampleHead"], [], "LOSS.MASK"),
     ],
     ids=[
@@ -161,7 +177,7 @@ def test_prediction_takes_a_checkpoint_or_a_config(weights, config_file):
     ],
 )
 def test_values_of_prediction_that_cannot_be_meant_are_refused(key, value, nuclei):
-    with pytest.raises(CellSegError, match=f"CELLSEG.INFERENCE.{key} cannot be"):
+    with pytest.raises(CellSegError, match=f"CELLSEG.INFERENCE.{key} is .*; write"):
         prediction_cfg("", LITE, ["CELLSEG.DATASET", "nuclei", f"CELLSEG.INFERENCE.{key}", value])
 
 

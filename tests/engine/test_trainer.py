@@ -72,6 +72,39 @@ def test_mixed_precision_scales_its_losses_where_it_must(dtype, scaled, monkeypa
     assert loop.grad_scaler.is_enabled() == scaled
 
 
+def test_a_step_in_bfloat16_on_a_cpu_is_near_that_in_full_precision():
+    losses = []
+    for overrides in ([], ["SOLVER.AMP.ENABLED", "True", "CELLSEG.AMP_DTYPE", "bfloat16"]):
+        torch.manual_seed(0)
+        model = Squares()
+        cfg = get_cfg(LITE, ["MODEL.DEVICE", "cpu", *overrides])
+        loop = build_loop(
+            cfg, model, [torch.linspace(0, 1, 64).reshape(8, 8)], torch.optim.SGD(model.parameters(), 0.1)
+        )
+        before = model.layer.weight.detach().clone()
+        with EventStorage():
+            loop.run_step()
+        assert not torch.equal(before, model.layer.weight)
+        assert model.layer.weight.dtype is torch.float32
+        losses.append((model.seen, model.last))
+    assert [seen for seen, _ in losses] == [torch.float32, torch.bfloat16]
+    assert losses[1][1] == pytest.approx(losses[0][1], rel=0.02)
+
+
+class Squares(torch.nn.Module):
+    """A loss over one linear layer, which notes the precision that it was computed in."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(8, 8)
+
+    def forward(self, data):
+        output = self.layer(data)
+        self.seen, loss = output.dtype, output.float().square().mean()
+        self.last = loss.item()
+        return {"loss": loss}
+
+
 def test_without_mixed_precision_it_is_detectron2s_plain_loop():
     model = torch.nn.Linear(1, 1)
     loop = build_loop(get_cfg(LITE), model, [None], torch.optim.SGD(model.parameters(), 0.1))

@@ -99,7 +99,10 @@ def test_fpn_adds_five_levels():
     assert backbone.size_divisibility == 32
 
 
-@pytest.mark.parametrize(("stages", "norm"), [(["res9"], "BN"), (STAGES, "GroupNormal")])
-def test_unknown_values_are_refused(stages, norm):
-    with pytest.raises(CellSegError, match=r"MODEL.EFFICIENTNET_LITE"):
+@pytest.mark.parametrize(
+    ("stages", "norm", "named"),
+    [(["res9"], "BN", "MODEL.FPN.IN_FEATURES"), (STAGES, "GroupNormal", "MODEL.EFFICIENTNET_LITE")],
+)
+def test_unknown_values_are_refused(stages, norm, named):
+    with pytest.raises(CellSegError, match=named):
         EfficientNetLite0(stages, norm)

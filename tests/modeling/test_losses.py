@@ -67,27 +67,27 @@ def _losses(name, overrides=(), cells=6, autocast=None):
 def _key_of(loss):
     stem = loss.partition("_stage")[0]
     if stem.startswith("loss_mask"):
-        return "MASK_WEIGHT"
+        return "CELLSEG.LOSS.MASK_WEIGHT"
     return {
-        "loss_rpn_cls": "RPN_CLS_WEIGHT",
-        "loss_rpn_loc": "RPN_LOC_WEIGHT",
-        "loss_cls": "BOX_CLS_WEIGHT",
-        "loss_box_reg": "BOX_REG_WEIGHT",
+        "loss_rpn_cls": "CELLSEG.LOSS.RPN_CLS_WEIGHT",
+        "loss_rpn_loc": "MODEL.RPN.BBOX_REG_LOSS_WEIGHT",
+        "loss_cls": "CELLSEG.LOSS.BOX_CLS_WEIGHT",
+        "loss_box_reg": "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT",
     }[stem]
 
 
 @KINDS
 def test_weights_multiply_the_losses(name):
     weights = {
-        "RPN_CLS_WEIGHT": 0.5,
-        "RPN_LOC_WEIGHT": 2.0,
-        "BOX_CLS_WEIGHT": 4.0,
-        "BOX_REG_WEIGHT": 0.25,
-        "MASK_WEIGHT": 8.0,
+        "CELLSEG.LOSS.RPN_CLS_WEIGHT": 0.5,
+        "MODEL.RPN.BBOX_REG_LOSS_WEIGHT": 2.0,
+        "CELLSEG.LOSS.BOX_CLS_WEIGHT": 4.0,
+        "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT": 0.25,
+        "CELLSEG.LOSS.MASK_WEIGHT": 8.0,
     }
     dice = ["CELLSEG.LOSS.MASK", "dice_bce"]
     plain = _losses(name, dice)[1]
-    overrides = [text for key, weight in weights.items() for text in (f"CELLSEG.LOSS.{key}", weight)]
+    overrides = [text for key, weight in weights.items() for text in (key, weight)]
     weighted = _losses(name, [*dice, *overrides])[1]
     assert {_key_of(loss) for loss in plain} == set(weights)
     # powers of two, so that nothing is rounded
@@ -96,10 +96,9 @@ def test_weights_multiply_the_losses(name):
 
 def test_weights_come_on_top_of_detectron2s():
     overrides = ["MODEL.RPN.LOSS_WEIGHT", 2.0, "MODEL.RPN.BBOX_REG_LOSS_WEIGHT", 3.0]
-    overrides += ["MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT", 5.0, "CELLSEG.LOSS.BOX_REG_WEIGHT", 0.5]
-    overrides += ["CELLSEG.LOSS.RPN_LOC_WEIGHT", 0.5]
+    overrides += ["MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT", 2.5, "CELLSEG.LOSS.RPN_CLS_WEIGHT", 0.5]
     model, _ = _losses(MODELS[0], overrides)
-    assert model.proposal_generator.loss_weight == {"loss_rpn_cls": 2.0, "loss_rpn_loc": 3.0}
+    assert model.proposal_generator.loss_weight == {"loss_rpn_cls": 1.0, "loss_rpn_loc": 6.0}
     assert model.roi_heads.box_predictor.loss_weight == {"loss_cls": 1.0, "loss_box_reg": 2.5}
 
 
@@ -121,7 +120,7 @@ def test_weights_come_on_top_of_detectron2s():
             ["CELLSEG.LOSS.MASK", "dice_bce", "MODEL.ROI_MASK_HEAD.NAME", "MaskRCNNConvUpsampleHead"],
             "CELLSEG.LOSS.MASK needs MODEL.ROI_MASK_HEAD.NAME CellMaskHead or CellPointRendMaskHead",
         ),
-        (["CELLSEG.LOSS.RPN_LOC_WEIGHT", "2.0", "MODEL.PROPOSAL_GENERATOR.NAME", "RPN"], "NAME CellRPN; RPN does not"),
+        (["CELLSEG.LOSS.RPN_CLS_WEIGHT", "2.0", "MODEL.PROPOSAL_GENERATOR.NAME", "RPN"], "NAME CellRPN; RPN does not"),
     ],
 )
 def test_values_that_cannot_be_are_refused(overrides, named):

@@ -27,9 +27,12 @@ def settings_of(nuclei):
 
     def settings(study, model, iterations=60, user=()):
         reference = get_cfg(MODELS[model], ["TEST.DETECTIONS_PER_IMAGE", "700", "SOLVER.MAX_ITER", "600", *user])
-        configs = {arm.name: arm.config(model) for arm in STUDIES[study].arms}
-        overrides = {name: run_overrides(c, "nuclei", 1, reference, iterations, user) for name, c in configs.items()}
-        return {name: run_settings(config, overrides[name]) for name, config in configs.items()}
+        found = {}
+        for arm in STUDIES[study].arms:
+            config = arm.config(model)
+            overrides = run_overrides(config, arm.overrides(), "nuclei", 1, reference, iterations, user)
+            found[arm.name] = run_settings(config, overrides)
+        return found
 
     return settings
 
@@ -55,7 +58,9 @@ def test_arms_differ_in_exactly_what_is_compared(study, keys, model, settings_of
 
 
 def test_the_anchors_are_the_originals_two_and_ours():
-    sizes = [get_cfg(arm.config("recipe")).MODEL.ANCHOR_GENERATOR.SIZES for arm in STUDIES["anchors"].arms]
+    sizes = [
+        get_cfg(arm.config("recipe"), arm.overrides()).MODEL.ANCHOR_GENERATOR.SIZES for arm in STUDIES["anchors"].arms
+    ]
     assert sizes == [[[32], [64], [128], [256], [512]], [[32, 64, 128, 256, 512]], [[8], [16], [32], [64], [128]]]
 
 
@@ -67,7 +72,7 @@ def test_the_tiles_of_one_arm_overlap():
 @pytest.mark.parametrize("arm", ["original", "plugin"])
 def test_all_arms_predict_as_the_shipped_config_does(arm, settings_of):
     settings, shipped = settings_of("recipe", "laptop")[arm], get_cfg("mask_rcnn_lite0_FPN")
-    original = get_cfg("ablations/original_recipe_lite0")
+    original = get_cfg("ablations/original_recipe")
     assert settings["MODEL"]["ROI_HEADS"]["SCORE_THRESH_TEST"] == shipped.MODEL.ROI_HEADS.SCORE_THRESH_TEST == 0.05
     assert settings["MODEL"]["RPN"]["POST_NMS_TOPK_TEST"] == shipped.MODEL.RPN.POST_NMS_TOPK_TEST == 2000
     assert differences(settings["CELLSEG"]["INFERENCE"], shipped.CELLSEG.INFERENCE) == []
@@ -80,7 +85,7 @@ def test_how_all_arms_predict_survives_as_text():
     cfg = get_cfg(
         "mask_rcnn_lite0_FPN", ["CELLSEG.INFERENCE.TTA.SCALES", "[0.5, 1.0]", "TEST.DETECTIONS_PER_IMAGE", "9"]
     )
-    again = get_cfg("ablations/original_recipe_lite0", inference_overrides(cfg))
+    again = get_cfg("ablations/original_recipe", inference_overrides(cfg))
     assert again.CELLSEG.INFERENCE == cfg.CELLSEG.INFERENCE
     assert again.TEST.DETECTIONS_PER_IMAGE == 9
 
@@ -105,3 +110,9 @@ def test_keys_of_the_user_have_the_last_word_in_all_arms(settings_of):
 def test_settings_name_no_place_on_this_machine(settings_of, nuclei):
     assert str(nuclei.parent) not in str(settings_of("recipe", "laptop"))
     assert "OUTPUT_DIR" not in settings_of("recipe", "laptop")["plugin"]
+
+
+@pytest.mark.parametrize("arm", [arm for study in STUDIES.values() for arm in study.arms if arm.ablation])
+def test_an_ablation_is_a_config_of_the_recipes_model_too(arm):
+    """The file alone gives what the study composes."""
+    assert get_cfg(f"ablations/{arm.ablation}") == get_cfg(MODELS["recipe"], arm.overrides())

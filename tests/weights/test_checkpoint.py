@@ -28,6 +28,8 @@ def test_a_checkpoint_alone_gives_the_config_back(tmp_path):
     assert carried.MODEL.DEVICE == ("cuda" if torch.cuda.is_available() else "cpu")  # of this machine
     assert carried.MODEL.WEIGHTS == str(tmp_path / "model_0000009.pth")
     carried.MODEL.DEVICE, carried.MODEL.WEIGHTS = _cfg(tmp_path).MODEL.DEVICE, _cfg(tmp_path).MODEL.WEIGHTS
+    assert carried.OUTPUT_DIR == get_cfg().OUTPUT_DIR
+    carried.OUTPUT_DIR = _cfg(tmp_path).OUTPUT_DIR
     assert yaml.safe_load(carried.dump()) == yaml.safe_load(_cfg(tmp_path).dump())
     assert not list(tmp_path.glob("*.partial"))
 

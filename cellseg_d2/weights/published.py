@@ -1,0 +1,50 @@
+"""Makes the files of :data:`cellseg_d2.weights.locations.PUBLISHED`, the weights that come with this package.
+
+``python -m cellseg_d2.weights.published CHECKPOINT FILE`` makes the file. docs/models.md says what each was trained on.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cellseg_d2.config import get_cfg
+from cellseg_d2.errors import CellSegError
+from cellseg_d2.files import whole_file
+from cellseg_d2.weights.checkpoint import WeightsFile
+from cellseg_d2.weights.pretrained import CONFIG_KEY
+
+
+def publish(checkpoint: str | os.PathLike[str], target: Path) -> None:
+    """Writes the weights and the config of a checkpoint in half the size.
+
+    Matrices and kernels become float16. Biases and statistics of normalisation stay float32: they are few, and small
+    values among them would be lost.
+
+    Args:
+        checkpoint: a checkpoint of this package.
+        target: the file to write.
+
+    Raises:
+        CellSegError: the checkpoint cannot be read, or the file cannot be written.
+    """
+    opened = WeightsFile.read(checkpoint)
+    cfg = opened.cfg()
+    cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE, cfg.CELLSEG.DATASET = "", get_cfg().MODEL.DEVICE, ""
+    weights: dict[str, torch.Tensor] = opened.content["model"]
+    halved: dict[str, Any] = {
+        name: tensor.half() if tensor.is_floating_point() and tensor.ndim > 1 else tensor.clone()
+        for name, tensor in weights.items()
+    }
+    with whole_file(target) as partial:
+        torch.save({"model": halved, CONFIG_KEY: cfg.dump()}, partial)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        raise CellSegError("usage: python -m cellseg_d2.weights.published CHECKPOINT FILE")
+    publish(sys.argv[1], Path(sys.argv[2]))

@@ -1,0 +1,82 @@
+"""The table of values: it covers the plugin's numbers, admits the shipped configs and refuses what cannot be meant."""
+
+import pytest
+import torch
+
+from cellseg_d2.config import config_names, get_cfg
+from cellseg_d2.config_checks import RULES, Numbers, check_values, config_value, plugin_keys
+from cellseg_d2.engine.run_config import AMP_DTYPES, prediction_cfg
+from cellseg_d2.errors import CellSegError
+from cellseg_d2.inference.suppress import METHODS
+from cellseg_d2.modeling.losses import MASK_LOSSES
+from cellseg_d2.weights.checkpoint import CellCheckpointer
+
+LITE = "mask_rcnn_lite0_FPN"
+
+
+@pytest.mark.parametrize("name", config_names())
+def test_shipped_configs_are_admitted(name):
+    check_values(get_cfg(name))
+
+
+def test_every_number_of_the_plugin_has_its_rule():
+    numbers = {key for key, value in plugin_keys(get_cfg()) if type(value) in (int, float)}
+    assert numbers <= RULES.keys()
+
+
+def test_the_names_are_those_of_the_code():
+    assert RULES["CELLSEG.AMP_DTYPE"].names == tuple(AMP_DTYPES)
+    assert set(RULES["CELLSEG.INFERENCE.SUPPRESSION"].names) == set(METHODS)
+    assert RULES["CELLSEG.LOSS.MASK"].names == MASK_LOSSES
+
+
+@pytest.mark.parametrize("key", RULES)
+def test_every_key_is_there_and_values_outside_are_refused(key):
+    cfg, rule = get_cfg(LITE), RULES[key]
+    before = config_value(cfg, key)
+    outside = [rule.low - 1, float("nan"), float("inf")] if isinstance(rule, Numbers) else ["gentle"]
+    outside = [value for value in outside if type(value) is type(before) or isinstance(before, float)]
+    assert outside
+    for value in outside:
+        changed = get_cfg(LITE)
+        *parents, name = key.split(".")
+        config_value(changed, ".".join(parents))[name] = value
+        with pytest.raises(CellSegError, match=rf"^{key} is .*; write "):
+            check_values(changed)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("CELLSEG.AUG.AFFINE_PROB", "1.5"),
+        ("CELLSEG.AUG.SCALE_LIMIT", "1.2"),
+        ("CELLSEG.INFERENCE.TILE_SIZE", "1000000000"),
+        ("CELLSEG.INFERENCE.BATCH_SIZE", "1000000"),
+        ("MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION", "4096"),
+        ("MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", "-7"),
+        ("CELLSEG.INFERENCE.TTA.SCALES", "[1000.0]"),
+        ("CELLSEG.INFERENCE.TTA.SCALES", "[]"),
+        ("MODEL.PIXEL_STD", "[0.0, 1.0, 1.0]"),
+        ("CELLSEG.CLASS_NAMES", "[1, 2]"),
+        ("INPUT.FORMAT", "HSV"),
+    ],
+)
+def test_values_that_ended_as_tracebacks_are_refused(key, value):
+    with pytest.raises(CellSegError, match=rf"^{key} is .*; write "):
+        check_values(get_cfg(LITE, [key, value]))
+
+
+def test_a_checkpoint_asks_for_nothing_absurd(tmp_path):
+    cfg = get_cfg(LITE, ["OUTPUT_DIR", str(tmp_path), "CELLSEG.INFERENCE.TILE_SIZE", "1000000000"])
+    CellCheckpointer(torch.nn.Linear(2, 2), cfg, strict=False).save_weights("model")
+    with pytest.raises(CellSegError, match=r"CELLSEG.INFERENCE.TILE_SIZE is 1000000000; write"):
+        prediction_cfg(str(tmp_path / "model.pth"), "", [])
+
+
+def test_a_checkpoint_names_no_other_place(tmp_path):
+    cfg = get_cfg(LITE, ["OUTPUT_DIR", str(tmp_path), "DATASETS.TRAIN", "('theirs',)", "DATASETS.TEST", "('theirs',)"])
+    CellCheckpointer(torch.nn.Linear(2, 2), cfg, strict=False).save_weights("model")
+    loaded, _ = prediction_cfg(str(tmp_path / "model.pth"), "", [])
+    assert loaded.OUTPUT_DIR == get_cfg().OUTPUT_DIR
+    assert (loaded.DATASETS.TRAIN, loaded.DATASETS.TEST) == ((), ())
+    assert loaded.MODEL.WEIGHTS == str(tmp_path / "model.pth")
