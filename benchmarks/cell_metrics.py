@@ -68,7 +68,7 @@ def benchmark_against_ap(repeats: int, images: int, cells: int) -> Table:
     Args:
         repeats: timed runs of each.
         images: how many.
-        cells: of each image, and as many detections and a quarter more.
+        cells: cells per image; there are a quarter more detections.
     """
     detections = cells + cells // 4
     truth, results = draw(images, cells, detections)

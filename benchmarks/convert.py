@@ -21,7 +21,7 @@ from benchmarks.table import TIMING_COLUMNS, Table, machine, number, ratio, timi
 from benchmarks.timing import peak_memory, time_in_turn
 from cellseg_d2.annotations.class_tiffs import find_samples
 from cellseg_d2.cells.coco import Record, annotate
-from cellseg_d2.cells.label_maps import LabelLayer, measure_cells
+from cellseg_d2.cells.label_maps import LabelMap, measure_cells
 from cellseg_d2.cells.tiling import tile_windows
 from cellseg_d2.conversion.convert import convert, write_image
 from cellseg_d2.conversion.options import ConvertOptions
@@ -37,7 +37,7 @@ class Sizes:
     """How much is measured.
 
     Attributes:
-        side: of the drawn images, in pixels.
+        side: side length of the drawn images in pixels.
         dense: cells of the dense images.
         images: how many of these.
         growth: numbers of cells that one image size is converted with.
@@ -104,7 +104,7 @@ def compare_annotation(sizes: Sizes) -> Table:
 def annotate_tiles(maps: Sequence[NDArray[np.int32]]) -> list[list[Record]]:
     """What the converter does between reading an image's label maps and writing its tiles."""
     options = ConvertOptions()
-    layers = [LabelLayer((category,), labels) for category, labels in enumerate(maps, start=1)]
+    layers = [LabelMap((category,), labels) for category, labels in enumerate(maps, start=1)]
     measures = [measure_cells(layer.labels) for layer in layers]
     height, width = maps[0].shape
     windows = tile_windows(height, width, options.tile_size, options.overlap)

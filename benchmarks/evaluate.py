@@ -15,7 +15,7 @@ from benchmarks.synthetic import dense_cells
 from benchmarks.table import TIMING_COLUMNS, Table, machine, ratio, timing_cells
 from benchmarks.timing import time_in_turn
 from cellseg_d2.cells.coco import Record, annotate, dataset
-from cellseg_d2.cells.label_maps import LabelLayer
+from cellseg_d2.cells.label_maps import LabelMap
 from cellseg_d2.evaluation.coco_ap import average_precision
 
 SIDE, CLASSES, SEED = 1500, 4, 42
@@ -33,8 +33,8 @@ def benchmark_evaluate(repeats: int, images: int, cells: int, detections: int) -
     Args:
         repeats: timed runs of each.
         images: how many.
-        cells: of each image.
-        detections: of each image: its cells moved by a few pixels, and as many more as there are to be.
+        cells: cells per image.
+        detections: detections per image: its cells moved by a few pixels, then random ones.
     """
     truth, results = draw(images, cells, detections)
     ours, theirs = (
@@ -75,7 +75,7 @@ def draw(images: int, cells: int, detections: int) -> tuple[Record, list[Record]
 
 
 def _annotate(maps: list[Any]) -> list[Record]:
-    layers = [LabelLayer((number,), labels) for number, labels in enumerate(maps, start=1)]
+    layers = [LabelMap((number,), labels) for number, labels in enumerate(maps, start=1)]
     return annotate(layers, (0, 0, SIDE, SIDE))
 
 

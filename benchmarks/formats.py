@@ -31,7 +31,7 @@ class TileFormat:
     """One way to keep a tile.
 
     Attributes:
-        suffix: of the files.
+        suffix: the files' suffix.
         encode: (H, W, 3) uint8 RGB -> the file's bytes.
         decode: path -> the same array, by the fastest reader at hand.
     """

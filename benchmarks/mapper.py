@@ -21,7 +21,7 @@ from benchmarks.synthetic import dense_cells
 from benchmarks.table import TIMING_COLUMNS, Table, machine, number, ratio, timing_cells
 from benchmarks.timing import peak_memory, time_in_turn
 from cellseg_d2.cells.coco import annotate
-from cellseg_d2.cells.label_maps import LabelLayer
+from cellseg_d2.cells.label_maps import LabelMap
 from cellseg_d2.config import get_cfg
 from cellseg_d2.conversion.convert import write_image
 from cellseg_d2.data.augmentation import build_pipeline
@@ -48,7 +48,7 @@ def benchmark_mapper(folder: Path, repeats: int, counts: tuple[int, ...]) -> Tab
     Args:
         folder: for the tiles.
         repeats: timed samples of each.
-        counts: of cells in a tile.
+        counts: numbers of cells per tile.
     """
     torch.set_num_threads(1)  # as in a data loader's worker
     samples = {count: write_tile(folder, count) for count in counts}
@@ -78,7 +78,7 @@ def write_tile(folder: Path, count: int) -> dict[str, Any]:
     image, maps = dense_cells(TILE, count, 4, (5.0, 9.0), SEED)
     path = folder / f"{count}.png"
     write_image(path, image)
-    cells = annotate([LabelLayer((number,), labels) for number, labels in enumerate(maps)], (0, 0, TILE, TILE))
+    cells = annotate([LabelMap((number,), labels) for number, labels in enumerate(maps)], (0, 0, TILE, TILE))
     return {"file_name": str(path), "height": TILE, "width": TILE, "annotations": cells}
 
 

@@ -26,7 +26,7 @@ from cellseg_d2.cells.instances import CellInstances
 from cellseg_d2.config import cfg_from_text, get_cfg
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.files import read_json
-from cellseg_d2.images.listing import TestImage
+from cellseg_d2.images.listing import InputImage
 from cellseg_d2.images.regions import WholeImage
 from cellseg_d2.inference.folder import RESULTS_FILE, Output, predict_images
 from cellseg_d2.inference.predictor import WholeImagePredictor
@@ -50,7 +50,7 @@ class Settings:
 
     Attributes:
         repeats: timed runs of each side.
-        side: of the image, in pixels.
+        side: the image's side length in pixels.
         large_cells: in the image of the memory's measurement.
         detections: in a tile, of the network with untrained heads, which finds as many as it may: about as many as
             there are cells.
@@ -245,7 +245,7 @@ def predict_large(config: Path, image: Path, output: Path) -> dict[str, float]:
     predictor = WholeImagePredictor.from_cfg(cfg)
     network = Stopwatch(predictor.model.network)
     started = time.perf_counter()
-    predict_images(predictor, [TestImage(1, image)], Output(output, ("coco", "geojson", "labels")))
+    predict_images(predictor, [InputImage(1, image)], Output(output, ("coco", "geojson", "labels")))
     seconds = time.perf_counter() - started
     graphics = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
     return {"seconds": seconds, "model": network.seconds, "graphics": float(graphics)}

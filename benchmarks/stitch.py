@@ -30,7 +30,7 @@ class Settings:
     Attributes:
         repeats: timed runs of each side.
         counts: drawn cells of each scene.
-        mosaics: of real cells, in different orders.
+        mosaics: images made of real cells, each in another order.
     """
 
     repeats: int = 3

@@ -19,11 +19,11 @@ def dense_cells(
     """An H&E-like image and its label maps: ellipses on a jittered grid, so that none covers another.
 
     Args:
-        side: of the image, in pixels.
-        count: of the cells, over all classes.
+        side: the image's side length in pixels.
+        count: number of cells, over all classes.
         classes: the cells are dealt out to them in turn.
         radius: least and largest, in pixels; cut where the grid is too narrow for it.
-        seed: of everything that is drawn.
+        seed: random seed for everything that is drawn.
 
     Returns:
         (side, side, 3) uint8 RGB, and a (side, side) int32 label map a class.

@@ -79,7 +79,7 @@ def compare_steps(
     Args:
         trainings: one of each side.
         settings: what is measured.
-        precision: of the forward pass; other than float32 it is automatic mixed precision.
+        precision: precision in the forward pass; anything but float32 is automatic mixed precision.
         memory: from :func:`measure_memory`.
     """
     name = str(precision).removeprefix("torch.")
@@ -157,7 +157,7 @@ def compare_streams(
         settings: what is measured.
         precision: as in :func:`compare_steps`.
         batches: timed ones, after as many as the workers hold ready at first.
-        workers: of the loader.
+        workers: the loader's processes.
     """
     rows = []
     with tempfile.TemporaryDirectory() as folder:

@@ -46,12 +46,12 @@ class Settings:
     Attributes:
         config: this package's model.
         backbone: torchvision's name of the same backbone.
-        side: of the tiles, in pixels.
-        counts: of cells in a tile, in growing order.
+        side: the tiles' side length in pixels.
+        counts: numbers of cells per tile, ascending.
         positives: RoIs an image of the comparison at an equal number of them; no more than the fewest cells.
         repeats: timed steps of each.
         device: ``cpu`` or ``cuda``.
-        threads: of torch; None leaves them as they are.
+        threads: torch's threads; None leaves them as they are.
         batch: tiles a step.
         boxes: sampled for the heads, an image; a quarter of them at most are positive.
     """

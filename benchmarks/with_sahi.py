@@ -76,8 +76,8 @@ def predict(
         image: .npy, RGB.
         config: a Detectron2 config.
         weights: a checkpoint; none where empty.
-        threshold: of scores.
-        tile_size: of the slices.
+        threshold: the least score.
+        tile_size: the slices' side length in pixels.
         overlap: share of the tile size that neighbouring slices have in common.
         device: ``cpu`` or ``cuda``.
 

@@ -2,7 +2,7 @@
 
 
 class CellSegError(Exception):
-    """Bad input or wrong usage. The message is one line that names the file, key or value and how to mend it."""
+    """Bad input or wrong usage. The message is one line that names the file, key or value and how to fix it."""
 
 
 def one_line(error: BaseException, length: int = 200) -> str:

@@ -35,7 +35,7 @@ def whole_file(path: Path) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
         if not isinstance(error, OSError) or not _is_of(error, partial):
             raise
-        raise CellSegError(f"{path}: cannot be written ({error.strerror or error}); mend that and run again") from error
+        raise CellSegError(f"{path}: cannot be written ({error.strerror or error}); fix that and run again") from error
 
 
 def _is_of(error: OSError, path: Path) -> bool:
@@ -88,8 +88,8 @@ def appear_whole(output: Path, overwrite: bool, mark: str = "dataset.json") -> I
         _put_back(old, output)
         if not isinstance(error, OSError):
             raise
-        mend = "make room there" if error.errno == errno.ENOSPC else "mend that"
-        raise CellSegError(f"{output}: cannot be written ({error.strerror or error}); {mend} and run again") from error
+        fix = "make room there" if error.errno == errno.ENOSPC else "fix that"
+        raise CellSegError(f"{output}: cannot be written ({error.strerror or error}); {fix} and run again") from error
 
 
 def _put_back(old: Path, output: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from drawing import discs, pycocotools_rle
 
 from cellseg_d2.cells.coco import annotate, dataset
-from cellseg_d2.cells.label_maps import LabelLayer
+from cellseg_d2.cells.label_maps import LabelMap
 
 NAMES = ["A", "B", "never"]
 
@@ -33,7 +33,7 @@ def draw_case(
     for image_id in (4, 9, 12):
         maps = {number: discs(rng, side, side, cells if image_id != 12 else 0) for number in (1, 2)}
         images.append({"id": image_id, "file_name": f"{image_id}.png", "height": side, "width": side})
-        own = annotate([LabelLayer((number,), cells) for number, cells in maps.items()], (0, 0, side, side))
+        own = annotate([LabelMap((number,), cells) for number, cells in maps.items()], (0, 0, side, side))
         for annotation in own:
             annotation["iscrowd"] = int(crowds and rng.random() < 0.15)
         annotations.append(own)

@@ -14,7 +14,7 @@ from torch import nn
 
 from cellseg_d2.cells.rle import encode_label_map
 from cellseg_d2.config import get_cfg
-from cellseg_d2.images.listing import TestImage
+from cellseg_d2.images.listing import InputImage
 from cellseg_d2.inference import folder
 from cellseg_d2.inference.folder import Output
 from cellseg_d2.inference.predictor import WholeImagePredictor
@@ -76,7 +76,7 @@ class BlobModel(GroundTruthModel):
         return super()._instances(np.stack([labels, labels * 0, labels * 0]))
 
 
-def predict_in_a_process(images: Sequence[TestImage], output: Output, shared_tiles: int) -> None:
+def predict_in_a_process(images: Sequence[InputImage], output: Output, shared_tiles: int) -> None:
     """What each of several processes runs; images of more than ``shared_tiles`` tiles for each are shared."""
     torch.set_num_threads(1)
     folder.SHARED_TILES = shared_tiles

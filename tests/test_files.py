@@ -27,7 +27,7 @@ def test_a_full_disk_is_one_line_that_names_the_file(tmp_path):
         partial.write_text("half")
         raise OSError(28, "No space left on device")
     assert str(caught.value) == (
-        f"{tmp_path / 'a.txt'}: cannot be written (No space left on device); mend that and run again"
+        f"{tmp_path / 'a.txt'}: cannot be written (No space left on device); fix that and run again"
     )
     assert not list(tmp_path.iterdir())
 

@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cellseg_d2.cells.label_maps import LabelLayer
+from cellseg_d2.cells.label_maps import LabelMap
 from cellseg_d2.errors import CellSegError, size_text
 from cellseg_d2.files import visible_entries
 from cellseg_d2.images.tiff import read_image, read_label_map
@@ -27,7 +27,7 @@ _OTHER_FILE = re.compile(r"(image|ignore)\.tiff?", re.IGNORECASE)
 _CLASS_FILE = re.compile(r"class([1-9]\d*)\.tiff?", re.IGNORECASE)
 
 
-class Source(Protocol):
+class LabelledImage(Protocol):
     """One labelled image, wherever it comes from."""
 
     @property
@@ -38,7 +38,7 @@ class Source(Protocol):
     def image(self) -> Path:
         """The image's file."""
 
-    def read(self, rule: str, max_pixels: int, class_count: int) -> tuple[NDArray[np.uint8], list[LabelLayer]]:
+    def read(self, rule: str, max_pixels: int, class_count: int) -> tuple[NDArray[np.uint8], list[LabelMap]]:
         """The image, (H, W, 3) uint8 RGB, and its cells."""
 
 
@@ -51,7 +51,7 @@ class Sample:
     labels: dict[int, Path]
     ignore: Path | None = None
 
-    def read(self, rule: str, max_pixels: int, class_count: int) -> tuple[NDArray[np.uint8], list[LabelLayer]]:
+    def read(self, rule: str, max_pixels: int, class_count: int) -> tuple[NDArray[np.uint8], list[LabelMap]]:
         """The image, (H, W, 3) uint8 RGB, and one layer a label file.
 
         Raises:
@@ -59,10 +59,10 @@ class Sample:
         """
         image = read_image(self.image, rule, max_pixels)
         files = [((number,), path) for number, path in sorted(self.labels.items())]
-        layers = [LabelLayer(numbers, self._read_labels(path, image, max_pixels)) for numbers, path in files]
+        layers = [LabelMap(numbers, self._read_labels(path, image, max_pixels)) for numbers, path in files]
         if self.ignore is not None:
             every_class = tuple(range(1, class_count + 1))
-            layers.append(LabelLayer(every_class, self._read_labels(self.ignore, image, max_pixels), crowd=True))
+            layers.append(LabelMap(every_class, self._read_labels(self.ignore, image, max_pixels), crowd=True))
         return image, layers
 
     def _read_labels(self, path: Path, image: NDArray[np.uint8], max_pixels: int) -> NDArray[np.int32]:

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellseg_d2.cells.coco import to_rle
-from cellseg_d2.cells.label_maps import LabelLayer
+from cellseg_d2.cells.label_maps import LabelMap
 from cellseg_d2.cells.rle import paint
-from cellseg_d2.errors import CellSegError, one_line
+from cellseg_d2.errors import CellSegError, one_line, size_text
 from cellseg_d2.files import read_json
-from cellseg_d2.images.pictures import read_picture
-from cellseg_d2.images.tiff import check_file, read_image
+from cellseg_d2.images.formats import read_whole
+from cellseg_d2.images.tiff import check_file
 
 MAX_LABEL = int(np.iinfo(np.int32).max)
 
@@ -30,7 +30,7 @@ class CocoSample:
         id: made of the image's file name.
         image: the file; any format that OpenCV reads, or TIFF.
         size: (height, width) that the dataset states.
-        annotations: of this image, as in the file.
+        annotations: this image's annotations, as in the file.
         numbers: category id of the file -> class number 1, 2, ...
     """
 
@@ -40,13 +40,16 @@ class CocoSample:
     annotations: list[dict[str, Any]]
     numbers: dict[int, int]
 
-    def read(self, rule: str, max_pixels: int, class_count: int) -> tuple[NDArray[np.uint8], list[LabelLayer]]:
+    def read(self, rule: str, max_pixels: int, class_count: int) -> tuple[NDArray[np.uint8], list[LabelMap]]:
         """The image, (H, W, 3) uint8 RGB, and its cells in as few layers as their overlaps allow.
 
         Raises:
             CellSegError: the image cannot be read or is of another size, or a segmentation is damaged.
         """
-        image = _read_any(self.image, rule, max_pixels, self.size)
+        check_file(self.image)
+        if self.size[0] * self.size[1] > max_pixels:
+            raise CellSegError(f"{self.image}: is {size_text(self.size)}, over the limit of {max_pixels} pixels")
+        image = read_whole(self.image, rule, max_pixels)
         if image.shape[:2] != self.size:
             raise CellSegError(f"{self.image}: is {image.shape[0]} x {image.shape[1]}, the COCO file says {self.size}")
         groups: defaultdict[tuple[int, bool], list[dict[str, Any]]] = defaultdict(list)
@@ -60,7 +63,7 @@ class CocoSample:
                 reason = one_line(error)
                 raise CellSegError(f"{self.image}: has a segmentation that COCO does not know ({reason})") from error
             labels = np.array([0, *_labels(own)], np.int32)
-            layers += [LabelLayer((number,), labels[layer], crowd) for layer in painted]
+            layers += [LabelMap((number,), labels[layer], crowd) for layer in painted]
         return image, layers
 
 
@@ -134,13 +137,3 @@ def _labels(annotations: Sequence[dict[str, Any]]) -> list[int]:
 
 def _sample_id(file_name: str) -> str:
     return Path(file_name).with_suffix("").as_posix().replace("/", "_")
-
-
-def _read_any(path: Path, rule: str, max_pixels: int, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """The image as RGB; of one that is no TIFF, the size that the dataset states is taken for what it will need."""
-    if path.suffix.lower() in (".tif", ".tiff"):
-        return read_image(path, rule, max_pixels)
-    check_file(path)
-    if size[0] * size[1] > max_pixels:
-        raise CellSegError(f"{path}: is {size[0]} x {size[1]}, over the limit of {max_pixels} pixels")
-    return read_picture(path, rule, max_pixels)

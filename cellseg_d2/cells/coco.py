@@ -10,7 +10,7 @@ import numpy as np
 from pycocotools import mask as mask_util
 
 from cellseg_d2.cells.instances import CellInstances
-from cellseg_d2.cells.label_maps import CellMeasures, LabelLayer
+from cellseg_d2.cells.label_maps import CellMeasures, LabelMap
 from cellseg_d2.cells.rle import Rle, encode_label_map
 from cellseg_d2.cells.tiling import Window
 
@@ -32,7 +32,7 @@ def by_image(records: Iterable[AnyRecord]) -> defaultdict[Any, list[AnyRecord]]:
 
 
 def annotate(
-    layers: Sequence[LabelLayer],
+    layers: Sequence[LabelMap],
     window: Window,
     measures: Sequence[CellMeasures] | None = None,
     min_area: int = 0,
@@ -41,10 +41,10 @@ def annotate(
     """COCO annotations, without ids, of the cells in a window of an image's label maps.
 
     Args:
-        layers: of the full image.
+        layers: the full image's label maps.
         window: what to annotate, (x0, y0, x1, y1), half open; boxes and masks are in its frame.
-        measures: of each layer's cells in the full image: with them ``min_visible`` is used, and all windows together
-            need one pass over the pixels.
+        measures: measures of each label map's cells in the full image. With them ``min_visible`` is used, and all
+            windows together need one pass over the pixels.
         min_area: cells with fewer pixels in the window are left out.
         min_visible: a cell that keeps less than this share of its area becomes ``iscrowd: 1``, which COCO's evaluation
             neither rewards nor punishes.
@@ -76,7 +76,7 @@ def dataset(
     Args:
         images: image records.
         annotations: one list an image; None for images whose cells are not known.
-        class_names: of the category ids 1, 2, ...
+        class_names: names of the category ids 1, 2, ...
     """
     numbered = [{"id": number, **image} for number, image in enumerate(images, start=1)]
     content: Record = {"images": numbered}

@@ -13,7 +13,7 @@ from cellseg_d2.cells.tiling import Window
 
 
 @dataclass(frozen=True)
-class LabelLayer:
+class LabelMap:
     """Cells of one image that do not overlap.
 
     Attributes:

@@ -14,7 +14,7 @@ from cellseg_d2.commands.cli import ToolParser, split_overrides
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
 
-    from cellseg_d2.images.listing import TestImage
+    from cellseg_d2.images.listing import InputImage
     from cellseg_d2.inference.folder import Output
     from cellseg_d2.weights.checkpoint import WeightsFile
 
@@ -81,7 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def predict(cfg: CfgNode, opened: WeightsFile | None, images: Sequence[TestImage], output: Output) -> None:
+def predict(cfg: CfgNode, opened: WeightsFile | None, images: Sequence[InputImage], output: Output) -> None:
     """Runs in each process."""
     from detectron2.utils import comm
 

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cellseg_d2.annotations.class_tiffs import Sample, Source
+from cellseg_d2.annotations.class_tiffs import LabelledImage, Sample
 from cellseg_d2.cells.coco import Record
 from cellseg_d2.conversion.cut import below, cut_sample, find_sources, find_tests, run_in_order
 from cellseg_d2.conversion.executors import open_executor
@@ -17,7 +17,7 @@ from cellseg_d2.conversion.options import ConvertOptions
 from cellseg_d2.conversion.statistics import ImageStatistics, summarise
 from cellseg_d2.conversion.suggestions import Suggestion, largest_whole, suggest, to_yaml
 from cellseg_d2.errors import CellSegError
-from cellseg_d2.images.listing import TestImage
+from cellseg_d2.images.listing import InputImage
 from cellseg_d2.images.tiff import read_image, read_label_map
 
 SHIPPED_OVERLAP = 0.25
@@ -77,7 +77,7 @@ def check(
         root, from_coco = root.absolute(), from_coco and from_coco.absolute()
     samples, names = find_sources(root, options, from_coco)
     problems: list[str] = []
-    tests: Sequence[TestImage] = []
+    tests: Sequence[InputImage] = []
     try:
         tests = find_tests(root, from_coco)
     except CellSegError as error:
@@ -96,18 +96,20 @@ def check(
     return CheckReport(given, summary, len(tests), suggest(summary))
 
 
-def _examine(sample: Source, options: ConvertOptions, class_count: int) -> tuple[ImageStatistics | None, list[str]]:
+def _examine(
+    sample: LabelledImage, options: ConvertOptions, class_count: int
+) -> tuple[ImageStatistics | None, list[str]]:
     try:
         return cut_sample(sample, options, class_count).statistics, []
     except CellSegError as error:
         return None, _all_problems(sample, options, class_count, str(error))
 
 
-def _examine_test(test: TestImage, options: ConvertOptions) -> list[str]:
+def _examine_test(test: InputImage, options: ConvertOptions) -> list[str]:
     return _problem_of(partial(test.read, options.intensity_rule, options.max_pixels))
 
 
-def _all_problems(sample: Source, options: ConvertOptions, class_count: int, first: str) -> list[str]:
+def _all_problems(sample: LabelledImage, options: ConvertOptions, class_count: int, first: str) -> list[str]:
     """A line for each file of a sample that cannot be used; reading the sample stops at the first."""
     if not isinstance(sample, Sample):
         return [first]
@@ -212,9 +214,9 @@ def _size_notes(summary: Mapping[str, Any]) -> list[list[str]]:
     found = []
     if cut["share"] >= MANY_CUT:
         share = math.ceil(100 * cells["longest_side"]["p95"] / tile_size) / 100
-        mend = f"--overlap {share:.2f} or a larger --tile-size" if share <= 0.5 else "A larger --tile-size"
+        advice = f"--overlap {share:.2f} or a larger --tile-size" if share <= 0.5 else "A larger --tile-size"
         first = f"{_count(cut['cells'], 'cell')} ({100 * cut['share']:.0f} %) cut by tiles: no tile shows them whole."
-        found.append([first, f"{mend} would, for most of them."])
+        found.append([first, f"{advice} would, for most of them."])
     longest, shown = tiles["longest_side"].get("max", 0), largest_whole(tile_size, SHIPPED_OVERLAP)
     if longest > shown:
         too_long = cells["longest_side"]["p99"] > largest_whole(tile_size, 0.5)

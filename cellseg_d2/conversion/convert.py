@@ -15,7 +15,7 @@ import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
-from cellseg_d2.annotations.class_tiffs import Source
+from cellseg_d2.annotations.class_tiffs import LabelledImage
 from cellseg_d2.cells.coco import Record, annotate, dataset
 from cellseg_d2.cells.tiling import Window
 from cellseg_d2.conversion.cut import below, cut_sample, find_sources, find_tests, read_sample, run_in_order
@@ -25,7 +25,7 @@ from cellseg_d2.conversion.split import read_split_file, split_images
 from cellseg_d2.conversion.statistics import ImageStatistics, summarise
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.files import appear_whole, write_json
-from cellseg_d2.images.listing import TestImage
+from cellseg_d2.images.listing import InputImage
 
 logger = logging.getLogger(__name__)
 
@@ -160,15 +160,15 @@ def _describe(options: ConvertOptions, names: Sequence[str]) -> Record:
 
 
 def _write_one(
-    item: Source | TestImage, options: ConvertOptions, class_count: int, folder: Path, skip_errors: bool
+    item: LabelledImage | InputImage, options: ConvertOptions, class_count: int, folder: Path, skip_errors: bool
 ) -> _TiledSample | _TestResult:
-    if isinstance(item, TestImage):
+    if isinstance(item, InputImage):
         return _write_test_image(item, options, folder, skip_errors)
     return _tile_sample(item, options, class_count, folder, skip_errors)
 
 
 def _tile_sample(
-    sample: Source, options: ConvertOptions, class_count: int, folder: Path, skip_errors: bool
+    sample: LabelledImage, options: ConvertOptions, class_count: int, folder: Path, skip_errors: bool
 ) -> _TiledSample:
     """Writes a sample's tile images to ``folder/tiles``."""
     try:
@@ -247,7 +247,7 @@ def _write_wholes(folder: Path, wholes: Sequence[tuple[Record, list[Record]]], n
 
 
 def _write_whole(
-    sample: Source, options: ConvertOptions, class_count: int, folder: Path
+    sample: LabelledImage, options: ConvertOptions, class_count: int, folder: Path
 ) -> tuple[Record, list[Record]]:
     """Writes a validation image untiled; every cell of it is kept, whatever its size."""
     image, layers = read_sample(sample, options, class_count)
@@ -263,7 +263,7 @@ def _write_whole(
     return record, annotate(layers, (0, 0, width, height))
 
 
-def _write_test_image(test: TestImage, options: ConvertOptions, folder: Path, skip_errors: bool) -> _TestResult:
+def _write_test_image(test: InputImage, options: ConvertOptions, folder: Path, skip_errors: bool) -> _TestResult:
     try:
         image = test.read(options.intensity_rule, options.max_pixels)
     except CellSegError as error:

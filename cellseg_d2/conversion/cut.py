@@ -14,17 +14,17 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cellseg_d2.annotations.class_tiffs import Source, find_samples
+from cellseg_d2.annotations.class_tiffs import LabelledImage, find_samples
 from cellseg_d2.annotations.coco import find_coco_samples
 from cellseg_d2.cells.coco import Record, annotate
-from cellseg_d2.cells.label_maps import LabelLayer, measure_cells, split_blobs
+from cellseg_d2.cells.label_maps import LabelMap, measure_cells, split_blobs
 from cellseg_d2.cells.tiling import Window, tile_windows
 from cellseg_d2.conversion.executors import run_unordered
 from cellseg_d2.conversion.options import ConvertOptions
 from cellseg_d2.conversion.statistics import ImageStatistics, measure_image
 from cellseg_d2.errors import CellSegError
-from cellseg_d2.images.listing import TestImage, find_test_images
-from cellseg_d2.images.tiff import describe
+from cellseg_d2.images.formats import describe_image
+from cellseg_d2.images.listing import InputImage, find_test_images
 from cellseg_d2.progress import track
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class CutSample:
     Attributes:
         image: (H, W, 3) uint8 RGB.
         tiles: window, (x0, y0, x1, y1), and annotations without ids; those without a cell are there too.
-        statistics: of the image, its cells and tiles.
+        statistics: statistics of the image, its cells and tiles.
     """
 
     image: NDArray[np.uint8]
@@ -50,7 +50,7 @@ class CutSample:
 
 def find_sources(
     root: Path, options: ConvertOptions, from_coco: Path | None = None
-) -> tuple[Sequence[Source], list[str]]:
+) -> tuple[Sequence[LabelledImage], list[str]]:
     """The labelled images of an input, sorted by id, and the class names; warns of files that belong to no sample.
 
     Raises:
@@ -69,7 +69,7 @@ def find_sources(
     return samples, _class_names(count, options.class_names)
 
 
-def find_tests(root: Path, from_coco: Path | None = None) -> list[TestImage]:
+def find_tests(root: Path, from_coco: Path | None = None) -> list[InputImage]:
     """The test images of an input; a COCO file has none.
 
     Raises:
@@ -119,8 +119,8 @@ def run_in_order(
 
 
 def read_sample(
-    sample: Source, options: ConvertOptions, class_count: int
-) -> tuple[NDArray[np.uint8], list[LabelLayer]]:
+    sample: LabelledImage, options: ConvertOptions, class_count: int
+) -> tuple[NDArray[np.uint8], list[LabelMap]]:
     """The image, (H, W, 3) uint8 RGB, and its label maps, in which blobs are cells where the options say so.
 
     Raises:
@@ -132,7 +132,7 @@ def read_sample(
     return image, layers
 
 
-def cut_sample(sample: Source, options: ConvertOptions, class_count: int) -> CutSample:
+def cut_sample(sample: LabelledImage, options: ConvertOptions, class_count: int) -> CutSample:
     """Reads a sample, annotates its tiles and measures it; nothing is written.
 
     Raises:
@@ -143,7 +143,6 @@ def cut_sample(sample: Source, options: ConvertOptions, class_count: int) -> Cut
     height, width = image.shape[:2]
     windows = tile_windows(height, width, options.tile_size, options.overlap)
     tiles = [(window, annotate(layers, window, measures, options.min_area, options.min_visible)) for window in windows]
-    is_tiff = sample.image.suffix.lower() in (".tif", ".tiff")
-    pixel_format, pixel_size = describe(sample.image) if is_tiff else (None, None)
+    pixel_format, pixel_size = describe_image(sample.image)
     statistics = measure_image(sample.id, image, layers, measures, tiles, class_count, pixel_format, pixel_size)
     return CutSample(image, tiles, statistics)

@@ -17,8 +17,8 @@ class ConvertOptions:
         tile_size: largest side of a tile in pixels.
         overlap: share of the tile size that neighbours have in common, in [0, 1).
         val_fraction: share of the images that go to validation, in [0, 1).
-        seed: of the split and of the empty tiles that are kept.
-        class_names: of class 1, 2, ...; ``class1``, ``class2``, ... where none are given.
+        seed: random seed for the split and for which empty tiles are kept.
+        class_names: names of class 1, 2, ...; ``class1``, ``class2``, ... where none are given.
         min_area: cells with fewer pixels in a tile are left out of it.
         min_visible: a cell of which a tile shows less than this share becomes ``iscrowd: 1`` there.
         keep_empty: share of the tiles without a cell that are kept, in [0, 1].

@@ -29,7 +29,7 @@ def stratified_split(
     Args:
         cells: image id -> class number -> number of cells.
         val_fraction: in [0, 1); 0 makes no validation part.
-        seed: of the shuffle.
+        seed: random seed for the shuffle.
 
     Returns:
         Ids of the training images and of the validation images, each sorted.
@@ -101,7 +101,7 @@ def read_split_file(path: Path, ids: Collection[str]) -> SplitFile:
 
     Args:
         path: the CSV, with a header.
-        ids: of all images; the file must have each of them once.
+        ids: the ids of all images; each must be in the file once.
 
     Raises:
         CellSegError: a column is missing, an image is missing, unknown or twice, a value is another, or a group is on

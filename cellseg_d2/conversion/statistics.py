@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cellseg_d2.cells.coco import Record
-from cellseg_d2.cells.label_maps import CellMeasures, LabelLayer
+from cellseg_d2.cells.label_maps import CellMeasures, LabelMap
 from cellseg_d2.cells.tiling import Window
 from cellseg_d2.conversion.options import ConvertOptions
 from cellseg_d2.images.pixel_size import PixelSize
@@ -35,11 +35,11 @@ class ImageStatistics:
     """What one image with its N cells, T tiles and K classes measures; small, and picklable.
 
     Attributes:
-        id: of the image.
+        id: the image's id.
         height, width: pixels.
         pixel_format: as in the file; None where that is not known.
         pixel_size_um: (x, y) in microns a pixel; None where the file states none.
-        digest: of the size and the pixels.
+        digest: a hash of the size and the pixels.
         classes: (N,) int64, 1 .. K.
         areas: (N,) int64, pixels.
         sides: (N, 2) int64, width and height of the tight boxes.
@@ -73,7 +73,7 @@ class ImageStatistics:
 def measure_image(
     name: str,
     image: NDArray[np.uint8],
-    layers: Sequence[LabelLayer],
+    layers: Sequence[LabelMap],
     measures: Sequence[CellMeasures],
     tiles: Sequence[tuple[Window, Sequence[Record]]],
     class_count: int,
@@ -86,11 +86,11 @@ def measure_image(
         name: the image's id.
         image: (H, W, 3) uint8 RGB.
         layers: its label maps.
-        measures: of each layer's cells.
+        measures: measures of each layer's cells.
         tiles: every window of a regular grid over the image, with its annotations.
         class_count: K.
-        pixel_format: of the file.
-        pixel_size_um: of the file.
+        pixel_format: the file's pixel format.
+        pixel_size_um: the file's pixel size.
     """
     counted = [(layer, cells) for layer, cells in zip(layers, measures) if not layer.crowd]
     boxes = np.concatenate([cells.boxes for _, cells in counted] or [np.zeros((0, 4), np.int64)])
@@ -140,7 +140,7 @@ def _shown_whole(boxes: Ints, windows: Sequence[Window]) -> NDArray[np.bool_]:
     return whole
 
 
-def _shared_pixels(layers: Sequence[LabelLayer]) -> int:
+def _shared_pixels(layers: Sequence[LabelMap]) -> int:
     """Pixels in cells of two or more classes; one class may have several layers."""
     if len({layer.categories for layer in layers}) < 2:
         return 0
@@ -168,8 +168,8 @@ def summarise(
     Distributions are ``{"min", "p5", ..., "p99", "max"}`` of values that occur, empty where there is nothing to count.
 
     Args:
-        images: of all images that could be read.
-        class_names: of class 1, 2, ...
+        images: statistics of all images that could be read.
+        class_names: names of class 1, 2, ...
         options: those that the tiles were made with.
         problems: a line for each file that cannot be used.
 

@@ -53,7 +53,7 @@ class SourceCells:
     Only numbers are kept, in arrays that worker processes share, of M cells in T tiles, sorted by tile.
 
     Args:
-        dicts: of Detectron2's dataset format, masks as compressed RLEs; each is looked at once.
+        dicts: dataset dicts in Detectron2's format, masks as compressed RLEs; each is looked at once.
 
     Attributes:
         bounds: (T + 1,) int64, the place at which the cells of each tile begin.
@@ -122,8 +122,8 @@ class CopyPaste:
     Detectron2's augmentations. The cost is one image read and the pixels of the cells pasted.
 
     Args:
-        dicts: of Detectron2's dataset format; kept as they are given, so that workers share a serialised list.
-        probability: of a tile getting any.
+        dicts: dataset dicts in Detectron2's format; kept as they are, so that workers share a serialised list.
+        probability: how likely a tile gets any cell.
         max_cells: drawn for a tile, of 1 to this number each as likely.
 
     Raises:

@@ -34,7 +34,7 @@ class CellDatasetMapper:
         min_visible: share of its area that it must have left, the change of scale taken out.
         ignore_crowd: whether what is no target is kept as ground truth of class -1, which CellRPN and CellROIHeads
             leave out of the losses; else it is left out, and learnt as background.
-        copy_paste: of cells of other tiles, before the augmentation; None for none.
+        copy_paste: pastes cells from other tiles before the augmentation; None pastes none.
     """
 
     @configurable

@@ -32,8 +32,8 @@ class StreamDataset(Dataset[dict[str, Any]]):
     """Dataset dicts by a number that says which one, and at which place of the stream.
 
     Args:
-        dicts: of Detectron2's dataset format.
-        seed: of the augmentations; together with the place it gives each sample a seed of its own.
+        dicts: dataset dicts in Detectron2's format.
+        seed: random seed for the augmentations; with the position in the stream it gives each sample its own seed.
     """
 
     def __init__(self, dicts: Sequence[dict[str, Any]], seed: int) -> None:
@@ -55,7 +55,7 @@ class StreamSampler(Sampler[int]):
 
     Args:
         sampler: shared by all processes, of which each yields its own part.
-        size: of the dataset.
+        size: number of samples in the dataset.
         start: samples of the stream, over all processes, that were used before.
     """
 
@@ -78,7 +78,7 @@ def build_stream(cfg: CfgNode, seed: int, start: int = 0) -> tuple[StreamDataset
 
     Args:
         cfg: DATASETS.TRAIN and DATALOADER are used; see :func:`repeat_factors` for the RepeatFactorTrainingSampler.
-        seed: of the order and of the augmentations.
+        seed: random seed for the order and the augmentations.
         start: samples that were used before, over all processes.
 
     Raises:

@@ -47,7 +47,7 @@ class _AfterEvaluation(HookBase):
     """Looks at the metrics whenever :class:`Evaluation`, of the same period, has just written them.
 
     Args:
-        period: of evaluation, in iterations; 0 for evaluation at the end only.
+        period: iterations between evaluations; 0 evaluates at the end only.
     """
 
     def __init__(self, period: int) -> None:
@@ -75,7 +75,7 @@ class BestCheckpoint(_AfterEvaluation):
     it is. It must run after the evaluation and before the periodic checkpointer, which then saves its state.
 
     Args:
-        period: of evaluation, in iterations; 0 for evaluation at the end only.
+        period: iterations between evaluations; 0 evaluates at the end only.
         savers: by metric, as evaluation names it, such as ``segm/AP50``, what to call with the iteration and the value;
             larger is better.
     """
@@ -103,7 +103,7 @@ class BestCheckpoint(_AfterEvaluation):
         return {"best": self.best}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes up from a checkpoint; a metric that it does not know begins afresh."""
+        """Takes up from a checkpoint; a metric that it does not know starts anew."""
         self.best |= {metric: best for metric, best in state["best"].items() if metric in self.best}
 
 
@@ -113,7 +113,7 @@ class EarlyStopping(_AfterEvaluation):
     Every process needs this hook, since all have to stop at the same iteration; only the first one knows the metrics.
 
     Args:
-        period: of evaluation, in iterations.
+        period: iterations between evaluations.
         metric: as evaluation names it; larger is better.
         patience: evaluations without a better value.
     """
@@ -152,7 +152,7 @@ class EarlyStopping(_AfterEvaluation):
         return {"metric": self.metric, "best_value": self.best_value, "without_gain": self.without_gain}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes up from a checkpoint; with another metric it begins afresh."""
+        """Takes up from a checkpoint; with another metric it starts anew."""
         if state["metric"] == self.metric:
             self.best_value, self.without_gain = state["best_value"], state["without_gain"]
 

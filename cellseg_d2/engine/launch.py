@@ -100,7 +100,7 @@ def launch(
     Args:
         main: a function of a module.
         args: with Detectron2's ``num_gpus``, ``num_machines``, ``machine_rank`` and ``dist_url``.
-        arguments: of ``main``.
+        arguments: arguments for ``main``.
         timeout: how long a process waits for the others.
 
     Raises:

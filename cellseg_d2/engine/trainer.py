@@ -89,7 +89,7 @@ class CellTrainer(DefaultTrainer):
 
         Args:
             cfg: DATASETS.TRAIN, DATALOADER, INPUT and CELLSEG are used.
-            seed: of the order of the tiles and of their augmentations.
+            seed: random seed for the order of the tiles and their augmentations.
             start: tiles that were trained on before, over all processes.
         """
         cv2.setNumThreads(0)  # the loader's workers are forked: one thread each, and no lock of OpenCV's pool
@@ -152,7 +152,7 @@ class CellTrainer(DefaultTrainer):
 
         Args:
             cfg: its DATASETS.TEST and CELLSEG.INFERENCE are used.
-            model: of these weights; in training mode or not, it is left as it was.
+            model: the model to evaluate; its training mode is restored.
             evaluators: one a dataset; None for those of :meth:`build_evaluator`.
         """
         network = _without_ddp(model)

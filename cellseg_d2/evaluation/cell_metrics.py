@@ -33,7 +33,7 @@ class CellMetrics:
 
     Attributes:
         summary: ``PQ``, ``mPQ+`` and so on, see :func:`summarise`.
-        classes: of each class by its name: PQ, DQ, SQ, F1 by IoU, and numbers of cells.
+        classes: PQ, DQ, SQ, F1 by IoU, and numbers of cells, per class name.
         confusion: (K + 1, K + 1) int64, summed over images, see :class:`ImageTally`.
         counts: (images, K, 3) int64: hit, spurious and missed, of one class at an IoU of at least 0.5.
     """
@@ -65,9 +65,9 @@ def summarise(
       predictions of which flattening left no pixel.
 
     Args:
-        tallies: of the images, at least one.
-        class_names: of the K classes.
-        tissues: of the images, None for one whose tissue is unknown.
+        tallies: one tally per image, at least one.
+        class_names: the names of the K classes.
+        tissues: the tissue of each image, None where it is unknown.
     """
     panoptic = Hits.stack([image.panoptic for image in tallies])
     binary = Hits.stack([image.binary for image in tallies])

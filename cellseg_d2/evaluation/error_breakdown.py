@@ -2,13 +2,13 @@
 
 The idea is TIDE's (Bolya et al., "TIDE: A General Toolbox for Identifying Object Detection Errors", ECCV 2020): every
 detection that COCO takes for false is of one kind, and a kind costs what AP50 gains if the errors of that kind alone
-are mended. Nothing is flattened here. The kinds, the first that fits:
+are fixed. Nothing is flattened here. The kinds, the first that fits:
 
-- doubled: it has an IoU of at least 0.5 with a cell of its class, which a better detection has. Mended: left out.
-- wrong class: it has an IoU of at least 0.5 with a cell of another class. Mended: it gets that class and is right.
-- poor outline: it has an IoU of at least 0.1 with a cell of its class. Mended: it gets that outline and is right.
-- spurious: anything else, also what is wrong in class and outline. Mended: left out.
-- missed: a cell that no detection has, nor would have if classes and outlines were mended. Mended: nobody asks for it.
+- doubled: it has an IoU of at least 0.5 with a cell of its class, which a better detection has. Fixed: left out.
+- wrong class: it has an IoU of at least 0.5 with a cell of another class. Fixed: it gets that class and is right.
+- poor outline: it has an IoU of at least 0.1 with a cell of its class. Fixed: it gets that outline and is right.
+- spurious: anything else, also what is wrong in class and outline. Fixed: left out.
+- missed: a cell that no detection has, nor would have if classes and outlines were fixed. Fixed: it is not counted.
 
 Where a cell is already found, or several detections would get it, only the best is right and the others are left out.
 TIDE tells apart what here is spurious, and tests for a poor outline first, by which a cell of the wrong class that
@@ -107,8 +107,8 @@ def judge(truth: Cells, predictions: Cells, max_detections: int) -> Judged:
     """Matches the detections of one image as COCO does, and finds out what is wrong with those that match nothing.
 
     Args:
-        truth: of the image.
-        predictions: of the same image, in any order.
+        truth: the image's ground truth.
+        predictions: predictions for the same image, in any order.
         max_detections: judged per class, the best first.
     """
     found = predictions.pick(within_cap(predictions, max_detections))
@@ -185,7 +185,7 @@ def precisions(scores: Floats, hits: Bools, cells: int) -> Floats:
     Args:
         scores: (D,) float64, of the class's detections, images in order.
         hits: (D,) bool, whether a detection has a cell.
-        cells: of the class, at least 1.
+        cells: number of cells in the class, at least 1.
     """
     right = np.cumsum(hits[np.argsort(-scores, kind="stable")])
     precision = np.maximum.accumulate((right / np.arange(1, len(right) + 1))[::-1])[::-1]
@@ -225,7 +225,7 @@ def break_down(judged: Judged, class_count: int) -> ErrorBreakdown:
 
 
 def _mended(judged: Judged, kind: int, cells: Ints) -> float:
-    """AP50 with the errors of a kind mended."""
+    """AP50 with the errors of a kind fixed."""
     hits, classes = judged.kinds == HIT, judged.classes.copy()
     kept = judged.kinds != kind
     if kind in (WRONG_CLASS, POOR_OUTLINE):

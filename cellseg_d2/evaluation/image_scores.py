@@ -17,7 +17,7 @@ class ImageScore:
     """What COCO's matching at an IoU of 0.5, class by class, says of one image's cells and predictions.
 
     Attributes:
-        name: of the image.
+        name: the image's name.
         cells: without crowds.
         missed: cells without a prediction.
         spurious: predictions without a cell, but for those that crowds absorb.

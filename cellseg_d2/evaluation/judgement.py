@@ -19,10 +19,10 @@ class CellJudgement:
     """What masks show and boxes do not.
 
     Attributes:
-        score_threshold: of the predictions that ``metrics`` are of.
+        score_threshold: the least score of a prediction in ``metrics``.
         images, class_names: what the counts and the confusion of ``metrics`` are of.
-        metrics: of flattened predictions.
-        errors, thresholds: of all detections, as for AP.
+        metrics: metrics of the flattened predictions.
+        errors, thresholds: from all detections, as for AP.
         judged: these detections, of each of ``images``.
     """
 

@@ -152,8 +152,8 @@ def flat_overlaps(truth: Cells, predictions: Cells, score_threshold: float = 0.0
     from a better one, so what a score threshold keeps has the same pixels with and without the rest.
 
     Args:
-        truth: of an image.
-        predictions: of the same image, in any order.
+        truth: an image's ground truth.
+        predictions: predictions for the same image, in any order.
         score_threshold: predictions below it are left out.
     """
     cells = truth.pick(np.flatnonzero(~truth.crowd)) if truth.crowd.any() else truth

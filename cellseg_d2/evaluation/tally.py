@@ -115,7 +115,7 @@ class _View:
         classes, areas: (P,) int64; the areas are without the pixels on crowds.
         on_crowd: (P,) int64, pixels on crowds.
         pairs: that may match.
-        class_count: of the classes above.
+        class_count: number of classes.
     """
 
     truth_classes: Ints

@@ -21,7 +21,7 @@ class Threshold:
     Attributes:
         score: half way between the worst detection that is kept and the best that is not, as files round scores.
         f1, precision, recall: in percent, of COCO's matching at an IoU of 0.5; predictions may overlap.
-        cells: of the class.
+        cells: number of cells in the class.
     """
 
     score: float
@@ -85,7 +85,7 @@ def read_thresholds(path: Path, class_names: Sequence[str]) -> dict[str, float]:
 
     Args:
         path: a file of :func:`write_thresholds`, or one written by hand: ``{"thresholds": {"class": 0.4}}``.
-        class_names: of the model. The file need not name all of them.
+        class_names: the model's classes. The file need not name all of them.
 
     Raises:
         CellSegError: the file cannot be read or is of another form, has a number outside 0 .. 1, or names a class that

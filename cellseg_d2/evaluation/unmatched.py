@@ -15,8 +15,8 @@ def unmatched(truth: Cells, predictions: Cells, score_threshold: float) -> tuple
     doubles another, or has the wrong class or a poor outline, is.
 
     Args:
-        truth: of an image.
-        predictions: of the same image, in any order.
+        truth: an image's ground truth.
+        predictions: predictions for the same image, in any order.
         score_threshold: predictions below it are left out, as if they were not there.
 
     Returns:

@@ -43,7 +43,7 @@ def write_cell_table(
     Args:
         path: the file, ``.csv``, UTF-8.
         instances: cells with a pixel each.
-        class_names: of the classes 0 .. K - 1.
+        class_names: the names of class 0, 1, ...
         image: (H, W, 3) uint8 RGB.
         pixel_size: microns a pixel, (x, y).
 

@@ -1,4 +1,4 @@
-"""``test-results.json``: COCO results with compressed RLE masks, checked the way a grader would."""
+"""``test-results.json``: COCO results with compressed RLE masks, read back and checked."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def zip_results(path: Path) -> Path:
 
 
 def check_results(path: Path, sizes: Mapping[int, tuple[int, int]], class_count: int) -> int:
-    """Reads a results file back with pycocotools and checks what a grader would refuse.
+    """Reads a results file back with pycocotools and checks what COCO's evaluation would reject.
 
     Args:
         path: the file.
@@ -112,7 +112,7 @@ def check_results(path: Path, sizes: Mapping[int, tuple[int, int]], class_count:
                 truth.createIndex()
                 truth.loadRes(results)  # it reads a file's name with json.load too, and would hold the results twice
     except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
-        raise CellSegError(f"{path}: a grader would refuse it: {error}") from error
+        raise CellSegError(f"{path}: COCO's evaluation would reject it: {error}") from error
     return len(results)
 
 

@@ -26,7 +26,7 @@ def write_geojson(path: Path, instances: CellInstances, class_names: Sequence[st
     Args:
         path: the file, by custom ``.geojson``.
         instances: cells with a pixel each.
-        class_names: of the classes 0 .. K - 1.
+        class_names: the names of class 0, 1, ...
 
     Raises:
         CellSegError: the file cannot be written.

@@ -36,7 +36,7 @@ def write_roi_zip(path: Path, instances: CellInstances, class_names: Sequence[st
     Args:
         path: the file, ``.zip``.
         instances: cells with a pixel each.
-        class_names: of the classes 0 .. K - 1; characters that file names may not have become ``_``.
+        class_names: the names of class 0, 1, ...; characters that file names may not have become ``_``.
 
     Raises:
         CellSegError: the file cannot be written.

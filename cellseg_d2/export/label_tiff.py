@@ -41,7 +41,7 @@ def write_label_maps(
     Args:
         folder: where the files go.
         instances: the cells.
-        class_names: of the classes 0 .. K - 1; their number counts.
+        class_names: the names of class 0, 1, ...; there is a file per name.
         pixel_size: microns a pixel, (x, y), for the resolution tags.
 
     Raises:

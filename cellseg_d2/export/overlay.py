@@ -39,7 +39,7 @@ def draw_overlay(image: NDArray[np.uint8], instances: CellInstances, opacity: fl
     Args:
         image: (H, W, 3) uint8 RGB; it is not changed.
         instances: cells of this image.
-        opacity: of the filling, in [0, 1]; outlines are opaque.
+        opacity: the filling's opacity in [0, 1]; outlines are opaque.
 
     Returns:
         (H, W, 3) uint8 RGB.

@@ -14,19 +14,12 @@ from numpy.typing import NDArray
 
 from cellseg_d2.errors import CellSegError, size_text
 from cellseg_d2.files import read_json, visible_entries
-from cellseg_d2.images.pictures import PICTURE_SUFFIXES
-from cellseg_d2.images.regions import ImageRegions, open_image
-from cellseg_d2.images.sources import SLIDE_SUFFIXES, is_slide, is_zarr, tiffslide_missing
-from cellseg_d2.images.tiff import MAX_PIXELS, read_image
+from cellseg_d2.images.formats import TIFF_SUFFIXES, is_image, open_image, read_whole
+from cellseg_d2.images.regions import ImageRegions
+from cellseg_d2.images.sources import is_slide, is_zarr, tiffslide_missing
+from cellseg_d2.images.tiff import MAX_PIXELS
 
 logger = logging.getLogger(__name__)
-
-TIFF_SUFFIXES = (".tif", ".tiff")
-
-
-IMAGE_SUFFIXES = (*TIFF_SUFFIXES, *PICTURE_SUFFIXES, *SLIDE_SUFFIXES)
-"""Files that a folder of images to predict is searched for, beside OME-Zarr folders."""
-
 
 TEST_FOLDER = "test_release"
 
@@ -35,16 +28,14 @@ TEST_IDS = "test_image_name_to_ids.json"
 
 
 @dataclass(frozen=True)
-class TestImage:
+class InputImage:
     """One unlabelled image and the id that its predictions are handed in under.
 
     Attributes:
         id: the image id.
-        path: a file of any kind that :func:`cellseg_d2.images.regions.open_image` reads, or an OME-Zarr folder.
+        path: a file of any kind that :func:`cellseg_d2.images.formats.open_image` reads, or an OME-Zarr folder.
         size: (height, width) that the id file states; None where it states none.
     """
-
-    __test__ = False  # not a test case, whatever pytest makes of the name
 
     id: int
     path: Path
@@ -61,22 +52,16 @@ class TestImage:
         Raises:
             CellSegError: the file cannot be read, is too large, or is not of the size that the id file states.
         """
-        if self.path.suffix.lower() in TIFF_SUFFIXES and self.path.is_file():
-            image = read_image(self.path, rule, max_pixels)
-            self._check_size(image.shape)
-            return image
-        with self.open(rule, max_pixels) as regions:
-            height, width = regions.size
-            if height * width > max_pixels:
-                raise CellSegError(f"{self.path}: is {size_text(regions.size)}, over the limit of {max_pixels} pixels")
-            return regions.read((0, 0, width, height))
+        image = read_whole(self.path, rule, max_pixels)
+        self._check_size(image.shape)
+        return image
 
     def open(self, rule: str, max_pixels: int = MAX_PIXELS) -> ImageRegions:
         """The image, to be read by windows; to be closed.
 
         Args:
             rule: see :class:`cellseg_d2.images.tiff.IntensityRule`.
-            max_pixels: of images that cannot be read by windows.
+            max_pixels: the limit for images that cannot be read by windows.
 
         Raises:
             CellSegError: as :meth:`read`.
@@ -101,7 +86,7 @@ def plain_name(path: Path) -> str:
     return path.name.removesuffix(path.suffix).removesuffix(".ome")
 
 
-def find_test_images(root: Path) -> list[TestImage]:
+def find_test_images(root: Path) -> list[InputImage]:
     """The TIFFs of the test images under ``root``, by their ids; none where there is no test folder.
 
     Without an id file, the sorted files are numbered from 1.
@@ -112,7 +97,7 @@ def find_test_images(root: Path) -> list[TestImage]:
     return _with_ids(_tiffs_of(folder), folder, ids if ids.is_file() else None)
 
 
-def list_images(source: Path | Sequence[Path], ids: Path | None) -> list[TestImage]:
+def list_images(source: Path | Sequence[Path], ids: Path | None) -> list[InputImage]:
     """The images to predict, with their image ids.
 
     Args:
@@ -136,11 +121,7 @@ def _images_of(source: Path) -> list[Path]:
         return [source]
     if not source.is_dir():
         raise CellSegError(f"{source}: there is no such file or folder")
-    images = [
-        path
-        for path in visible_entries(source)
-        if is_zarr(path) or (path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
-    ]
+    images = [path for path in visible_entries(source) if is_image(path)]
     if not images:
         raise CellSegError(f"{source}: holds no .tif or .tiff file, no other image and no OME-Zarr folder")
     slides = [path for path in images if is_slide(path)]
@@ -160,7 +141,7 @@ def _tiffs_of(folder: Path) -> list[Path]:
     return files
 
 
-def _with_ids(images: Collection[Path], source: Path | str, ids: Path | None) -> list[TestImage]:
+def _with_ids(images: Collection[Path], source: Path | str, ids: Path | None) -> list[InputImage]:
     """Images with the ids of an id file, or numbered from 1; ``source`` is where they are, for messages."""
     by_name: dict[str, Path] = {}
     for path in images:
@@ -170,7 +151,7 @@ def _with_ids(images: Collection[Path], source: Path | str, ids: Path | None) ->
         if first != path:
             raise CellSegError(f"{path}: has the name of {first}; rename one of the two, or predict them apart")
     if ids is None:
-        return [TestImage(number, path) for number, path in enumerate(images, start=1)]
+        return [InputImage(number, path) for number, path in enumerate(images, start=1)]
     entries = read_image_ids(ids)
     by_file = {path.name: path for path in images}
     names = [name for name, _, _ in entries]
@@ -180,7 +161,7 @@ def _with_ids(images: Collection[Path], source: Path | str, ids: Path | None) ->
         raise CellSegError(f"{ids}: names {missing[0]!r}, which is not in {source} ({len(missing)} such)")
     if unnamed:
         raise CellSegError(f"{ids}: has no id for {unnamed[0]!r} of {source} ({len(unnamed)} such); add it")
-    return [TestImage(number, by_file[name], size) for name, number, size in entries]
+    return [InputImage(number, by_file[name], size) for name, number, size in entries]
 
 
 def read_image_ids(path: Path) -> list[tuple[str, int, tuple[int, int] | None]]:

@@ -30,7 +30,7 @@ class Plane:
 
     Attributes:
         path: the file, for messages.
-        shape: of the array.
+        shape: the array's shape.
         y: number of the axis of rows.
         x: number of the axis of columns.
         channel: number of the axis of channels; None where there is none.

@@ -7,7 +7,6 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -15,19 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellseg_d2.cells.tiling import Window
-from cellseg_d2.images.pictures import PICTURE_SUFFIXES, picture_size, read_picture
-from cellseg_d2.images.pixel_size import PixelSize, tiff_pixel_size
-from cellseg_d2.images.planes import Plane
-from cellseg_d2.images.sources import Source, is_slide, is_zarr, slide_source, tiff_source, zarr_source
+from cellseg_d2.images.pixel_size import PixelSize
+from cellseg_d2.images.sources import PixelSource
 from cellseg_d2.images.tiff import (
-    INTENSITY_RULE,
-    MAX_PIXELS,
     IntensityRule,
     damage_reported,
-    only_image,
-    opened,
-    photometric,
-    read_image,
     warn_of_alpha,
 )
 
@@ -113,10 +104,10 @@ class BlockImage(ImageRegions):
     Args:
         source: the open file; closed by :meth:`close`.
         rule: see :class:`cellseg_d2.images.tiff.IntensityRule`.
-        cache_bytes: of blocks that are kept; the latest one always is.
+        cache_bytes: bytes of decoded blocks to keep; the latest block is always kept.
     """
 
-    def __init__(self, source: Source, rule: str, cache_bytes: int = CACHE_BYTES) -> None:
+    def __init__(self, source: PixelSource, rule: str, cache_bytes: int = CACHE_BYTES) -> None:
         super().__init__(source.plane.size, source.pixel_size_um)
         self._source = source
         self._rule = IntensityRule.parse(rule)
@@ -182,59 +173,3 @@ class BlockImage(ImageRegions):
             self._alpha_told = True
             warn_of_alpha(plane.path)
         return pixels
-
-
-def open_image(path: str | Path, rule: str = INTENSITY_RULE, max_pixels: int = MAX_PIXELS) -> ImageRegions:
-    """Opens an image to read windows of it; the same values as :func:`cellseg_d2.images.tiff.read_image` gives.
-
-    TIFF, OME-TIFF (of pyramids the full resolution) and OME-Zarr folders are read by windows, whole slides too where
-    tiffslide is installed. PNG, JPEG and TIFFs that are small or of one large compressed strip are decoded at once.
-
-    Args:
-        path: a file, or an OME-Zarr folder.
-        rule: how images that are not 8 bit are scaled, see :class:`cellseg_d2.images.tiff.IntensityRule`.
-        max_pixels: images that are decoded at once are refused if they declare more.
-
-    Raises:
-        CellSegError: missing, damaged, too large, not one grey or RGB plane, or a slide without tiffslide.
-    """
-    path = Path(path)
-    IntensityRule.parse(rule)
-    if is_zarr(path):
-        return BlockImage(zarr_source(path), rule)
-    if is_slide(path):
-        return BlockImage(slide_source(path), rule)
-    if path.suffix.lower() in PICTURE_SUFFIXES:
-        return WholeImage(read_picture(path, rule, max_pixels))
-    source = tiff_source(path)
-    if source is None:
-        return WholeImage(read_image(path, rule, max_pixels), pixel_size_um(path))
-    return BlockImage(source, rule)
-
-
-def image_header(path: str | Path) -> ImageHeader:
-    """An image's size and pixel size, from its header alone.
-
-    Raises:
-        CellSegError: the header cannot be read, it is not of one grey or RGB plane, or it is a slide without tiffslide.
-    """
-    path = Path(path)
-    if path.suffix.lower() in PICTURE_SUFFIXES:
-        return ImageHeader(picture_size(path), None)
-    if is_zarr(path) or is_slide(path):
-        source = zarr_source(path) if is_zarr(path) else slide_source(path)
-        with source.open_files:
-            return ImageHeader(source.plane.size, source.pixel_size_um)
-    with opened(path) as file:
-        series = only_image(path, file, None)
-        plane = Plane.of(path, series.axes, series.shape, photometric(series.keyframe))
-        return ImageHeader(plane.size, tiff_pixel_size(file, series.keyframe))
-
-
-def pixel_size_um(path: str | Path) -> PixelSize | None:
-    """(x, y) in microns per pixel as the file states them, from its header alone; None where it states none.
-
-    Raises:
-        CellSegError: as :func:`image_header`.
-    """
-    return image_header(path).pixel_size_um

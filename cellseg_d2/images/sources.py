@@ -42,7 +42,7 @@ SLIDE_SUFFIXES = (".svs", ".ndpi", ".scn")
 
 
 @dataclass(frozen=True)
-class Source:
+class PixelSource:
     """Pixels that are read by windows, and what the file states of them.
 
     Attributes:
@@ -50,7 +50,7 @@ class Source:
         plane: where the image is in it.
         block: (height, width) that is best read at once, from multiples of it on; a multiple of the file's chunks.
         pixel_size_um: (x, y) in microns; None where the file states none.
-        kind: of the file, with its article, for messages.
+        kind: the kind of file with its article, such as "a TIFF", for messages.
         open_files: is closed when the source is no longer needed.
     """
 
@@ -74,7 +74,7 @@ def is_slide(path: Path) -> bool:
     return path.suffix.lower() in SLIDE_SUFFIXES
 
 
-def tiff_source(path: Path) -> Source | None:
+def tiff_source(path: Path) -> PixelSource | None:
     """A TIFF by windows, of a pyramid its full resolution; None for one that is better decoded at once.
 
     Uncompressed files are mapped into memory, others are read with tifffile's Zarr view.
@@ -100,10 +100,10 @@ def tiff_source(path: Path) -> Source | None:
                 return None
             block = _block(plane, array.chunks)
         size = tiff_pixel_size(file, page)
-        return Source(array, plane, block, size, "a TIFF", stack.pop_all())
+        return PixelSource(array, plane, block, size, "a TIFF", stack.pop_all())
 
 
-def zarr_source(path: Path) -> Source:
+def zarr_source(path: Path) -> PixelSource:
     """The full resolution of an OME-Zarr image: OME-NGFF 0.4 or older, with zarr 3 also 0.5.
 
     https://ngff.openmicroscopy.org/0.4/#multiscale-md
@@ -124,7 +124,7 @@ def zarr_source(path: Path) -> Source:
         array = group[image["datasets"][0]["path"]]
         axes = image.get("axes") or list("tczyx")[-array.ndim :]  # before 0.3 there were always these five
         plane = Plane.of(path, "".join(_letter(axis) for axis in axes), array.shape, "MINISBLACK")
-        return Source(
+        return PixelSource(
             array,
             plane,
             _block(plane, array.chunks),
@@ -147,7 +147,7 @@ def _letter(axis: Any) -> str:
 
 
 def tiffslide_missing() -> str | None:
-    """Why slides cannot be read, with the mend; None where they can."""
+    """Why slides cannot be read, with the fix; None where they can."""
     try:
         import tiffslide  # noqa: F401  # an extra, and slow to import
     except ImportError as error:
@@ -155,7 +155,7 @@ def tiffslide_missing() -> str | None:
     return None
 
 
-def slide_source(path: Path) -> Source:
+def slide_source(path: Path) -> PixelSource:
     """A whole slide at full resolution, with tiffslide.
 
     Raises:
@@ -176,7 +176,7 @@ def slide_source(path: Path) -> Source:
         tile = [int(properties.get(f"tiffslide.level[0].tile-{side}") or 0) for side in ("height", "width")]
         block = _block(plane, (*tile, array.shape[2])) if all(tile) else UNCHUNKED
         microns = properties.get("tiffslide.mpp-x"), properties.get("tiffslide.mpp-y")
-        return Source(array, plane, block, stated(*microns, COARSEST_UM), "a slide", stack.pop_all())
+        return PixelSource(array, plane, block, stated(*microns, COARSEST_UM), "a slide", stack.pop_all())
 
 
 class _SlideArray:

@@ -114,7 +114,7 @@ class PixelFormat(NamedTuple):
 
     Attributes:
         dtype: numpy's name.
-        bits: of one value, as the file states them; fewer than the type's where a camera fills 12 of 16, say.
+        bits: bits per value as the file states them; fewer than the type's if a camera fills 12 of 16.
         channels: values a pixel.
     """
 
@@ -142,7 +142,7 @@ class _Raw:
     """Pixels with what the file states of them.
 
     Attributes:
-        pixels: of any shape and type.
+        pixels: an array of any shape and type.
         axes: tifffile's letters, one an axis.
         photometric: tifffile's name of what the values mean; RGB where its decoder has made them so.
         alpha: whether the last sample is stated to be an alpha.

@@ -22,8 +22,9 @@ from cellseg_d2.errors import CellSegError
 from cellseg_d2.export.coco_results import ResultsWriter, check_results, zip_results
 from cellseg_d2.export.formats import COCO, DEFAULT_FORMATS, NEEDS_PIXELS, WRITERS, ImageCells
 from cellseg_d2.files import whole_file, write_json
-from cellseg_d2.images.listing import TestImage
-from cellseg_d2.images.regions import ImageRegions, image_header
+from cellseg_d2.images.formats import image_header
+from cellseg_d2.images.listing import InputImage
+from cellseg_d2.images.regions import ImageRegions
 from cellseg_d2.inference.predictor import WholeImagePredictor
 from cellseg_d2.progress import track
 
@@ -47,9 +48,9 @@ class Output:
     """Where the results go, and which.
 
     Attributes:
-        folder: of all files.
+        folder: the folder for all files.
         formats: some of :data:`cellseg_d2.export.formats.FORMATS`.
-        min_score: of a cell in all formats but ``coco``: the many of low score that AP wants would hide the others.
+        min_score: the least score in all formats but ``coco``. AP needs the many cells with low scores; people do not.
         min_score_of_class: the same for single classes, by name.
         pack: also make ``test-results.zip``.
         check: read ``test-results.json`` back with pycocotools.
@@ -71,7 +72,7 @@ class Output:
                 raise CellSegError(f"the least score of a cell is from 0 to 1, not {score}")
 
 
-def predict_images(predictor: WholeImagePredictor, images: Sequence[TestImage], output: Output) -> dict[str, int]:
+def predict_images(predictor: WholeImagePredictor, images: Sequence[InputImage], output: Output) -> dict[str, int]:
     """Predicts images and writes what is asked for.
 
     - ``coco``: ``test-results.json``, which appears whole or not at all, and ``image_ids.json`` with the id, name and
@@ -134,7 +135,7 @@ def _keep_parts_of(parts: Path, fingerprint: str) -> None:
         raise CellSegError(f"{parts.parent}: cannot be written to ({error.strerror}); give another --output") from error
 
 
-def _part(parts: Path, image: TestImage) -> Path:
+def _part(parts: Path, image: InputImage) -> Path:
     """Where the results of an image lie until all are done: of this file, as it is now, under this id."""
     state = image.path.stat()
     source = f"{image.path.absolute()} {state.st_size} {state.st_mtime_ns}"
@@ -142,8 +143,8 @@ def _part(parts: Path, image: TestImage) -> Path:
 
 
 def _share(
-    predictor: WholeImagePredictor, images: Sequence[TestImage]
-) -> tuple[Sequence[TestImage], Sequence[TestImage]]:
+    predictor: WholeImagePredictor, images: Sequence[InputImage]
+) -> tuple[Sequence[InputImage], Sequence[InputImage]]:
     """Images that all processes predict together, and this process's share of the others."""
     processes = comm.get_world_size()
     if processes == 1:
@@ -160,7 +161,7 @@ def _share(
 
 
 def _write(
-    predictor: WholeImagePredictor, cells: CellInstances, image: TestImage, regions: ImageRegions, output: Output
+    predictor: WholeImagePredictor, cells: CellInstances, image: InputImage, regions: ImageRegions, output: Output
 ) -> None:
     """Writes all files of one image, its part last: an image with a part is done."""
     sure = predictor.confident(cells, output.min_score, output.min_score_of_class)
@@ -184,7 +185,7 @@ def _write(
         partial.write_text(json.dumps({"image": entry, "counts": counts, "results": results}), encoding="utf-8")
 
 
-def _finish(images: Sequence[TestImage], names: Sequence[str], output: Output) -> dict[str, int]:
+def _finish(images: Sequence[InputImage], names: Sequence[str], output: Output) -> dict[str, int]:
     """Puts the parts together, and takes them away."""
     entries: list[dict[str, Any]] = []
     counts: Counter[str] = Counter(dict.fromkeys(names, 0))

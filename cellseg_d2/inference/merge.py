@@ -45,7 +45,7 @@ def merge(
 
     Args:
         passes: the instances that each pass found.
-        weights: of the passes, above 0; all 1 if not given.
+        weights: the weight of each file, above 0; all 1 if not given.
         iou: above which two masks show one cell, in [0, 1).
         class_agnostic: instances of different classes join too, and the class with most votes wins; otherwise they are
             different guesses that all stay, as average precision likes it.
@@ -227,7 +227,7 @@ def _read(path: Path) -> defaultdict[int, list[Result]]:
 
 
 def _problem(result: Any) -> str | None:
-    """What keeps a result from being merged, and how to mend it."""
+    """What keeps a result from being merged, and how to fix it."""
     if not isinstance(result, dict):
         return "is no object; write COCO results"
     missing = [key for key in ("image_id", "category_id", "score", "segmentation") if key not in result]

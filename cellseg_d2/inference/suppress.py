@@ -19,11 +19,11 @@ def suppress(cells: CellInstances, *, method: str, iou: float) -> CellInstances:
     Touching cells share few pixels, so they stay, however much their boxes overlap.
 
     Args:
-        cells: of one image.
+        cells: the cells of one image.
         method: ``hard`` takes away all but the best-scored; ``soft`` multiplies the score of each by 1 - IoU for every
             better one that it overlaps (Bodla et al., Soft-NMS, ICCV 2017, linear), which keeps second guesses for AP;
             ``none`` gives the cells back.
-        iou: of two masks, in (0, 1).
+        iou: the IoU of two masks above which they show one cell, in (0, 1).
 
     Returns:
         The cells that are left, in their order.

@@ -94,11 +94,11 @@ def fuse(
     as clusters). So what all views agree on keeps its score and what one alone saw loses it.
 
     Args:
-        found: of each view ``pred_boxes`` in the image's pixels, ``scores`` and ``pred_classes``.
+        found: per view ``pred_boxes`` in the image's pixels, ``scores`` and ``pred_classes``.
         size: (height, width) of the image.
-        iou: of two boxes of one cell.
-        score_threshold: of what is kept.
-        limit: of what is kept, the best; negative for no limit.
+        iou: the IoU of two boxes above which they show one cell.
+        score_threshold: the least score to keep.
+        limit: how many to keep, the best first; negative for no limit.
 
     Returns:
         ``pred_boxes``, ``scores`` and ``pred_classes``, by falling score.

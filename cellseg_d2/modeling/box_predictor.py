@@ -22,9 +22,9 @@ class CellOutputLayers(FastRCNNOutputLayers):
     """Detectron2's layers; their classification loss can weigh the classes. Parameters keep their names.
 
     Args:
-        input_shape: of the box head's output.
-        class_weights: of the K classes and the background, K + 1 in all; empty for none.
-        kwargs: of Detectron2's layers.
+        input_shape: the shape of the box head's output.
+        class_weights: weights of the K classes and, last, the background; empty for none.
+        kwargs: arguments of Detectron2's layers.
 
     Raises:
         CellSegError: the weights do not fit the classes, or cannot be used.

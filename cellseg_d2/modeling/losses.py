@@ -68,7 +68,7 @@ def own_class_logits(logits: Tensor, instances: list[Instances]) -> Tensor:
 
     Args:
         logits: for the instances of all images, in order.
-        instances: of each image, with ``gt_classes``.
+        instances: per image, with ``gt_classes``.
     """
     if logits.shape[1] == 1:
         return logits[:, 0]
@@ -96,7 +96,7 @@ def mask_losses(logits: Tensor, instances: list[Instances], dice: bool, vis_peri
 
     Args:
         logits: (N, K or 1, M, M).
-        instances: of each image, with ``gt_classes``, ``gt_masks`` and ``proposal_boxes``, N in all.
+        instances: per image, with ``gt_classes``, ``gt_masks`` and ``proposal_boxes``, N in all.
         dice: whether to add the Dice loss.
         vis_period: iterations between pictures of the masks in the event storage; 0 for none.
     """

@@ -19,9 +19,9 @@ class CellMaskHead(MaskRCNNConvUpsampleHead):
     """Detectron2's head, whose loss has a weight, and the Dice loss beside it on demand. Parameters keep their names.
 
     Args:
-        input_shape: of the pooled features.
+        input_shape: the shape of the pooled features.
         dice: whether to add the Dice loss.
-        kwargs: of Detectron2's head, ``loss_weight`` among them.
+        kwargs: arguments of Detectron2's head, such as ``loss_weight``.
     """
 
     @configurable

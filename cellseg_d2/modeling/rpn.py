@@ -102,8 +102,8 @@ class CellRPN(RPN):
         """Labels and targets of all anchors of each image.
 
         Args:
-            anchors: of each feature map.
-            gt_instances: of each image, with ``gt_boxes`` and ``gt_classes``.
+            anchors: per feature map.
+            gt_instances: per image, with ``gt_boxes`` and ``gt_classes``.
 
         Returns:
             For each image (R,) labels, 1 foreground, 0 background, -1 neither, and (R, 4) boxes matched, which mean

@@ -29,7 +29,7 @@ def write_augmentation_grid(
         output: the PNG.
         samples: rows.
         augmentations: augmented copies a row.
-        seed: of the augmentations.
+        seed: random seed for the augmentations.
     """
     seed_all_rng(seed)
     plain = CellDatasetMapper(cfg, is_train=True)

@@ -30,7 +30,7 @@ def compare(
         image: (H, W, 3) uint8 RGB.
         truth: its COCO annotations. Crowds are not drawn, and excuse what :func:`unmatched` says they do.
         results: its COCO results that are to be shown.
-        name: of the image, for errors.
+        name: the image's name, for errors.
         max_side: larger pictures are made smaller, so that the larger side is this; None for never.
 
     Returns:

@@ -27,7 +27,7 @@ def write_dataset_grid(source: Path, output: Path, samples: int = 6, class_names
             drawn then.
         output: the PNG.
         samples: rows, at least 1; images spread evenly over all, in the order of their ids.
-        class_names: of class 1, 2, ...; those of a converted dataset are known.
+        class_names: names of class 1, 2, ...; not needed for a converted dataset.
 
     Raises:
         CellSegError: there are no images, one cannot be read, or the names are not as many as the classes.

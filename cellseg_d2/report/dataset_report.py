@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from cellseg_d2.annotations.class_tiffs import Source
+from cellseg_d2.annotations.class_tiffs import LabelledImage
 from cellseg_d2.cells.coco import Record
 from cellseg_d2.cells.instances import CellInstances
 from cellseg_d2.conversion.check import COLUMNS, NOTHING_FOUND, check, closing_lines, distributions, notes
@@ -48,10 +48,10 @@ class Dataset:
     Attributes:
         kind: what the folder holds, in words.
         summary: see :func:`cellseg_d2.conversion.statistics.summarise`.
-        counts: of a converted dataset, by part; empty of any other.
+        counts: a converted dataset's counts per part; else empty.
         test_images: how many there are.
         suggestions: config keys and values that suit the dataset.
-        parameters: of the conversion, done or to come.
+        parameters: the conversion's parameters, whether done or to come.
         samples: labelled images, or training and validation tiles.
     """
 
@@ -61,7 +61,7 @@ class Dataset:
     test_images: int
     suggestions: dict[str, Suggestion]
     parameters: Record
-    samples: Sequence[Source]
+    samples: Sequence[LabelledImage]
 
     @property
     def class_names(self) -> list[str]:
@@ -146,7 +146,7 @@ def _read_converted(folder: Path) -> Dataset:
     if missing:
         raise CellSegError(f"{path}: has no {missing[0]}; {CONVERT_AGAIN}")
     summary, counts, parameters = (content[key] for key in wanted)
-    samples: list[Source] = []
+    samples: list[LabelledImage] = []
     for part in ("train", "val"):
         ground_truth = folder / "annotations" / f"instances_{part}.json"
         if counts.get(part, {}).get("tiles"):

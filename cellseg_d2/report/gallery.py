@@ -22,7 +22,7 @@ from cellseg_d2.evaluation.image_scores import ImageScore
 from cellseg_d2.evaluation.overlap_table import Cells, Ints
 from cellseg_d2.evaluation.unmatched import unmatched
 from cellseg_d2.export.overlay import class_hex
-from cellseg_d2.images.listing import TestImage, list_images
+from cellseg_d2.images.listing import InputImage, list_images
 from cellseg_d2.report.page import picture_uri
 
 TOLERANCE = 0.75
@@ -35,7 +35,7 @@ class Outline:
 
     Attributes:
         path: SVG's path data, in pixels of the shown picture, rounded to tenths.
-        color: of its class, ``#rrggbb``.
+        color: its class's colour, ``#rrggbb``.
         title: its class, score and area.
         kind: ``missed``, ``spurious``, ``crowd`` or empty.
     """
@@ -51,8 +51,8 @@ class Picture:
     """An image of the gallery.
 
     Attributes:
-        score: of what is drawn.
-        width, height: of the shown picture in its pixels, not rounded.
+        score: the least score of what is drawn.
+        width, height: the shown picture's size in its pixels, not rounded.
         uri: the image as the address of itself; None where it is not at hand.
         truth, predictions: the outlines.
     """
@@ -84,7 +84,7 @@ class ImageFiles:
     """
 
     source: Path
-    files: Mapping[Any, TestImage]
+    files: Mapping[Any, InputImage]
     named: bool
     rule: str
 
@@ -99,7 +99,7 @@ class ImageFiles:
         """An image, (H, W, 3) uint8 RGB.
 
         Args:
-            record: of the ground truth.
+            record: the image's record in the ground truth.
             size: (height, width) of its masks.
 
         Raises:
@@ -132,7 +132,7 @@ def draw_gallery(
     Args:
         truth: a COCO dataset.
         results: COCO results with segmentations.
-        ids: of the images, in the order of the pictures.
+        ids: the image ids in the order of the pictures.
         files: the images themselves; None draws the outlines alone.
         score_threshold: predictions below it are neither drawn nor matched.
         max_detections: nor are those of a class beyond so many, the best first.

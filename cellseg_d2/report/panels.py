@@ -31,8 +31,8 @@ def legend(names: Sequence[str], counts: Sequence[int], width: int) -> NDArray[n
     """The colour of each class, its name and how often it is there, in columns.
 
     Args:
-        names: of the classes 0, 1, ...; at least one.
-        counts: of each.
+        names: the names of class 0, 1, ...; at least one.
+        counts: cells per class.
         width: pixels of what it belongs to; a longer name makes it wider.
 
     Returns:

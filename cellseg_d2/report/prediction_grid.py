@@ -10,14 +10,14 @@ from cellseg_d2.cells.coco import Record, by_image
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.export.overlay import draw_grid, draw_overlay, write_picture
 from cellseg_d2.files import read_json
-from cellseg_d2.images.listing import TestImage
+from cellseg_d2.images.listing import InputImage
 from cellseg_d2.images.tiff import INTENSITY_RULE
 from cellseg_d2.report.comparison import compare, to_instances
 from cellseg_d2.report.panels import stacked, titled
 
 
 def write_prediction_grid(
-    images: Sequence[TestImage],
+    images: Sequence[InputImage],
     results: Path,
     output: Path,
     *,
@@ -66,7 +66,7 @@ def write_prediction_grid(
     write_picture(output, stacked(rows))
 
 
-def _numbered_as(images: Sequence[TestImage], records: Sequence[Record], source: Path | None) -> list[TestImage]:
+def _numbered_as(images: Sequence[InputImage], records: Sequence[Record], source: Path | None) -> list[InputImage]:
     """Images with the ids that a dataset's records have for their file names."""
     ids = {Path(record["file_name"]).name: record["id"] for record in records}
     if unknown := [image.path for image in images if image.path.name not in ids]:

@@ -33,7 +33,7 @@ class Run:
         name: the end of its folder's path that no other run's has.
         records: see :func:`cellseg_d2.report.curves.read_metrics`.
         settings: config keys, such as ``SOLVER.BASE_LR``, and their values; none where there is no config.
-        peak_mib: of graphics memory, in MiB; NaN where the log tells of none.
+        peak_mib: peak GPU memory in MiB; NaN if the log has none.
     """
 
     name: str
@@ -100,9 +100,9 @@ def _read_settings(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise CellSegError(f"{path}: cannot be read ({error.strerror})") from error
     except (yaml.YAMLError, ValueError) as error:
-        raise CellSegError(f"{path}: is not YAML ({one_line(error, 100)}); mend it, or take it away") from error
+        raise CellSegError(f"{path}: is not YAML ({one_line(error, 100)}); fix or remove it") from error
     if not isinstance(content, dict):
-        raise CellSegError(f"{path}: is not the config of a training; mend it, or take it away")
+        raise CellSegError(f"{path}: is not the config of a training; fix or remove it")
     return flat(content)
 
 

@@ -60,11 +60,11 @@ class Options:
         data: the input layout, with ``train/``.
         output: where everything goes.
         model: one of :data:`cellseg_d2.studies.arms.MODELS`.
-        iterations: of each run; None for as many as the shipped config trains.
+        iterations: iterations per run; None for the shipped config's number.
         repeats: seeds of each arm.
-        tile_size: of the conversion.
+        tile_size: largest side of a tile in pixels.
         workers: processes of the conversion.
-        num_gpus: of each training.
+        num_gpus: GPUs per training.
         user: KEY VALUE KEY VALUE ... for all arms.
     """
 
@@ -94,7 +94,7 @@ class Run:
     Attributes:
         name: ``study/arm/seed``, which is its folder below the output.
         arm: what is trained.
-        seed: of it.
+        seed: its random seed.
         folder: what it leaves.
         config: name of the config.
         overrides: KEY VALUE KEY VALUE ... on top of it.
@@ -137,7 +137,7 @@ def plan(study: Study, options: Options, datasets: dict[float, tuple[str, str]])
 
     Args:
         study: what is compared.
-        options: of the command.
+        options: the command's options.
         datasets: by overlap, the name of the registered dataset and what its content is known by.
     """
     # of the study's own datasets, so that its settings do not depend on what other studies run with it
@@ -161,8 +161,8 @@ def execute(run: Run, title: str, options: Options) -> None:
 
     Args:
         run: what to do.
-        title: of the run in log lines.
-        options: of the command.
+        title: the run's name in log lines.
+        options: the command's options.
 
     Raises:
         CellSegError: the folder holds a run of other settings, or a tool failed.

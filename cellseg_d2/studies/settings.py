@@ -92,9 +92,9 @@ def run_overrides(
         config: the config that the arm is built on.
         arm: what the arm sets, see :meth:`cellseg_d2.studies.arms.Arm.overrides`.
         dataset: the one it is trained on; it is validated on the untiled images of that.
-        seed: of the run.
-        reference: of :func:`reference_cfg`.
-        iterations: of the training.
+        seed: the run's random seed.
+        reference: from :func:`reference_cfg`.
+        iterations: length of the training.
         user: KEY VALUE KEY VALUE ... of the command line, which have the last word in all arms.
     """
     with _quiet():

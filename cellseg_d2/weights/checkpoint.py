@@ -88,7 +88,7 @@ class CellCheckpointer(DetectionCheckpointer):
     Args:
         model: whose weights are saved and loaded.
         cfg: its config; files go to OUTPUT_DIR.
-        strict: refuse a file that lacks weights or whose shapes differ, instead of beginning these afresh.
+        strict: refuse a file that lacks weights or whose shapes differ, instead of initialising these randomly.
         opened: a file that was read before; :meth:`load` does not read it again.
         checkpointables: what else is saved, such as the trainer.
     """
@@ -165,15 +165,15 @@ class CellCheckpointer(DetectionCheckpointer):
         shapes = {name: f"{name} {old} -> {new}" for name, old, new in incompatible.incorrect_shapes}
         missing = set(incompatible.missing_keys) - shapes.keys()
         extra = set(incompatible.unexpected_keys)
-        afresh = _listed([*shapes.values(), *_by_layer(missing, wanted - missing)])
+        fresh = _listed([*shapes.values(), *_by_layer(missing, wanted - missing)])
         unused = _by_layer({name for name in extra if not name.endswith("num_batches_tracked")}, given - extra)
         rest = f"; not used: {_listed(unused)}" if unused else ""
         loaded = len(wanted) - len(missing) - len(shapes)
         if not loaded:
-            raise CellSegError(f"the checkpoint has no weights of this model: {afresh}{rest}; give one of its network")
-        if self.strict and afresh:
-            raise CellSegError(f"the checkpoint does not fit the model: {afresh}{rest}; give its own config file")
-        lost = f"; begun afresh: {afresh}" if afresh else ""
+            raise CellSegError(f"the checkpoint has no weights of this model: {fresh}{rest}; give one of its network")
+        if self.strict and fresh:
+            raise CellSegError(f"the checkpoint does not fit the model: {fresh}{rest}; give its own config file")
+        lost = f"; initialised randomly: {fresh}" if fresh else ""
         level = logging.WARNING if shapes else logging.INFO
         logger.log(level, "loaded %d of the model's %d tensors%s%s", loaded, len(wanted), lost, rest)
         return incompatible

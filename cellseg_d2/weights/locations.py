@@ -65,7 +65,7 @@ def local_path(weights: str) -> str:
         raise
     except Exception as error:  # each handler raises its own: URLError, OSError, KeyError for unknown catalog names
         raise CellSegError(
-            f"{weights} cannot be fetched ({one_line(error, 100)}); {_mend(address)}"
+            f"{weights} cannot be fetched ({one_line(error, 100)}); {_advice(address)}"
             "set MODEL.WEIGHTS to a file that is here, or to '' to begin from random weights"
         ) from error
     if not os.path.isfile(path):
@@ -73,7 +73,7 @@ def local_path(weights: str) -> str:
     return path
 
 
-def _mend(address: str) -> str:
+def _advice(address: str) -> str:
     """Which file to fetch by other means, and where it will be found."""
     url = web_address(address)
     return f"fetch {url} elsewhere and put it at {cache_path(url)}, or " if url else ""

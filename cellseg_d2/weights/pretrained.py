@@ -86,7 +86,7 @@ def recognise(content: dict[str, Any], path: str) -> Pretrained:
     """Finds out by its content what kind of file a file of weights is.
 
     Args:
-        content: of the file.
+        content: the file's content.
         path: for messages.
 
     Raises:
@@ -182,7 +182,7 @@ _TORCHVISION_NAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]
 def from_torchvision(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """A ResNet, ResNeXt or Mask R-CNN of torchvision under Detectron2's names and in its order of classes.
 
-    Kept apart, so that they begin afresh, are the heads and the pyramid of ``maskrcnn_resnet50_fpn_v2``,
+    Kept apart, so that they are initialised randomly, are the heads and the pyramid of ``maskrcnn_resnet50_fpn_v2``,
     whose convolutions make no sense without the batch normalisation that belongs to them.
     """
     normalised = any(re.match(r"backbone\.fpn\.inner_blocks\.\d\.1\.", name) for name in weights)
@@ -232,9 +232,9 @@ def check_origin(origin: Origin | None, cfg: CfgNode, path: str) -> None:
         return
     others = {key: value for key, value in origin.settings.items() if not _equal(value, _value(cfg, key))}
     if others:
-        mend = " ".join(f"{key} {shlex.quote(str(value))}" for key, value in others.items())
+        settings = " ".join(f"{key} {shlex.quote(str(value))}" for key, value in others.items())
         raise CellSegError(
-            f"{path}: holds {origin.name}, which does not go with this config; set {mend}, "
+            f"{path}: holds {origin.name}, which does not go with this config; set {settings}, "
             "or CELLSEG.CHECK_WEIGHTS_ORIGIN False to go on regardless"
         )
 

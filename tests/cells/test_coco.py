@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as mask_util
 
 from cellseg_d2.cells.coco import annotate, dataset
-from cellseg_d2.cells.label_maps import LabelLayer, measure_cells
+from cellseg_d2.cells.label_maps import LabelMap, measure_cells
 from cellseg_d2.cells.tiling import tile_windows
 from cellseg_d2.files import write_json
 
@@ -26,7 +26,7 @@ def images(draw):
 
 def layers_of(maps):
     """One layer a class, and what its cells measure."""
-    layers = [LabelLayer((number,), label_map) for number, label_map in sorted(maps.items())]
+    layers = [LabelMap((number,), label_map) for number, label_map in sorted(maps.items())]
     return layers, [measure_cells(layer.labels) for layer in layers]
 
 

@@ -7,7 +7,7 @@ import pytest
 from drawing import discs
 
 from cellseg_d2.cells.coco import annotate, dataset
-from cellseg_d2.cells.label_maps import LabelLayer
+from cellseg_d2.cells.label_maps import LabelMap
 from cellseg_d2.files import write_json
 
 SIZE = (64, 80)
@@ -17,12 +17,12 @@ SIZE = (64, 80)
 def files(tmp_path):
     """A truth, and two results files that show all of its cells with different scores, one also a cell too many."""
     rng = np.random.default_rng(0)
-    annotations = annotate([LabelLayer((1,), discs(rng, *SIZE, 6))], (0, 0, SIZE[1], SIZE[0]))
+    annotations = annotate([LabelMap((1,), discs(rng, *SIZE, 6))], (0, 0, SIZE[1], SIZE[0]))
     image = {"id": 5, "file_name": "a.png", "height": SIZE[0], "width": SIZE[1]}
     write_json(tmp_path / "truth.json", dataset([image], [annotations], ["cell"]))
     corner = np.zeros(SIZE, np.int32)
     corner[:3, :3] = 1
-    wrong = annotate([LabelLayer((1,), corner)], (0, 0, SIZE[1], SIZE[0]))
+    wrong = annotate([LabelMap((1,), corner)], (0, 0, SIZE[1], SIZE[0]))
     for name, cells, score in (("a", annotations, 0.5), ("b", annotations + wrong, 0.75)):
         keys = ("category_id", "bbox", "segmentation")
         results = [{"image_id": 5, "score": score, **{key: cell[key] for key in keys}} for cell in cells]

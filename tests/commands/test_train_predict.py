@@ -88,8 +88,8 @@ def test_training_leaves_what_is_needed_to_go_on_and_to_look_at(trained):
     assert (output / "last_checkpoint").read_text() == "model_final.pth"
     assert "the model has 5.0 M parameters" in printed
     assert {"segm/AP50", "ema/segm/AP50", "validation/total_loss"} <= set(_metrics(output)[-1])
-    # the ImageNet weights were found by their names: only what ImageNet does not have begins afresh
-    assert "bottom_up" not in printed.split("begun afresh: ")[1].split("; not used")[0]
+    # the ImageNet weights were found by their names: only what ImageNet does not have begins fresh
+    assert "bottom_up" not in printed.split("initialised randomly: ")[1].split("; not used")[0]
 
 
 def test_each_evaluation_draws_the_validation_images_with_the_most_cells(trained, nuclei):
@@ -318,10 +318,10 @@ def test_weights_of_another_class_count_are_begun_afresh_in_training_and_refused
     place = {"cwd": repo_root, "DETECTRON2_DATASETS": str(tmp_path / "datasets")}
     refused = run_tool("train_net", "--config-file", LITE, "--eval-only", *QUICK, *opts, **place)
     assert "box_predictor.cls_score" in _one_error_line(refused)
-    afresh = run_tool("train_net", "--config-file", LITE, *QUICK, *opts, "SOLVER.MAX_ITER", "1", **place)
-    assert afresh.returncode == 0, afresh.stderr
-    assert "begun afresh" in afresh.stdout
-    assert "roi_heads.box_predictor.cls_score.weight (5, 256) -> (6, 256)" in afresh.stdout
+    fresh = run_tool("train_net", "--config-file", LITE, *QUICK, *opts, "SOLVER.MAX_ITER", "1", **place)
+    assert fresh.returncode == 0, fresh.stderr
+    assert "initialised randomly" in fresh.stdout
+    assert "roi_heads.box_predictor.cls_score.weight (5, 256) -> (6, 256)" in fresh.stdout
 
 
 @pytest.mark.parametrize("samples", ["0", "-1", "two"])

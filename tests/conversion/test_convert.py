@@ -465,7 +465,7 @@ def test_after_a_failure_nothing_is_left_and_what_was_there_stays(small_root, tm
 @pytest.mark.parametrize("make", [Path.touch, lambda path: path.symlink_to("/proc/none")], ids=["a file", "nowhere"])
 def test_a_place_that_cannot_be_written_is_one_line(small_root, tmp_path, make):
     make(tmp_path / "file")
-    with pytest.raises(CellSegError, match=r"file/out: cannot be written \(.*\); mend that and run again"):
+    with pytest.raises(CellSegError, match=r"file/out: cannot be written \(.*\); fix that and run again"):
         convert(small_root, tmp_path / "file" / "out", ConvertOptions())
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cellseg_d2.cells.coco import annotate
-from cellseg_d2.cells.label_maps import LabelLayer, measure_cells
+from cellseg_d2.cells.label_maps import LabelMap, measure_cells
 from cellseg_d2.cells.tiling import tile_windows
 from cellseg_d2.conversion.cut import cut_sample, find_sources
 from cellseg_d2.conversion.options import ConvertOptions
@@ -24,7 +24,7 @@ RGB = PixelFormat("uint8", 8, 3)
 
 def measured(name, layers, options, image=None, class_count=2):
     """The statistics of an image with these (class number, label map[, crowd]) layers."""
-    layers = [LabelLayer((number,), label_map.astype(np.int32), *crowd) for number, label_map, *crowd in layers]
+    layers = [LabelMap((number,), label_map.astype(np.int32), *crowd) for number, label_map, *crowd in layers]
     height, width = layers[0].labels.shape
     measures = [measure_cells(layer.labels) for layer in layers]
     windows = tile_windows(height, width, options.tile_size, options.overlap)

@@ -120,7 +120,7 @@ def test_a_zoomed_crop_has_the_size_and_moves_image_and_labels_alike(seed):
     assert sample.sem_seg.shape == (*sample.image.shape[:2], 2)
     assert sample.sem_seg.dtype == np.int32
     agree = np.abs(sample.image[..., 0].astype(int) - 100 * sample.sem_seg.max(axis=2)) <= 50
-    assert agree.mean() > 0.98  # the image is interpolated
+    assert agree.mean() > 0.95  # the image is interpolated
     assert 0.9 * 0.25 < transform.area_scale < 1.1 * 4
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as mask_util
 
 from cellseg_d2.cells.coco import annotate
-from cellseg_d2.cells.label_maps import LabelLayer
+from cellseg_d2.cells.label_maps import LabelMap
 from cellseg_d2.config import get_cfg
 from cellseg_d2.config_checks import check_values
 from cellseg_d2.data.copy_paste import CopyPaste, SourceCells, build_copy_paste
@@ -40,12 +40,12 @@ def dicts(tmp_path_factory):
     folder, rng = tmp_path_factory.mktemp("tiles"), np.random.default_rng(8)
     tiles = []
     for number, (height, width) in enumerate(SIZES):
-        layers = [LabelLayer((0,), discs(rng, height, width, 8)), LabelLayer((1,), discs(rng, height, width, 4))]
+        layers = [LabelMap((0,), discs(rng, height, width, 8)), LabelMap((1,), discs(rng, height, width, 4))]
         if number == 0:
             rare = np.zeros((height, width), np.int32)
             rare[20:26, 30:37] = 1
-            layers.append(LabelLayer((RARE,), rare))
-        layers.append(LabelLayer((0, 1), discs(rng, height, width, 2), crowd=True))
+            layers.append(LabelMap((RARE,), rare))
+        layers.append(LabelMap((0, 1), discs(rng, height, width, 2), crowd=True))
         tiles.append(write_tile(folder, number, noise(rng, height, width), layers))
     return DatasetFromList(tiles)
 
@@ -162,10 +162,8 @@ def test_the_mean_of_what_is_drawn_is_told_beforehand_and_disturbs_no_random_sta
 def test_a_cell_needs_a_place(size, covered, count, tmp_path):
     rng, large = np.random.default_rng(0), np.zeros((60, 60), np.int32)
     large[1:59, 1:59] = 1
-    source = write_tile(tmp_path, "source", noise(rng, 60, 60), [LabelLayer((0,), large)])
-    target = write_tile(
-        tmp_path, "target", noise(rng, *size), [LabelLayer((1,), np.full(size, int(covered), np.int32))]
-    )
+    source = write_tile(tmp_path, "source", noise(rng, 60, 60), [LabelMap((0,), large)])
+    target = write_tile(tmp_path, "target", noise(rng, *size), [LabelMap((1,), np.full(size, int(covered), np.int32))])
     tile = painted(target)
     assert len(CopyPaste([source], 1.0, 3)(tile).classes) - len(tile.classes) == count
 
@@ -200,7 +198,7 @@ def test_a_dataset_without_a_whole_cell_is_refused(dicts, tmp_path):
     labels = np.zeros((20, 20), np.int32)
     labels[0:8, 5:9] = 1  # cut by the tile's edge
     labels[10:14, 10:14] = 2
-    layers = [LabelLayer((0,), labels * (labels == 1)), LabelLayer((0,), labels * (labels == 2), crowd=True)]
+    layers = [LabelMap((0,), labels * (labels == 1)), LabelMap((0,), labels * (labels == 2), crowd=True)]
     sample = write_tile(tmp_path, "edge", noise(np.random.default_rng(0), 20, 20), layers)
     for tiles in ([sample], [{**sample, "annotations": []}]):
         with pytest.raises(CellSegError, match=r"no training tile .*COPY_PASTE_PROB 0"):

@@ -79,7 +79,7 @@ def numbers(errors):
             [(disc(8), 0, 0.95), (disc(28, 20, 3), 0, 0.9), (disc(28, 21, 3), 0, 0.8)],
             {"poor outline": 2},
             {"poor outline": 100 - 100 * 51 / 101},
-            id="too small twice: the best is mended, the other left out",
+            id="too small twice: the best is fixed, the other left out",
         ),
         pytest.param(
             [(disc(8), 0, 0.95), (disc(28, 20, 3), 1, 0.9)],

@@ -182,7 +182,7 @@ def test_what_a_grader_would_refuse_is_refused(tmp_path, content, message):
     (tmp_path / "r.json").write_text(json.dumps(content))
     with pytest.raises(CellSegError) as caught:
         check_results(tmp_path / "r.json", SIZES, 2)
-    assert str(caught.value).startswith(f"{tmp_path / 'r.json'}: a grader would refuse it: ")
+    assert str(caught.value).startswith(f"{tmp_path / 'r.json'}: COCO's evaluation would reject it: ")
     assert message in str(caught.value)
 
 
@@ -190,5 +190,5 @@ def test_a_file_that_is_cut_off_is_refused(tmp_path):
     write_results(tmp_path / "r.json", good_results())
     text = (tmp_path / "r.json").read_text()
     (tmp_path / "r.json").write_text(text[:-30])
-    with pytest.raises(CellSegError, match=r"r\.json: a grader would refuse it"):
+    with pytest.raises(CellSegError, match=r"r\.json: COCO's evaluation would reject it"):
         check_results(tmp_path / "r.json", SIZES, 2)

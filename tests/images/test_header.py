@@ -10,7 +10,7 @@ import tifffile
 import zarr
 from PIL import Image
 
-from cellseg_d2.images.regions import image_header, open_image
+from cellseg_d2.images.formats import image_header, open_image
 
 FORMAT_2 = {} if zarr.__version__.startswith("2.") else {"zarr_format": 2}
 

@@ -9,8 +9,8 @@ import tifffile
 import zarr
 
 from cellseg_d2.errors import CellSegError
+from cellseg_d2.images.formats import image_header, open_image
 from cellseg_d2.images.pixel_size import ome_xml_pixel_size, ome_zarr_pixel_size, stated, tiff_pixel_size
-from cellseg_d2.images.regions import open_image, pixel_size_um
 
 IMAGE = np.zeros((6, 8), np.uint8)
 
@@ -62,7 +62,7 @@ def imagej(unit, per_unit=(4, 2)):
 def test_tiffs_state_their_pixel_size(tmp_path, options, expected):
     path = tmp_path / "image.tif"
     tifffile.imwrite(path, IMAGE, **options)
-    size = pixel_size_um(path)
+    size = image_header(path).pixel_size_um
     assert size == (pytest.approx(expected, rel=1e-3) if expected else None)
     with open_image(path) as image:
         assert image.pixel_size_um == size
@@ -70,7 +70,7 @@ def test_tiffs_state_their_pixel_size(tmp_path, options, expected):
 
 def test_an_ome_tiff_without_sizes_is_asked_for_its_tags(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", IMAGE, ome=True, resolution=(10_000, 10_000), resolutionunit="CENTIMETER")
-    assert pixel_size_um(tmp_path / "a.tif") == (1.0, 1.0)
+    assert image_header(tmp_path / "a.tif").pixel_size_um == (1.0, 1.0)
 
 
 @pytest.mark.parametrize("xml", ["<OME>", "<OME/>", "no XML", '<Pixels PhysicalSizeX="wide" PhysicalSizeY="1"/>'])
@@ -121,18 +121,18 @@ def test_the_folder_of_an_ome_zarr_image_is_asked(tmp_path):
     zarr.open(str(path / "0"), mode="w", shape=(1, 6, 8), chunks=(1, 6, 8), dtype="u1", **options)
     datasets = [{"path": "0", "coordinateTransformations": scaled(1, 0.5, 0.25)}]
     group.attrs["multiscales"] = [{"axes": axes("micrometer", "micrometer"), "datasets": datasets}]
-    assert pixel_size_um(path) == (0.25, 0.5)
+    assert image_header(path).pixel_size_um == (0.25, 0.5)
 
 
 def test_pictures_state_none(tmp_path):
     cv2.imwrite(str(tmp_path / "a.png"), IMAGE)
-    assert pixel_size_um(tmp_path / "a.png") is None
+    assert image_header(tmp_path / "a.png").pixel_size_um is None
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path):
     (tmp_path / "a.tif").write_bytes(b"II*\0")
     with pytest.raises(CellSegError, match=r"a\.tif: cannot be read as a TIFF"):
-        pixel_size_um(tmp_path / "a.tif")
+        image_header(tmp_path / "a.tif")
 
 
 def test_tags_that_are_damaged_state_nothing():

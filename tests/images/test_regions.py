@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from cellseg_d2.cells.tiling import TileGrid
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.images import sources
+from cellseg_d2.images.formats import open_image
 from cellseg_d2.images.percentiles import percentiles
-from cellseg_d2.images.regions import BlockImage, WholeImage, open_image
+from cellseg_d2.images.regions import BlockImage, WholeImage
 from cellseg_d2.images.sources import is_zarr, tiff_source
 from cellseg_d2.images.tiff import IntensityRule, read_image
 

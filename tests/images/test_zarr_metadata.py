@@ -11,7 +11,7 @@ import pytest
 import zarr
 
 from cellseg_d2.errors import CellSegError
-from cellseg_d2.images.regions import open_image
+from cellseg_d2.images.formats import open_image
 from cellseg_d2.images.zarr_metadata import check_zarr
 
 MULTISCALES = [{"version": "0.4", "axes": [{"name": n, "type": "space"} for n in "yx"], "datasets": [{"path": "0"}]}]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cellseg_d2.cells.coco import annotate, dataset, to_results
 from cellseg_d2.cells.instances import CellInstances
-from cellseg_d2.cells.label_maps import LabelLayer
+from cellseg_d2.cells.label_maps import LabelMap
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.evaluation.coco_ap import average_precision
 from cellseg_d2.inference.merge import MergeCounts, merge, merge_files
@@ -212,12 +212,12 @@ def test_two_passes_that_each_miss_and_invent_cells_score_better_together():
     images = [{"id": number, "file_name": f"{number}.png", "height": 96, "width": 96} for number in range(4)]
     for image in images:
         rng = np.random.default_rng(image["id"])
-        annotations = annotate([LabelLayer((1,), discs(rng, 96, 96, 25))], (0, 0, 96, 96))
+        annotations = annotate([LabelMap((1,), discs(rng, 96, 96, 25))], (0, 0, 96, 96))
         truth.append(annotations)
         passes = []
         for _ in range(2):
             seen = [annotation["segmentation"] for annotation in annotations if rng.random() < 0.8]
-            invented = annotate([LabelLayer((1,), discs(rng, 96, 96, 12))], (0, 0, 96, 96))
+            invented = annotate([LabelMap((1,), discs(rng, 96, 96, 12))], (0, 0, 96, 96))
             rles = seen + [annotation["segmentation"] for annotation in invented]
             scores = rng.uniform(0.2, 0.9, len(rles)).astype(np.float32)
             passes.append(CellInstances.from_rles(rles, [0] * len(rles), (96, 96), scores))

@@ -12,7 +12,7 @@ import tifffile
 from coco_cases import NAMES, draw_case
 
 from cellseg_d2.cells.coco import annotate, dataset
-from cellseg_d2.cells.label_maps import LabelLayer
+from cellseg_d2.cells.label_maps import LabelMap
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.evaluation.error_breakdown import KINDS
 from cellseg_d2.evaluation.image_scores import image_scores
@@ -243,7 +243,7 @@ def test_a_picture_of_700_cells_leaves_room_for_eleven_more(write, tmp_path):
     for number in range(700):
         centre = (20 + 36 * (number % 28), 20 + 36 * (number // 28))
         cv2.ellipse(label_map, centre, rng.integers(9, 17, 2).tolist(), int(rng.integers(180)), 0, 360, number + 1, -1)
-    own = annotate([LabelLayer((1,), label_map)], (0, 0, 1024, 1024))
+    own = annotate([LabelMap((1,), label_map)], (0, 0, 1024, 1024))
     truth = dataset([{"id": 1, "file_name": "1.tif", "height": 1024, "width": 1024}], [own], ["A"])
     results = [{**cell, "score": 0.9} for cell in truth["annotations"]]
     texture = cv2.GaussianBlur(rng.integers(0, 256, (1024, 1024, 3), np.uint8), (0, 0), 1.5)

@@ -57,7 +57,7 @@ def test_what_did_not_fit_is_said_by_layer_and_once(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         CellCheckpointer(_model(2), _cfg(tmp_path), strict=False).load(str(tmp_path / "model_final.pth"))
     assert (
-        "loaded 2 of the model's 4 tensors; begun afresh: cls_score (2 tensors); not used: old (4 tensors)"
+        "loaded 2 of the model's 4 tensors; initialised randomly: cls_score (2 tensors); not used: old (4 tensors)"
         in caplog.text
     )
     assert "not found in the checkpoint" not in caplog.text and "not used by the model" not in caplog.text

@@ -82,7 +82,7 @@ def test_torchvisions_networks_give_torchvisions_features(network, config, wrapp
     for name, value in expected.items():
         torch.testing.assert_close(features[name], value, rtol=1e-4, atol=1e-4 * float(value.abs().max()), msg=name)
     assert "not used: fc (2 tensors)" in caplog.text
-    assert "bottom_up" not in caplog.text.partition("begun afresh")[2]  # all of the network was found
+    assert "bottom_up" not in caplog.text.partition("initialised randomly")[2]  # all of the network was found
 
 
 @pytest.mark.parametrize("form", ["as released", "as saved now"])
@@ -103,7 +103,7 @@ def test_torchvisions_mask_rcnn_computes_the_same_in_every_part(form, tmp_path, 
     ours = build_model(cfg).eval()
     with caplog.at_level(logging.INFO, "cellseg_d2"):
         CellCheckpointer(ours, cfg, strict=True).load(_saved(weights, tmp_path / "maskrcnn.pth"))
-    assert "begun afresh" not in caplog.text and "not used" not in caplog.text
+    assert "initialised randomly" not in caplog.text and "not used" not in caplog.text
     with torch.inference_mode():
         image, boxes, masks = torch.randn(1, 3, 64, 64), torch.randn(2, 256, 7, 7), torch.randn(2, 256, 14, 14)
         expected, features = theirs.backbone(image), ours.backbone(image)
@@ -129,8 +129,8 @@ def test_heads_that_detectron2_has_no_equal_of_begin_afresh(tmp_path, caplog):
     ours = build_model(cfg)
     with caplog.at_level(logging.INFO, "cellseg_d2"):
         CellCheckpointer(ours, cfg, strict=False).load(_saved(theirs.state_dict(), tmp_path / "v2.pth"))
-    afresh, _, unused = caplog.text.partition("begun afresh: ")[2].partition("; not used: ")
-    assert "proposal_generator" in afresh and "roi_heads" in afresh and "bottom_up" not in afresh
+    fresh, _, unused = caplog.text.partition("initialised randomly: ")[2].partition("; not used: ")
+    assert "proposal_generator" in fresh and "roi_heads" in fresh and "bottom_up" not in fresh
     assert unused.startswith("torchvision (")
     torch.testing.assert_close(ours.backbone.bottom_up.stem.conv1.weight.data, theirs.backbone.body.conv1.weight.data)
 

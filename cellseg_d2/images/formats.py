@@ -1,0 +1,175 @@
+"""The table of image formats. A new format is a file with its functions, and an entry here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellseg_d2.errors import CellSegError, size_text
+from cellseg_d2.images.pictures import PICTURE_SUFFIXES, picture_size, read_picture
+from cellseg_d2.images.pixel_size import PixelSize, tiff_pixel_size
+from cellseg_d2.images.planes import Plane
+from cellseg_d2.images.regions import BlockImage, ImageHeader, ImageRegions, WholeImage
+from cellseg_d2.images.sources import (
+    SLIDE_SUFFIXES,
+    PixelSource,
+    is_slide,
+    is_zarr,
+    slide_source,
+    tiff_source,
+    zarr_source,
+)
+from cellseg_d2.images.tiff import (
+    INTENSITY_RULE,
+    MAX_PIXELS,
+    IntensityRule,
+    PixelFormat,
+    describe,
+    only_image,
+    opened,
+    photometric,
+    read_image,
+)
+
+TIFF_SUFFIXES = (".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class ImageFormat:
+    """How the images of one format are read.
+
+    Attributes:
+        name: the format's name.
+        suffixes: suffixes of its files, in lower case; none for folders.
+        accepts: whether a path is of the format.
+        open: gives an image to read windows of: path, intensity rule, largest number of pixels decoded at once.
+        header: gives the size and the pixel size without decoding a pixel.
+        read: gives the whole image, (H, W, 3) uint8 RGB, with the same arguments as ``open``; None reads it by windows.
+        describe: gives pixel format and pixel size as the file has them; None where the format does not tell.
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+    accepts: Callable[[Path], bool]
+    open: Callable[[Path, str, int], ImageRegions]
+    header: Callable[[Path], ImageHeader]
+    read: Callable[[Path, str, int], NDArray[np.uint8]] | None = None
+    describe: Callable[[Path], tuple[PixelFormat, PixelSize | None]] | None = None
+
+
+def _source_format(
+    name: str, suffixes: tuple[str, ...], accepts: Callable[[Path], bool], source: Callable[[Path], PixelSource]
+) -> ImageFormat:
+    """A format that is always read by windows."""
+
+    def header(path: Path) -> ImageHeader:
+        opened_source = source(path)
+        with opened_source.open_files:
+            return ImageHeader(opened_source.plane.size, opened_source.pixel_size_um)
+
+    return ImageFormat(name, suffixes, accepts, lambda path, rule, _: BlockImage(source(path), rule), header)
+
+
+def _open_tiff(path: Path, rule: str, max_pixels: int) -> ImageRegions:
+    """A TIFF by windows; a small one, or one of a single large strip, is decoded at once."""
+    source = tiff_source(path)
+    if source is None:
+        return WholeImage(read_image(path, rule, max_pixels), describe(path)[1])
+    return BlockImage(source, rule)
+
+
+def _tiff_header(path: Path) -> ImageHeader:
+    with opened(path) as file:
+        series = only_image(path, file, None)
+        plane = Plane.of(path, series.axes, series.shape, photometric(series.keyframe))
+        return ImageHeader(plane.size, tiff_pixel_size(file, series.keyframe))
+
+
+def _has_suffix(*suffixes: str) -> Callable[[Path], bool]:
+    return lambda path: path.suffix.lower() in suffixes
+
+
+FORMATS: tuple[ImageFormat, ...] = (
+    _source_format("OME-Zarr", (), is_zarr, zarr_source),
+    _source_format("whole slide", SLIDE_SUFFIXES, is_slide, slide_source),
+    ImageFormat(
+        "PNG or JPEG",
+        PICTURE_SUFFIXES,
+        _has_suffix(*PICTURE_SUFFIXES),
+        lambda path, rule, max_pixels: WholeImage(read_picture(path, rule, max_pixels)),
+        lambda path: ImageHeader(picture_size(path), None),
+        read_picture,
+    ),
+    ImageFormat("TIFF", TIFF_SUFFIXES, _has_suffix(*TIFF_SUFFIXES), _open_tiff, _tiff_header, read_image, describe),
+)
+"""The formats, in the order in which they are asked whether a path is theirs."""
+
+IMAGE_SUFFIXES = tuple(suffix for form in FORMATS for suffix in form.suffixes)
+"""Suffixes of image files, which folders are searched for."""
+
+
+def format_of(path: Path) -> ImageFormat:
+    """The format of a path; TIFF, whose reader says what is wrong with it, where no format accepts it."""
+    return next((form for form in FORMATS if form.accepts(path)), FORMATS[-1])
+
+
+def is_image(path: Path) -> bool:
+    """Whether a path is an image file or an OME-Zarr folder, by its name and kind."""
+    return any(form.accepts(path) and (path.is_file() or not form.suffixes) for form in FORMATS)
+
+
+def open_image(path: str | Path, rule: str = INTENSITY_RULE, max_pixels: int = MAX_PIXELS) -> ImageRegions:
+    """Opens an image to read windows of it.
+
+    TIFF, OME-TIFF (of pyramids the full resolution) and OME-Zarr folders are read by windows, whole slides too where
+    tiffslide is installed. PNG, JPEG and TIFFs that are small or of one large compressed strip are decoded at once.
+
+    Args:
+        path: a file, or an OME-Zarr folder.
+        rule: how images that are not 8 bit are scaled, see :class:`cellseg_d2.images.tiff.IntensityRule`.
+        max_pixels: images that are decoded at once are refused if they declare more.
+
+    Raises:
+        CellSegError: missing, damaged, too large, not one grey or RGB plane, or a slide without tiffslide.
+    """
+    IntensityRule.parse(rule)
+    return format_of(Path(path)).open(Path(path), rule, max_pixels)
+
+
+def read_whole(path: str | Path, rule: str = INTENSITY_RULE, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """Reads an image of any format, (H, W, 3) uint8 RGB; arguments and errors as in :func:`open_image`.
+
+    Raises:
+        CellSegError: also where an image that is read by windows has more than ``max_pixels``.
+    """
+    form = format_of(Path(path))
+    if form.read is not None:
+        return form.read(Path(path), rule, max_pixels)
+    with open_image(path, rule, max_pixels) as regions:
+        height, width = regions.size
+        if height * width > max_pixels:
+            raise CellSegError(f"{path}: is {size_text(regions.size)}, over the limit of {max_pixels} pixels")
+        return regions.read((0, 0, width, height))
+
+
+def image_header(path: str | Path) -> ImageHeader:
+    """An image's size and pixel size, from its header alone.
+
+    Raises:
+        CellSegError: the header cannot be read, it is not of one grey or RGB plane, or it is a slide without tiffslide.
+    """
+    return format_of(Path(path)).header(Path(path))
+
+
+def describe_image(path: Path) -> tuple[PixelFormat | None, PixelSize | None]:
+    """The pixel format and the pixel size as the file has them; None where its format does not tell.
+
+    Raises:
+        CellSegError: the header cannot be read.
+    """
+    form = format_of(path)
+    return (None, None) if form.describe is None else form.describe(path)
