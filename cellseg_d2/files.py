@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -122,3 +122,17 @@ def write_json(path: Path, content: Any, indent: int | None = None) -> None:
 def visible_entries(folder: Path) -> list[Path]:
     """A folder's entries by name, without those of editors and file managers, such as macOS's ``._image.tif``."""
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def refuse_other_than_utf8(paths: Iterable[Path]) -> None:
+    """Refuses file names that are not UTF-8: they go into JSON files and log lines, which other programs read.
+
+    Raises:
+        CellSegError: a name is not UTF-8.
+    """
+    for path in paths:
+        try:
+            path.name.encode()
+        except UnicodeEncodeError as error:
+            shown = os.fsencode(path).decode(errors="backslashreplace")
+            raise CellSegError(f"{shown}: its name is not UTF-8; rename it") from error

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import logging
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cellseg_d2.annotations.reader import ImageLabels, LabelledImage, LabelledSet, Reader, problem_of
 from cellseg_d2.cells.label_maps import LabelMap
 from cellseg_d2.errors import CellSegError, size_text
-from cellseg_d2.files import visible_entries
+from cellseg_d2.files import refuse_other_than_utf8, visible_entries
 from cellseg_d2.images.tiff import read_image, read_label_map
 
 logger = logging.getLogger(__name__)
@@ -27,43 +28,43 @@ _OTHER_FILE = re.compile(r"(image|ignore)\.tiff?", re.IGNORECASE)
 _CLASS_FILE = re.compile(r"class([1-9]\d*)\.tiff?", re.IGNORECASE)
 
 
-class LabelledImage(Protocol):
-    """One labelled image, wherever it comes from."""
-
-    @property
-    def id(self) -> str:
-        """Names the image among all of a dataset."""
-
-    @property
-    def image(self) -> Path:
-        """The image's file."""
-
-    def read(self, rule: str, max_pixels: int, class_count: int) -> tuple[NDArray[np.uint8], list[LabelMap]]:
-        """The image, (H, W, 3) uint8 RGB, and its cells."""
-
-
 @dataclass(frozen=True)
-class Sample:
-    """One labelled image on disk: a label file for each class that it has cells of, by class number 1, 2, ..."""
+class Sample(LabelledImage):
+    """One folder of the input layout.
+
+    Attributes:
+        id: the folder's name.
+        image: ``image.tif``.
+        labels: class number 1, 2, ... -> ``class<k>.tif``; classes without cells have none.
+        ignore: ``ignore.tif``, regions to ignore.
+    """
 
     id: str
     image: Path
     labels: dict[int, Path]
     ignore: Path | None = None
 
-    def read(self, rule: str, max_pixels: int, class_count: int) -> tuple[NDArray[np.uint8], list[LabelMap]]:
-        """The image, (H, W, 3) uint8 RGB, and one layer a label file.
-
-        Raises:
-            CellSegError: a file cannot be read, or a label map is not of the image's size.
-        """
+    def read(self, rule: str, max_pixels: int, class_count: int) -> ImageLabels:
+        """See :meth:`LabelledImage.read`; there is a label map per label file."""
         image = read_image(self.image, rule, max_pixels)
         files = [((number,), path) for number, path in sorted(self.labels.items())]
         layers = [LabelMap(numbers, self._read_labels(path, image, max_pixels)) for numbers, path in files]
         if self.ignore is not None:
             every_class = tuple(range(1, class_count + 1))
             layers.append(LabelMap(every_class, self._read_labels(self.ignore, image, max_pixels), crowd=True))
-        return image, layers
+        return ImageLabels(image, layers)
+
+    def problems(self, rule: str, max_pixels: int, class_count: int) -> list[str]:
+        """A line for each file that cannot be used, whereas :meth:`read` stops at the first."""
+        bare = replace(self, labels={}, ignore=None)
+        unreadable = problem_of(partial(read_image, self.image, rule, max_pixels))
+        parts = [(path, replace(bare, labels={number: path})) for number, path in sorted(self.labels.items())]
+        parts += [(self.ignore, replace(bare, ignore=self.ignore))] if self.ignore is not None else []
+        found = list(unreadable)
+        for path, part in parts:  # beside an image that can be read, sizes are compared too
+            alone, beside = partial(read_label_map, path, max_pixels), partial(part.read, rule, max_pixels, class_count)
+            found += problem_of(alone if unreadable else beside)
+        return found
 
     def _read_labels(self, path: Path, image: NDArray[np.uint8], max_pixels: int) -> NDArray[np.int32]:
         labels = read_label_map(path, max_pixels)
@@ -106,3 +107,27 @@ def find_samples(root: Path) -> tuple[list[Sample], list[Path]]:
     if not samples:
         raise CellSegError(f"{folder}: holds no samples; put each image in {folder}/<id>/image.tif")
     return samples, unknown
+
+
+def find_labelled(root: Path, annotation_file: Path | None = None) -> LabelledSet:
+    """The labelled images of the input layout, with their classes; warns of files that belong to no sample.
+
+    Raises:
+        CellSegError: see :func:`find_samples`; or no sample has a label file.
+    """
+    samples, unknown = find_samples(root)
+    refuse_other_than_utf8(sample.image.parent for sample in samples)
+    for path in unknown:
+        logger.warning("%s: belongs to no sample, it is left out", path)
+    count = max((number for sample in samples for number in sample.labels), default=0)
+    if not count:
+        raise CellSegError("no sample has a label file; put class1.tif, class2.tif, ... beside each image.tif")
+    return LabelledSet(samples, [f"class{number}" for number in range(1, count + 1)])
+
+
+READER = Reader(
+    "class-tiffs",
+    "train/<id>/image.tif with a label TIFF per class",
+    lambda root: (root / "train").is_dir(),
+    find_labelled,
+)

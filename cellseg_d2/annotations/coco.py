@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from cellseg_d2.annotations.reader import ImageLabels, LabelledImage, LabelledSet, Reader
 from cellseg_d2.cells.coco import to_rle
 from cellseg_d2.cells.label_maps import LabelMap
 from cellseg_d2.cells.rle import paint
 from cellseg_d2.errors import CellSegError, one_line, size_text
-from cellseg_d2.files import read_json
+from cellseg_d2.files import read_json, refuse_other_than_utf8
 from cellseg_d2.images.formats import read_whole
 from cellseg_d2.images.tiff import check_file
 
@@ -23,7 +23,7 @@ MAX_LABEL = int(np.iinfo(np.int32).max)
 
 
 @dataclass(frozen=True)
-class CocoSample:
+class CocoSample(LabelledImage):
     """One image of a COCO dataset.
 
     Attributes:
@@ -40,8 +40,8 @@ class CocoSample:
     annotations: list[dict[str, Any]]
     numbers: dict[int, int]
 
-    def read(self, rule: str, max_pixels: int, class_count: int) -> tuple[NDArray[np.uint8], list[LabelMap]]:
-        """The image, (H, W, 3) uint8 RGB, and its cells in as few layers as their overlaps allow.
+    def read(self, rule: str, max_pixels: int, class_count: int) -> ImageLabels:
+        """See :meth:`LabelledImage.read`; overlapping cells of one class lie in several label maps.
 
         Raises:
             CellSegError: the image cannot be read or is of another size, or a segmentation is damaged.
@@ -64,7 +64,7 @@ class CocoSample:
                 raise CellSegError(f"{self.image}: has a segmentation that COCO does not know ({reason})") from error
             labels = np.array([0, *_labels(own)], np.int32)
             layers += [LabelMap((number,), labels[layer], crowd) for layer in painted]
-        return image, layers
+        return ImageLabels(image, layers)
 
 
 def find_coco_samples(ground_truth: Path, root: Path) -> tuple[list[CocoSample], list[str]]:
@@ -137,3 +137,19 @@ def _labels(annotations: Sequence[dict[str, Any]]) -> list[int]:
 
 def _sample_id(file_name: str) -> str:
     return Path(file_name).with_suffix("").as_posix().replace("/", "_")
+
+
+def find_labelled(root: Path, annotation_file: Path | None) -> LabelledSet:
+    """The images of a COCO file, which lie in ``root``, with its categories.
+
+    Raises:
+        CellSegError: see :func:`find_coco_samples`; or no file is given.
+    """
+    if annotation_file is None:
+        raise CellSegError("COCO annotations need their file; add --from-coco GT.json, and --input for the images")
+    samples, names = find_coco_samples(annotation_file, root)
+    refuse_other_than_utf8(sample.image for sample in samples)
+    return LabelledSet(samples, names)
+
+
+READER = Reader("coco", "a COCO file of whole images, given with --from-coco", lambda root: False, find_labelled)

@@ -25,9 +25,12 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
+from cellseg_d2.annotations.reader import ImageLabels, LabelledImage, LabelledSet, Reader
+from cellseg_d2.cells.label_maps import LabelMap
 from cellseg_d2.errors import CellSegError, one_line
 from cellseg_d2.files import appear_whole
-from cellseg_d2.images.tiff import MAX_PIXELS, read_image
+from cellseg_d2.images.pixel_size import PixelSize
+from cellseg_d2.images.tiff import MAX_PIXELS, PixelFormat, read_image
 from cellseg_d2.progress import track
 
 logger = logging.getLogger(__name__)
@@ -50,21 +53,40 @@ Polygon = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Pair:
+class Pair(LabelledImage):
     """One image and its outlines.
 
     Attributes:
-        id: the sample's name, its folder's and the file's.
-        patient: whom it was taken from; of TCGA names the part that stands for the patient, since one patient may have
-            several slides.
+        id: the sample's name, made of its folder's name and the file's.
         image: the SVS or TIFF.
         outlines: the XML.
+        group: the patient. In TCGA names it is a part of the slide's name, since a patient may have several slides.
     """
 
     id: str
-    patient: str
     image: Path
     outlines: Path
+    group: str
+
+    def read(self, rule: str, max_pixels: int, class_count: int) -> ImageLabels:
+        """See :meth:`LabelledImage.read`; ambiguous regions are ignored for all classes.
+
+        Outlines that overlap, reach outside the image or lose all their pixels are counted in a warning.
+        """
+        image = _read_pixels(self.image)
+        painted = _paint_outlines(self, (image.shape[0], image.shape[1]), unknown_is_ambiguous=False)
+        numbers = {name: (number,) for number, name in enumerate(CLASS_NAMES, start=1)}
+        every_class = tuple(range(1, class_count + 1))
+        maps = [
+            LabelMap(numbers.get(name, every_class), labels.labels, crowd=name == AMBIGUOUS)
+            for name, labels in painted.items()
+            if labels.count
+        ]
+        return ImageLabels(image, maps)
+
+    def describe(self) -> tuple[PixelFormat | None, PixelSize | None]:
+        """8-bit RGB, which is all that is read; the pixel size is not stated."""
+        return PixelFormat("uint8", 8, 3), None
 
 
 @dataclass
@@ -110,14 +132,14 @@ def import_monusac(
         CellSegError: nothing is found, a file is damaged, or a class is unknown.
     """
     pairs = find_pairs(root)
-    done = Imported(len(pairs), len({pair.patient for pair in pairs}))
+    done = Imported(len(pairs), len({pair.group for pair in pairs}))
     with appear_whole(output, overwrite, PATIENTS_FILE) as folder:
         for pair in track(pairs, len(pairs), "import"):
             done.outlines.update(_write_sample(pair, folder / "train" / pair.id, unknown_is_ambiguous))
         with (folder / PATIENTS_FILE).open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(["id", "split", "group"])
-            writer.writerows([pair.id, "", pair.patient] for pair in pairs)
+            writer.writerows([pair.id, "", pair.group] for pair in pairs)
     return done
 
 
@@ -143,7 +165,7 @@ def find_pairs(root: Path) -> list[Pair]:
         slide = path.parent.resolve().name
         name = path.stem if path.stem.startswith(slide) else f"{slide}_{path.stem}"
         match = _TCGA_PATIENT.match(slide)
-        pair = Pair(name, match[0] if match else slide, image, path)
+        pair = Pair(name, image, path, match[0] if match else slide)
         if (first := pairs.setdefault(name, pair)) is not pair:
             raise CellSegError(f"{path}: would be sample {name}, as {first.outlines} is; rename one of the two")
     if not pairs:
@@ -157,30 +179,38 @@ def _write_sample(pair: Pair, folder: Path, unknown_is_ambiguous: bool) -> Count
     """Writes one sample, warns of what its outlines lose, and counts them by class name."""
     image = _read_pixels(pair.image)
     height, width = image.shape[:2]
-    outlines = read_outlines(pair.outlines, unknown_is_ambiguous)
     folder.mkdir(parents=True)
     tifffile.imwrite(folder / "image.tif", image, photometric="rgb", compression="lzw", predictor=True)
     files = {name: f"class{number}.tif" for number, name in enumerate(CLASS_NAMES, start=1)} | {AMBIGUOUS: "ignore.tif"}
     counts: Counter[str] = Counter()
-    notes = []
-    for name, polygons in outlines.items():
-        painted = paint_polygons(polygons, (height, width))
+    for name, painted in _paint_outlines(pair, (height, width), unknown_is_ambiguous).items():
         counts[name] = painted.count
-        notes += [
-            f"{number} {name} {what}"
-            for number, what in (
-                (painted.overlapping, "overlap"),
-                (painted.clipped, "reach outside the image and are clipped"),
-                (painted.lost, "have no pixel of their own and are left out"),
-            )
-            if number
-        ]
         if painted.count:
-            labels = painted.labels.astype(np.uint16) if len(polygons) <= np.iinfo(np.uint16).max else painted.labels
+            is_small = painted.labels.max() <= np.iinfo(np.uint16).max
+            labels = painted.labels.astype(np.uint16) if is_small else painted.labels
             tifffile.imwrite(folder / files[name], labels, compression="lzw")
+    return counts
+
+
+def _paint_outlines(pair: Pair, size: tuple[int, int], unknown_is_ambiguous: bool) -> dict[str, Painted]:
+    """The label map of each class by its name; warns of what its outlines lose."""
+    painted = {
+        name: paint_polygons(polygons, size)
+        for name, polygons in read_outlines(pair.outlines, unknown_is_ambiguous).items()
+    }
+    notes = [
+        f"{number} {name} {what}"
+        for name, labels in painted.items()
+        for number, what in (
+            (labels.overlapping, "overlap"),
+            (labels.clipped, "reach outside the image and are clipped"),
+            (labels.lost, "have no pixel of their own and are left out"),
+        )
+        if number
+    ]
     if notes:
         logger.warning("%s: of its outlines %s", pair.outlines, ", ".join(notes))
-    return counts
+    return painted
 
 
 def _read_pixels(path: Path) -> NDArray[np.uint8]:
@@ -316,3 +346,21 @@ def inside_polygon(polygon: Polygon, size: tuple[int, int]) -> tuple[NDArray[np.
 def class_counts(counts: Mapping[str, int]) -> str:
     """``12 Epithelial, 3 Lymphocyte, ...``, without classes that are not there."""
     return ", ".join(f"{counts[name]} {name}" for name in (*CLASS_NAMES, AMBIGUOUS) if counts[name])
+
+
+def _looks_like_monusac(root: Path) -> bool:
+    """Whether slides' folders hold an XML beside an image of the same name; a few levels are looked at."""
+    return any(
+        path.with_suffix(suffix).is_file()
+        for pattern in ("*.xml", "*/*.xml", "*/*/*.xml")
+        for path in root.glob(pattern)
+        for suffix in IMAGE_SUFFIXES
+    )
+
+
+READER = Reader(
+    "monusac",
+    "MoNuSAC's folders: an SVS or TIFF per image, with outlines from ImageScope in an XML",
+    _looks_like_monusac,
+    lambda root, annotation_file: LabelledSet(find_pairs(root), list(CLASS_NAMES)),
+)

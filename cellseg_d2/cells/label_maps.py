@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -134,3 +135,27 @@ def split_blobs(labels: NDArray[np.int32]) -> NDArray[np.int32]:
     steps[runs.starts] += number  # no two runs start or stop at one place
     steps[runs.stops] -= number
     return np.ascontiguousarray(np.cumsum(steps[:-1], dtype=np.int32).reshape(width, height).T)
+
+
+def split_classes(labels: NDArray[np.int32], classes: Mapping[int, int]) -> list[LabelMap]:
+    """Splits a label map whose cells have different classes into one label map per class.
+
+    Args:
+        labels: (H, W) int32, 0 is background and each other value one cell.
+        classes: label -> class number 1, 2, ...; labels that the map does not have are allowed.
+
+    Raises:
+        ValueError: a label has no class.
+
+    >>> split = split_classes(np.array([[1, 1, 0], [0, 7, 7]], np.int32), {1: 2, 7: 1})
+    >>> [(part.categories, part.labels.tolist()) for part in split]
+    [((1,), [[0, 0, 0], [0, 7, 7]]), ((2,), [[1, 1, 0], [0, 0, 0]])]
+    """
+    ids, inverse = np.unique(labels, return_inverse=True)
+    missing = [int(label) for label in ids if label and int(label) not in classes]
+    if missing:
+        raise ValueError(f"label {missing[0]} has no class ({len(missing)} such)")
+    class_of_label = np.array([classes[int(label)] if label else 0 for label in ids], np.int64)
+    class_of_pixel = class_of_label[inverse].reshape(labels.shape)
+    numbers = sorted(set(class_of_label[ids != 0].tolist()))
+    return [LabelMap((number,), np.where(class_of_pixel == number, labels, 0)) for number in numbers]

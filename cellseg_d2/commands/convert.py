@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import cellseg_d2
+from cellseg_d2.annotations.readers import READERS
 from cellseg_d2.commands.cli import ToolParser
 from cellseg_d2.conversion.check import check, render
 from cellseg_d2.conversion.convert import convert
@@ -16,6 +17,10 @@ from cellseg_d2.conversion.suggestions import to_yaml
 from cellseg_d2.errors import CellSegError
 
 BASE = "mask_rcnn_X_101_32x8d_FPN"
+
+
+def _formats() -> str:
+    return "; ".join(f"{reader.name}: {reader.description}" for reader in READERS.values())
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -61,6 +66,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--split-blobs", action="store_true", help="parts of a cell that do not touch become cells")
     parser.add_argument("--split", type=Path, metavar="CSV", help="your own split: id,split[,group]; train or val")
+    parser.add_argument(
+        "--format", choices=list(READERS), help=f"format of the annotations (default: guessed). {_formats()}"
+    )
     parser.add_argument(
         "--from-coco", type=Path, metavar="GT.json", help="tile a COCO dataset of whole images; --input is their folder"
     )
@@ -121,6 +129,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         skip_errors=args.on_error == "skip",
         split_file=args.split,
         from_coco=args.from_coco,
+        annotation_format=args.format,
     )
     for part, counts in summary["counts"].items():
         cells = ", ".join(f"{count} {name}" for name, count in counts.get("cells", {}).items())
@@ -133,7 +142,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run_check(args: argparse.Namespace, options: ConvertOptions) -> None:
     base = find_base(args.base)
-    report = check(args.input, options, workers=args.workers, scheduler=args.scheduler, from_coco=args.from_coco)
+    report = check(
+        args.input,
+        options,
+        workers=args.workers,
+        scheduler=args.scheduler,
+        from_coco=args.from_coco,
+        annotation_format=args.format,
+    )
     print(render(report, str(base)), end="")
     if args.suggest is not None and report.suggestions:
         try:

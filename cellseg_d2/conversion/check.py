@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cellseg_d2.annotations.class_tiffs import LabelledImage, Sample
+from cellseg_d2.annotations.reader import LabelledImage, problem_of
 from cellseg_d2.cells.coco import Record
-from cellseg_d2.conversion.cut import below, cut_sample, find_sources, find_tests, run_in_order
+from cellseg_d2.conversion.cut import below, cut_sample, open_input, run_in_order
 from cellseg_d2.conversion.executors import open_executor
 from cellseg_d2.conversion.options import ConvertOptions
 from cellseg_d2.conversion.statistics import ImageStatistics, summarise
 from cellseg_d2.conversion.suggestions import Suggestion, largest_whole, suggest, to_yaml
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.images.listing import InputImage
-from cellseg_d2.images.tiff import read_image, read_label_map
 
 SHIPPED_OVERLAP = 0.25
 """``CELLSEG.INFERENCE.OVERLAP``'s default."""
@@ -56,6 +55,7 @@ def check(
     workers: int = 1,
     scheduler: str | None = None,
     from_coco: Path | None = None,
+    annotation_format: str | None = None,
 ) -> CheckReport:
     """Reads every image of ``root`` as conversion would, and writes nothing.
 
@@ -65,35 +65,36 @@ def check(
         workers: processes; the result does not depend on it.
         scheduler: a Dask scheduler to run on instead, ``tcp://HOST:PORT``.
         from_coco: a COCO file of whole images, instead of label TIFFs.
+        annotation_format: see :func:`cellseg_d2.annotations.readers.find_labelled`.
 
     Raises:
         CellSegError: bad options, or no samples at all; files that cannot be read are in the report.
     """
-    options.check()
-    if workers < 1:
-        raise CellSegError(f"workers must be at least 1, not {workers}")
-    given = root
-    if scheduler is not None:  # its workers may have been started in another folder
-        root, from_coco = root.absolute(), from_coco and from_coco.absolute()
-    samples, names = find_sources(root, options, from_coco)
+    given = open_input(
+        root,
+        options,
+        workers=workers,
+        scheduler=scheduler,
+        annotation_format=annotation_format,
+        annotation_file=from_coco,
+    )
     problems: list[str] = []
     tests: Sequence[InputImage] = []
     try:
-        tests = find_tests(root, from_coco)
+        tests = given.find_tests()
     except CellSegError as error:
         problems.append(str(error))
-    in_flight = 2 * workers if scheduler is None else 2 * len(samples)
     with open_executor(workers, scheduler) as executor:
-        run = partial(run_in_order, executor, in_flight)
-        examine = partial(_examine, options=options, class_count=len(names))
-        results = run(examine, samples, "images")
+        run = partial(run_in_order, executor, given.in_flight)
+        examine = partial(_examine, options=options, class_count=len(given.class_names))
+        results = run(examine, given.images, "images")
         problems += [line for _, lines in results for line in lines]
         if tests:
             for lines in run(partial(_examine_test, options=options), tests, "test images"):
                 problems += lines
     measured = [statistics for statistics, _ in results if statistics is not None]
-    summary = summarise(measured, names, options, below(root, problems))
-    return CheckReport(given, summary, len(tests), suggest(summary))
+    summary = summarise(measured, given.class_names, options, below(given.root, problems))
+    return CheckReport(root, summary, len(tests), suggest(summary))
 
 
 def _examine(
@@ -102,35 +103,12 @@ def _examine(
     try:
         return cut_sample(sample, options, class_count).statistics, []
     except CellSegError as error:
-        return None, _all_problems(sample, options, class_count, str(error))
+        found = sample.problems(options.intensity_rule, options.max_pixels, class_count)
+        return None, found or [str(error)]
 
 
 def _examine_test(test: InputImage, options: ConvertOptions) -> list[str]:
-    return _problem_of(partial(test.read, options.intensity_rule, options.max_pixels))
-
-
-def _all_problems(sample: LabelledImage, options: ConvertOptions, class_count: int, first: str) -> list[str]:
-    """A line for each file of a sample that cannot be used; reading the sample stops at the first."""
-    if not isinstance(sample, Sample):
-        return [first]
-    rule, limit = options.intensity_rule, options.max_pixels
-    unreadable = _problem_of(partial(read_image, sample.image, rule, limit))
-    bare = replace(sample, labels={}, ignore=None)
-    parts = [(path, replace(bare, labels={number: path})) for number, path in sorted(sample.labels.items())]
-    parts += [(sample.ignore, replace(bare, ignore=sample.ignore))] if sample.ignore is not None else []
-    found = list(unreadable)
-    for path, part in parts:  # beside an image that is fine, it is also seen whether the sizes are the same
-        alone, beside = partial(read_label_map, path, limit), partial(part.read, rule, limit, class_count)
-        found += _problem_of(alone if unreadable else beside)
-    return found or [first]
-
-
-def _problem_of(read: Callable[[], object]) -> list[str]:
-    try:
-        read()
-    except CellSegError as error:
-        return [str(error)]
-    return []
+    return problem_of(partial(test.read, options.intensity_rule, options.max_pixels))
 
 
 def render(report: CheckReport, base: str) -> str:

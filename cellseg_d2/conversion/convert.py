@@ -6,22 +6,23 @@ import logging
 import shutil
 import zlib
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
-from cellseg_d2.annotations.class_tiffs import LabelledImage
+from cellseg_d2.annotations.reader import LabelledImage
 from cellseg_d2.cells.coco import Record, annotate, dataset
 from cellseg_d2.cells.tiling import Window
-from cellseg_d2.conversion.cut import below, cut_sample, find_sources, find_tests, read_sample, run_in_order
+from cellseg_d2.conversion.cut import ConversionInput, below, cut_sample, open_input, read_sample, run_in_order
 from cellseg_d2.conversion.executors import open_executor
 from cellseg_d2.conversion.options import ConvertOptions
-from cellseg_d2.conversion.split import read_split_file, split_images
+from cellseg_d2.conversion.split import SplitFile, groups_as_split, read_split_file, split_images
 from cellseg_d2.conversion.statistics import ImageStatistics, summarise
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.files import appear_whole, write_json
@@ -81,6 +82,7 @@ def convert(
     skip_errors: bool = False,
     split_file: Path | None = None,
     from_coco: Path | None = None,
+    annotation_format: str | None = None,
 ) -> Record:
     """Converts ``root`` to a COCO dataset in ``output``, which appears whole or not at all.
 
@@ -95,6 +97,7 @@ def convert(
         skip_errors: go on without images that cannot be read; they are listed in ``dataset.json``.
         split_file: the user's own split, see :func:`cellseg_d2.conversion.split.read_split_file`.
         from_coco: a COCO file of whole images to tile, instead of label TIFFs.
+        annotation_format: the format of the labels, see :func:`cellseg_d2.annotations.readers.find_labelled`.
 
     Returns:
         The content of ``dataset.json``.
@@ -103,51 +106,72 @@ def convert(
         CellSegError: bad options or input, no tile to train on, ``output`` exists, or the disk is full; ``output`` is
             then as it was.
     """
-    options.check()
-    if workers < 1:
-        raise CellSegError(f"workers must be at least 1, not {workers}")
-    if scheduler is not None:  # its workers may have been started in another folder
-        root, output, from_coco = root.absolute(), output.absolute(), from_coco and from_coco.absolute()
-    samples, names = find_sources(root, options, from_coco)
-    tests = find_tests(root, from_coco)
-    own_split = None if split_file is None else read_split_file(split_file, {sample.id for sample in samples})
-    in_flight = 2 * workers if scheduler is None else 2 * len(samples)
+    given = open_input(
+        root,
+        options,
+        workers=workers,
+        scheduler=scheduler,
+        annotation_format=annotation_format,
+        annotation_file=from_coco,
+    )
+    tests = given.find_tests()
+    split = None if split_file is None else read_split_file(split_file, {image.id for image in given.images})
+    if scheduler is not None:
+        output = output.absolute()
     with appear_whole(output, overwrite) as folder, open_executor(workers, scheduler) as executor:
-        run = partial(run_in_order, executor, in_flight)
+        run = partial(run_in_order, executor, given.in_flight)
         (folder / "tiles").mkdir()
-        work = partial(_write_one, options=options, class_count=len(names), folder=folder, skip_errors=skip_errors)
-        results = run(work, [*tests, *samples], "images")  # test images first, so that a bad one stops early
-        tested = [result for result in results if isinstance(result, _TestResult)]
-        tiled = [result for result in results if isinstance(result, _TiledSample)]
-        errors = [result.error for result in tiled if result.error]
-        errors += [result.error for result in tested if result.error]
-        good = [result for result in tiled if not result.error]
-        if not good:
-            raise CellSegError(errors[0])
-        for line in errors:
-            logger.warning("skipped: %s", line)
-        measured = [result.statistics for result in good if result.statistics is not None]
-        cells = {statistics.id: statistics.cells() for statistics in measured}
-        train, val = split_images(cells, options.val_fraction, options.seed, own_split)
-        counts = _write_parts(folder, good, {"train": set(train), "val": set(val)}, names)
-        if val:
-            whole = partial(_write_whole, options=options, class_count=len(names), folder=folder)
-            by_id = {sample.id: sample for sample in samples}
-            _write_wholes(folder, run(whole, [by_id[name] for name in val], "whole images"), names)
-        if images := [result.record for result in tested if not result.error]:
-            write_json(folder / "annotations" / "image_info_test.json", dataset(images, None, names))
-            counts["test"] = {"images": len(images)}
-        (folder / "tiles").rmdir()
-        problems = below(root, errors)
-        summary = {
-            **_describe(options, names),
-            "counts": counts,
-            "images": {"train": train, "val": val},
-            "skipped": problems,
-            "statistics": summarise(measured, names, options, problems),
-        }
+        work: dict[str, Any] = {"options": options, "folder": folder, "skip_errors": skip_errors}
+        tested = run(partial(_write_test_image, **work), tests, "test images")  # first, so that a bad one stops early
+        tiled = run(partial(_tile_sample, **work, class_count=len(given.class_names)), given.images, "images")
+        summary = _write_dataset(given, options, split, folder, tiled, tested, run)
         write_json(folder / "dataset.json", summary, indent=1)
     return summary
+
+
+def _write_dataset(
+    given: ConversionInput,
+    options: ConvertOptions,
+    split: SplitFile | None,
+    folder: Path,
+    tiled: Sequence[_TiledSample],
+    tested: Sequence[_TestResult],
+    run: Callable[..., list[Any]],
+) -> Record:
+    """Splits what the workers made into parts, writes their annotations, and gives ``dataset.json``'s content.
+
+    Raises:
+        CellSegError: no labelled image could be read, or no tile is left to train on.
+    """
+    names = given.class_names
+    errors = [error for error in (*(one.error for one in tiled), *(one.error for one in tested)) if error]
+    good = [result for result in tiled if not result.error]
+    if not good:
+        raise CellSegError(errors[0])
+    for line in errors:
+        logger.warning("skipped: %s", line)
+    measured = [result.statistics for result in good if result.statistics is not None]
+    cells = {statistics.id: statistics.cells() for statistics in measured}
+    train, val = split_images(
+        cells, options.val_fraction, options.seed, split or groups_as_split(cells, given.groups())
+    )
+    counts = _write_parts(folder, good, {"train": set(train), "val": set(val)}, names)
+    if val:
+        whole = partial(_write_whole, options=options, class_count=len(names), folder=folder)
+        by_id = {image.id: image for image in given.images}
+        _write_wholes(folder, run(whole, [by_id[name] for name in val], "whole images"), names)
+    if images := [result.record for result in tested if not result.error]:
+        write_json(folder / "annotations" / "image_info_test.json", dataset(images, None, names))
+        counts["test"] = {"images": len(images)}
+    (folder / "tiles").rmdir()
+    problems = below(given.root, errors)
+    return {
+        **_describe(options, names),
+        "counts": counts,
+        "images": {"train": train, "val": val},
+        "skipped": problems,
+        "statistics": summarise(measured, names, options, problems),
+    }
 
 
 def _describe(options: ConvertOptions, names: Sequence[str]) -> Record:
@@ -157,14 +181,6 @@ def _describe(options: ConvertOptions, names: Sequence[str]) -> Record:
         "class_names": names,
         "intensity_rule": options.intensity_rule,
     }
-
-
-def _write_one(
-    item: LabelledImage | InputImage, options: ConvertOptions, class_count: int, folder: Path, skip_errors: bool
-) -> _TiledSample | _TestResult:
-    if isinstance(item, InputImage):
-        return _write_test_image(item, options, folder, skip_errors)
-    return _tile_sample(item, options, class_count, folder, skip_errors)
 
 
 def _tile_sample(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
@@ -14,8 +13,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cellseg_d2.annotations.class_tiffs import LabelledImage, find_samples
-from cellseg_d2.annotations.coco import find_coco_samples
+from cellseg_d2.annotations.reader import LabelledImage
+from cellseg_d2.annotations.readers import find_labelled
 from cellseg_d2.cells.coco import Record, annotate
 from cellseg_d2.cells.label_maps import LabelMap, measure_cells, split_blobs
 from cellseg_d2.cells.tiling import Window, tile_windows
@@ -23,7 +22,7 @@ from cellseg_d2.conversion.executors import run_unordered
 from cellseg_d2.conversion.options import ConvertOptions
 from cellseg_d2.conversion.statistics import ImageStatistics, measure_image
 from cellseg_d2.errors import CellSegError
-from cellseg_d2.images.formats import describe_image
+from cellseg_d2.files import refuse_other_than_utf8
 from cellseg_d2.images.listing import InputImage, find_test_images
 from cellseg_d2.progress import track
 
@@ -48,46 +47,70 @@ class CutSample:
     statistics: ImageStatistics
 
 
-def find_sources(
-    root: Path, options: ConvertOptions, from_coco: Path | None = None
-) -> tuple[Sequence[LabelledImage], list[str]]:
-    """The labelled images of an input, sorted by id, and the class names; warns of files that belong to no sample.
+@dataclass(frozen=True)
+class ConversionInput:
+    """What is converted.
+
+    Attributes:
+        root: the folder, absolute where other machines are to find it.
+        images: the labelled images, sorted by id.
+        class_names: the names of class 1, 2, ...
+        annotation_file: the file of formats that have one.
+        in_flight: how many images may wait for a process.
+    """
+
+    root: Path
+    images: Sequence[LabelledImage]
+    class_names: list[str]
+    annotation_file: Path | None
+    in_flight: int
+
+    def find_tests(self) -> list[InputImage]:
+        """The test images beside the labelled ones; there are none beside an annotation file.
+
+        Raises:
+            CellSegError: they and the id file do not match, or a name is not UTF-8.
+        """
+        tests = find_test_images(self.root) if self.annotation_file is None else []
+        refuse_other_than_utf8(test.path for test in tests)
+        return tests
+
+    def groups(self) -> dict[str, str]:
+        """Image id -> group, such as the patient, of images that have one."""
+        return {image.id: image.group for image in self.images if image.group}
+
+
+def open_input(
+    root: Path,
+    options: ConvertOptions,
+    *,
+    workers: int = 1,
+    scheduler: str | None = None,
+    annotation_format: str | None = None,
+    annotation_file: Path | None = None,
+) -> ConversionInput:
+    """Finds what is to be converted or checked; no image is read.
+
+    Args:
+        root: the folder of images and labels.
+        options: what it is to be converted with.
+        workers: processes.
+        scheduler: a Dask scheduler to run on instead, ``tcp://HOST:PORT``.
+        annotation_format: see :func:`cellseg_d2.annotations.readers.find_labelled`.
+        annotation_file: as well.
 
     Raises:
-        CellSegError: there are none, they cannot be told apart, their classes do not match the names given, or a name
-            is not UTF-8.
+        CellSegError: bad options, no labelled image, or class names that do not fit the classes.
     """
-    if from_coco is not None:
-        coco_samples, names = find_coco_samples(from_coco, root)
-        _refuse_other_than_utf8(sample.image for sample in coco_samples)
-        return coco_samples, _class_names(len(names), options.class_names) if options.class_names else names
-    samples, unknown = find_samples(root)
-    _refuse_other_than_utf8(sample.image.parent for sample in samples)
-    for path in unknown:
-        logger.warning("%s: belongs to no sample, it is left out", path)
-    count = max((number for sample in samples for number in sample.labels), default=0)
-    return samples, _class_names(count, options.class_names)
-
-
-def find_tests(root: Path, from_coco: Path | None = None) -> list[InputImage]:
-    """The test images of an input; a COCO file has none.
-
-    Raises:
-        CellSegError: they and the id file do not match, or a name is not UTF-8.
-    """
-    tests = find_test_images(root) if from_coco is None else []
-    _refuse_other_than_utf8(test.path for test in tests)
-    return tests
-
-
-def _refuse_other_than_utf8(paths: Iterable[Path]) -> None:
-    """Names go into JSON files, log lines and file names, which other programs read as UTF-8."""
-    for path in paths:
-        try:
-            path.name.encode()
-        except UnicodeEncodeError as error:
-            shown = os.fsencode(path).decode(errors="backslashreplace")
-            raise CellSegError(f"{shown}: its name is not UTF-8; rename it") from error
+    options.check()
+    if workers < 1:
+        raise CellSegError(f"workers must be at least 1, not {workers}")
+    if scheduler is not None:  # its workers may have been started in another folder
+        root, annotation_file = root.absolute(), annotation_file and annotation_file.absolute()
+    found = find_labelled(root, annotation_format, annotation_file)
+    names = _class_names(found.class_names, options.class_names)
+    in_flight = 2 * workers if scheduler is None else 2 * len(found.images)
+    return ConversionInput(root, found.images, names, annotation_file, in_flight)
 
 
 def below(root: Path, lines: Iterable[str]) -> list[str]:
@@ -100,14 +123,11 @@ def below(root: Path, lines: Iterable[str]) -> list[str]:
     return [re.sub(f"""(?<=['"])({absolute})""", "", line.removeprefix(own)) for line in lines]
 
 
-def _class_names(count: int, given: Sequence[str]) -> list[str]:
-    if not count:
-        raise CellSegError("no sample has a label file; put class1.tif, class2.tif, ... beside each image.tif")
-    if not given:
-        return [f"class{number}" for number in range(1, count + 1)]
-    if len(given) < count:
-        raise CellSegError(f"{len(given)} class names are given, but there are {count} classes; name all of them")
-    return list(given)
+def _class_names(found: list[str], given: Sequence[str]) -> list[str]:
+    """The user's names for the classes, else the input's own."""
+    if given and len(given) < len(found):
+        raise CellSegError(f"{len(given)} class names are given, but there are {len(found)} classes; name all of them")
+    return list(given) or found
 
 
 def run_in_order(
@@ -126,7 +146,8 @@ def read_sample(
     Raises:
         CellSegError: a file cannot be read or does not fit the others.
     """
-    image, layers = sample.read(options.intensity_rule, options.max_pixels, class_count)
+    labels = sample.read(options.intensity_rule, options.max_pixels, class_count)
+    image, layers = labels.image, labels.label_maps
     if options.split_blobs:
         layers = [layer if layer.crowd else replace(layer, labels=split_blobs(layer.labels)) for layer in layers]
     return image, layers
@@ -143,6 +164,6 @@ def cut_sample(sample: LabelledImage, options: ConvertOptions, class_count: int)
     height, width = image.shape[:2]
     windows = tile_windows(height, width, options.tile_size, options.overlap)
     tiles = [(window, annotate(layers, window, measures, options.min_area, options.min_visible)) for window in windows]
-    pixel_format, pixel_size = describe_image(sample.image)
+    pixel_format, pixel_size = sample.describe()
     statistics = measure_image(sample.id, image, layers, measures, tiles, class_count, pixel_format, pixel_size)
     return CutSample(image, tiles, statistics)

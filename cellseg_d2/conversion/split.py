@@ -134,6 +134,17 @@ def read_split_file(path: Path, ids: Collection[str]) -> SplitFile:
     return SplitFile({} if values == {""} else parts, groups)
 
 
+def groups_as_split(ids: Collection[str], groups: Mapping[str, str]) -> SplitFile | None:
+    """The split that keeps groups together, such as the images of one patient; None where no image has a group.
+
+    Args:
+        ids: the ids of all images; those without a group are a group of their own.
+        groups: image id -> group.
+    """
+    known = {image: groups.get(image) or f"image {image}" for image in ids}
+    return SplitFile({}, known) if any(image in groups for image in ids) else None
+
+
 def split_images(
     cells: Mapping[str, Mapping[int, int]], val_fraction: float, seed: int, file: SplitFile | None = None
 ) -> tuple[list[str], list[str]]:

@@ -52,13 +52,7 @@ def segment(
     """
     if unknown := sorted(set(formats) - WRITERS.keys()):
         raise CellSegError(f"{unknown[0]!r} is no format of a single image; choose from {', '.join(WRITERS)}")
-    predictor = model
-    if isinstance(model, CfgNode):
-        if not model.MODEL.WEIGHTS:
-            raise CellSegError("prediction needs weights; set MODEL.WEIGHTS")
-        predictor = WholeImagePredictor.from_cfg(model)
-    elif isinstance(model, (str, Path)):
-        predictor = WholeImagePredictor.from_checkpoint(model)
+    predictor = _predictor_of(model)
     rgb = as_rgb(image, predictor.cfg.CELLSEG.INTENSITY_RULE)
     cells = predictor.confident(predictor.predict(rgb), min_score, min_score_of_class)
     if output is not None:
@@ -67,6 +61,16 @@ def segment(
         for format_name in formats:
             WRITERS[format_name](shown)
     return cells
+
+
+def _predictor_of(model: str | Path | CfgNode | WholeImagePredictor) -> WholeImagePredictor:
+    if isinstance(model, (str, Path)):
+        return WholeImagePredictor.from_checkpoint(model)
+    if isinstance(model, WholeImagePredictor):
+        return model
+    if not model.MODEL.WEIGHTS:
+        raise CellSegError("prediction needs weights; set MODEL.WEIGHTS")
+    return WholeImagePredictor.from_cfg(model)
 
 
 def as_rgb(image: NDArray[Any], rule: str) -> NDArray[np.uint8]:

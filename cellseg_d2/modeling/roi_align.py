@@ -37,4 +37,4 @@ class ExactBoxes:
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        use_exact_roi_align(self)  # type: ignore[arg-type]
+        use_exact_roi_align(self)

@@ -9,7 +9,7 @@ import numpy as np
 
 from cellseg_d2.cells.coco import annotate
 from cellseg_d2.cells.instances import CellInstances
-from cellseg_d2.conversion.cut import find_sources
+from cellseg_d2.conversion.cut import open_input, read_sample
 from cellseg_d2.conversion.options import ConvertOptions
 from cellseg_d2.export.overlay import draw_grid, draw_overlay, write_picture
 from cellseg_d2.report.panels import legend, shrunk, stacked, titled
@@ -34,12 +34,13 @@ def write_dataset_grid(source: Path, output: Path, samples: int = 6, class_names
     """
     options = ConvertOptions(class_names=tuple(class_names))
     converted = source / "annotations" / "instances_train.json"
-    sources, names = find_sources(source, options, converted if converted.is_file() else None)
+    given = open_input(source, options, annotation_file=converted if converted.is_file() else None)
+    sources, names = given.images, given.class_names
     rows = []
     counts = np.zeros(len(names), np.int64)
     for number in np.unique(np.linspace(0, len(sources) - 1, samples).round().astype(int)):
         sample = sources[number]
-        image, layers = sample.read(options.intensity_rule, options.max_pixels, len(names))
+        image, layers = read_sample(sample, options, len(names))
         size = image.shape[0], image.shape[1]
         cells = CellInstances.from_annotations(annotate(layers, (0, 0, size[1], size[0])), size)
         row = [(image, sample.id), (draw_overlay(image, cells), f"{len(cells)} cells")]

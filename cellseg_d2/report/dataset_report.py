@@ -15,11 +15,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from cellseg_d2.annotations.class_tiffs import LabelledImage
+from cellseg_d2.annotations.reader import LabelledImage
 from cellseg_d2.cells.coco import Record
 from cellseg_d2.cells.instances import CellInstances
 from cellseg_d2.conversion.check import COLUMNS, NOTHING_FOUND, check, closing_lines, distributions, notes
-from cellseg_d2.conversion.cut import cut_sample, find_sources
+from cellseg_d2.conversion.cut import cut_sample, open_input
 from cellseg_d2.conversion.options import ConvertOptions
 from cellseg_d2.conversion.suggestions import Suggestion, suggest, to_yaml
 from cellseg_d2.errors import CellSegError
@@ -76,6 +76,7 @@ def write_dataset_report(
     *,
     workers: int = 1,
     from_coco: Path | None = None,
+    annotation_format: str | None = None,
     pictures: int = 8,
 ) -> None:
     """Writes a page on a dataset.
@@ -86,6 +87,7 @@ def write_dataset_report(
         options: what the input is to be converted with; a converted dataset has its own.
         workers: processes that read an input.
         from_coco: a COCO file of whole images in ``folder``, instead of label TIFFs.
+        annotation_format: see :func:`cellseg_d2.annotations.readers.find_labelled`.
         pictures: images or tiles that are shown with their cells, spread over all.
 
     Raises:
@@ -94,8 +96,8 @@ def write_dataset_report(
     """
     if pictures < 0:
         raise CellSegError(f"pictures must not be negative, but is {pictures}")
-    if from_coco is not None or not (folder / DESCRIPTION).is_file():
-        _write(_read_input(folder, options, workers, from_coco), folder, output, pictures)
+    if annotation_format or from_coco is not None or not (folder / DESCRIPTION).is_file():
+        _write(_read_input(folder, options, workers, from_coco, annotation_format), folder, output, pictures)
         return
     try:
         _write(_read_converted(folder), folder, output, pictures)
@@ -126,9 +128,11 @@ def _write(dataset: Dataset, folder: Path, output: Path, pictures: int) -> None:
     )
 
 
-def _read_input(folder: Path, options: ConvertOptions, workers: int, from_coco: Path | None) -> Dataset:
-    report = check(folder, options, workers=workers, from_coco=from_coco)
-    samples, _ = find_sources(folder, options, from_coco)
+def _read_input(
+    folder: Path, options: ConvertOptions, workers: int, from_coco: Path | None, annotation_format: str | None
+) -> Dataset:
+    report = check(folder, options, workers=workers, from_coco=from_coco, annotation_format=annotation_format)
+    samples = open_input(folder, options, annotation_format=annotation_format, annotation_file=from_coco).images
     kind = "Not converted: read as conversion would."
     return Dataset(kind, report.summary, {}, report.test_images, report.suggestions, asdict(options), samples)
 
@@ -150,7 +154,7 @@ def _read_converted(folder: Path) -> Dataset:
     for part in ("train", "val"):
         ground_truth = folder / "annotations" / f"instances_{part}.json"
         if counts.get(part, {}).get("tiles"):
-            samples += find_sources(folder, ConvertOptions(), ground_truth)[0]
+            samples += open_input(folder, ConvertOptions(), annotation_file=ground_truth).images
     test_images = counts.get("test", {}).get("images", 0)
     return Dataset("Converted.", summary, counts, test_images, suggest(summary), parameters, samples)
 

@@ -1,10 +1,11 @@
 """Makes the files of :data:`cellseg_d2.weights.locations.PUBLISHED`, the weights that come with this package.
 
-``python -m cellseg_d2.weights.published CHECKPOINT FILE`` makes the file. docs/models.md says what each was trained on.
+``python -m cellseg_d2.weights.published CHECKPOINT FILE [THRESHOLD]`` makes one. docs/models.md says what it was trained on.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from pathlib import Path
@@ -18,8 +19,11 @@ from cellseg_d2.files import whole_file
 from cellseg_d2.weights.checkpoint import WeightsFile
 from cellseg_d2.weights.pretrained import CONFIG_KEY
 
+CLASS_BIAS = "roi_heads.box_predictor.cls_score.bias"
+"""The bias of the classifier; the background's is last."""
 
-def publish(checkpoint: str | os.PathLike[str], target: Path) -> None:
+
+def publish(checkpoint: str | os.PathLike[str], target: Path, threshold: float = 0.5) -> None:
     """Writes the weights and the config of a checkpoint in half the size.
 
     Matrices and kernels become float16. Biases and statistics of normalisation stay float32: they are few, and small
@@ -28,6 +32,9 @@ def publish(checkpoint: str | os.PathLike[str], target: Path) -> None:
     Args:
         checkpoint: a checkpoint of this package.
         target: the file to write.
+        threshold: the score that is to become 0.5, such as the one with the best F1 on validation images. The bias of
+            the background and MODEL.ROI_HEADS.SCORE_THRESH_TEST move with it, so that the same detections come in the
+            same order.
 
     Raises:
         CellSegError: the checkpoint cannot be read, or the file cannot be written.
@@ -40,11 +47,16 @@ def publish(checkpoint: str | os.PathLike[str], target: Path) -> None:
         name: tensor.half() if tensor.is_floating_point() and tensor.ndim > 1 else tensor.clone()
         for name, tensor in weights.items()
     }
+    if threshold != 0.5:
+        shift = math.log(threshold / (1 - threshold))
+        halved[CLASS_BIAS][-1] += shift
+        least = cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST
+        cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 1 / (1 + (1 - least) / least * math.exp(shift))
     with whole_file(target) as partial:
         torch.save({"model": halved, CONFIG_KEY: cfg.dump()}, partial)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        raise CellSegError("usage: python -m cellseg_d2.weights.published CHECKPOINT FILE")
-    publish(sys.argv[1], Path(sys.argv[2]))
+    if len(sys.argv) not in (3, 4):
+        raise CellSegError("usage: python -m cellseg_d2.weights.published CHECKPOINT FILE [THRESHOLD]")
+    publish(sys.argv[1], Path(sys.argv[2]), *map(float, sys.argv[3:]))

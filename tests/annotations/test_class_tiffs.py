@@ -42,7 +42,8 @@ def test_samples_come_by_id_with_their_label_files(tmp_path):
     samples, unknown = find_samples(tmp_path)
     assert [(sample.id, sorted(sample.labels)) for sample in samples] == [("a", [12]), ("b", [1, 2]), ("c", [])]
     assert unknown == []
-    image, layers = samples[1].read(INTENSITY_RULE, MAX_PIXELS, 12)
+    labels = samples[1].read(INTENSITY_RULE, MAX_PIXELS, 12)
+    image, layers = labels.image, labels.label_maps
     assert image.shape == (6, 8, 3)
     assert [(layer.categories, layer.crowd) for layer in layers] == [((1,), False), ((2,), False)]
     assert all(np.array_equal(layer.labels, CELLS) for layer in layers)
@@ -53,7 +54,7 @@ def test_regions_to_ignore_are_of_every_class(tmp_path):
     (folder / "class2.tif").rename(folder / "Ignore.tif")
     (sample,), unknown = find_samples(tmp_path)
     assert (sample.labels, unknown) == ({}, [])
-    _, (layer,) = sample.read(INTENSITY_RULE, MAX_PIXELS, 3)
+    (layer,) = sample.read(INTENSITY_RULE, MAX_PIXELS, 3).label_maps
     assert (layer.categories, layer.crowd) == ((1, 2, 3), True)
     assert np.array_equal(layer.labels, CELLS)
 

@@ -165,7 +165,7 @@ def test_a_damaged_image_is_refused_in_one_line(change, message, tmp_path, capfd
 def test_an_image_over_the_limit_is_refused_before_it_is_read(tmp_path):
     truth, _ = write_coco(tmp_path, [])
     (sample,), _ = find_coco_samples(truth, tmp_path)
-    assert sample.read("percentile:0.1,99.9", 40 * 60, 2)[0].shape == (40, 60, 3)
+    assert sample.read("percentile:0.1,99.9", 40 * 60, 2).image.shape == (40, 60, 3)
     (tmp_path / "a.png").write_bytes(b"not even an image")
     with pytest.raises(CellSegError, match=r"a\.png: is 40 x 60, over the limit of 2399 pixels"):
         sample.read("percentile:0.1,99.9", 40 * 60 - 1, 2)

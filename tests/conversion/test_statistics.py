@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from cellseg_d2.cells.coco import annotate
 from cellseg_d2.cells.label_maps import LabelMap, measure_cells
 from cellseg_d2.cells.tiling import tile_windows
-from cellseg_d2.conversion.cut import cut_sample, find_sources
+from cellseg_d2.conversion.cut import cut_sample, open_input
 from cellseg_d2.conversion.options import ConvertOptions
 from cellseg_d2.conversion.statistics import measure_image, summarise
 from cellseg_d2.errors import CellSegError
@@ -181,7 +181,8 @@ def test_pixel_sizes_are_told_where_files_state_them(tmp_path):
     stated = {"resolution": (20_000, 20_000), "resolutionunit": "centimeter"}
     for name, options in (("a", stated), ("b", {}), ("c", stated)):
         write_sample(tmp_path, name, np.zeros((9, 9, 3), np.uint8), {1: np.eye(9, dtype=np.uint8)}, **options)
-    sources, names = find_sources(tmp_path, ConvertOptions())
+    given = open_input(tmp_path, ConvertOptions())
+    sources, names = given.images, given.class_names
     cut = [cut_sample(source, ConvertOptions(), len(names)).statistics for source in sources]
     assert [one.pixel_size_um for one in cut] == [(0.5, 0.5), None, (0.5, 0.5)]
     sizes = summarise(cut, names, ConvertOptions())["images"]["pixel_size_um"]

@@ -8,7 +8,7 @@ from cellseg_d2.config import get_cfg
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.weights.checkpoint import CellCheckpointer, WeightsFile
 from cellseg_d2.weights.locations import PUBLISHED, local_path
-from cellseg_d2.weights.published import publish
+from cellseg_d2.weights.published import CLASS_BIAS, publish
 
 
 def test_the_file_is_small_and_says_what_it_is_for():
@@ -25,6 +25,22 @@ def test_the_file_is_small_and_says_what_it_is_for():
 def test_a_name_that_is_not_published_is_a_path():
     with pytest.raises(CellSegError, match="nucleus: there is no such file"):
         WeightsFile.read("nucleus")
+
+
+def test_a_threshold_becomes_a_half_and_the_order_stays(tmp_path):
+    cfg = get_cfg("mask_rcnn_lite0_FPN", ["OUTPUT_DIR", str(tmp_path), "MODEL.ROI_HEADS.NUM_CLASSES", "1"])
+    model = torch.nn.Module()
+    model.roi_heads = torch.nn.Module()
+    model.roi_heads.box_predictor = torch.nn.Module()
+    model.roi_heads.box_predictor.cls_score = torch.nn.Linear(3, 2)
+    CellCheckpointer(model, cfg, strict=True).save("model")
+    publish(tmp_path / "model.pth", tmp_path / "small.pth", threshold=0.9)
+    opened = WeightsFile.read(tmp_path / "small.pth")
+    before, after = model.roi_heads.box_predictor.cls_score.bias.detach(), opened.content["model"][CLASS_BIAS]
+    logits = torch.tensor([[np.log(9.0), 0.0], [np.log(0.05 / 0.95), 0.0]])  # scores of 0.9 and 0.05
+    moved = torch.softmax(logits + after - before, dim=1)[:, 0]
+    assert moved[0].item() == pytest.approx(0.5)
+    assert moved[1].item() == pytest.approx(opened.cfg().MODEL.ROI_HEADS.SCORE_THRESH_TEST)
 
 
 def test_publishing_keeps_the_weights_but_for_their_rounding(tmp_path):
