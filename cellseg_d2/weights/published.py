@@ -1,6 +1,6 @@
 """Makes the files of :data:`cellseg_d2.weights.locations.PUBLISHED`, the weights that come with this package.
 
-``python -m cellseg_d2.weights.published CHECKPOINT FILE [THRESHOLD]`` makes one. docs/models.md says what it was trained on.
+``python -m cellseg_d2.weights.published CHECKPOINT FILE [THRESHOLD]`` makes one; docs/models.md tells of its training.
 """
 
 from __future__ import annotations
