@@ -25,7 +25,7 @@ def test_modules_that_are_named_exist(page, repo_root):
         assert (repo_root / name).exists(), f"{page}: {name}"
 
 
-def test_the_shown_check_is_what_the_command_prints(run_tool, sample_root, repo_root):
+def test_the_shown_check_is_what_the_command_prints(run_tool, repo_root):
     """Every line of the block but the dots that stand for others, in order."""
     text = (repo_root / "docs" / "conversion.md").read_text(encoding="utf-8")
     block = next(
@@ -34,6 +34,6 @@ def test_the_shown_check_is_what_the_command_prints(run_tool, sample_root, repo_
     shown = [line.rstrip() for line in block.splitlines() if line.strip() and line.strip() != "..."][
         1:
     ]  # without the command
-    printed = iter(run_tool("convert_tifs", "--check", "--input", sample_root).stdout.splitlines())
+    printed = iter(run_tool("convert_tifs", "--check", "--input", "datasets/sample", cwd=repo_root).stdout.splitlines())
     missing = [line for line in shown if not any(line == found.rstrip() for found in printed)]
     assert not missing
