@@ -40,7 +40,8 @@ def test_the_wheel_has_every_module_config_and_template(wheel: Path) -> None:
     modules = {str(path.relative_to(ROOT)) for path in PACKAGE.rglob("*.py")}
     templates = {str(path.relative_to(ROOT)) for path in (PACKAGE / "report" / "templates").iterdir()}
     assert configs and templates
-    assert configs | modules | templates | {"cellseg_d2/py.typed"} <= names
+    weights = {"cellseg_d2/weights/published/nuclei.pth"}
+    assert configs | modules | templates | weights | {"cellseg_d2/py.typed"} <= names
 
 
 def test_the_wheel_has_no_top_level_package_but_its_own(wheel: Path) -> None:
