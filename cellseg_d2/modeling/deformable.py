@@ -1,35 +1,43 @@
-"""ResNets with deformable convolutions that run on CPUs too.
+"""ResNets with deformable convolutions that run on any device, without Detectron2's compiled operators.
 
-Detectron2's kernels need CUDA: modulated ones (Zhu et al., Deformable ConvNets v2, CVPR 2019) have nothing else, plain
-ones (Dai et al., Deformable Convolutional Networks, ICCV 2017) have no backward. torchvision's run on both, and under
-CUDA's autocast they compute in float32, so that bfloat16 can be used, which Detectron2's do not know.
+Detectron2's operators need CUDA: the modulated ones (Zhu et al., Deformable ConvNets v2, CVPR 2019) run nowhere else,
+the plain ones (Dai et al., Deformable Convolutional Networks, ICCV 2017) have no backward pass elsewhere. Where
+Detectron2 is not compiled, its classes only raise ImportError. torchvision's operators run on CPUs and GPUs. They
+compute in float32 under CUDA's autocast, so bfloat16 training works too.
 
-Both read the same channels, as their sources come from the same kernel: at kernel point k, counted row by row, the
-offset in y is channel 2k, that in x is channel 2k + 1, and the mask is channel k; points outside of the image are zero.
-So Detectron2's checkpoints mean the same here. (Its block calls the two halves of the offsets x and y; they are not.)
+Both libraries read the same channels, as their kernels have the same origin: for kernel point k, counted row by row,
+channel 2k of the offsets is y, channel 2k + 1 is x, and channel k of the mask is its factor. Points outside the image
+are zero. Parameters have Detectron2's names and order, so its checkpoints load. (Detectron2's block calls the two
+halves of the offsets x and y; they are not.)
 """
 
 from __future__ import annotations
 
+import torch
 from detectron2.config import CfgNode
-from detectron2.layers import DeformConv, ModulatedDeformConv, ShapeSpec
+from detectron2.layers import Conv2d, ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone import Backbone
 from detectron2.modeling.backbone.fpn import build_resnet_fpn_backbone
+from detectron2.modeling.backbone.resnet import BottleneckBlock
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.ops import deform_conv2d
 
+from cellseg_d2.errors import CellSegError
 
-class TorchvisionDeformConv(nn.Module):
-    """One of Detectron2's deformable convolutions, with its very parameters, run by torchvision.
+
+class DeformableConv(nn.Module):
+    """A deformable convolution.
 
     Args:
-        conv: whose parameters, normalisation and activation it takes over, so that names in checkpoints stay.
+        conv: the plain convolution that it replaces; its parameters, geometry, norm and activation are taken over.
     """
 
-    def __init__(self, conv: DeformConv | ModulatedDeformConv) -> None:
+    def __init__(self, conv: Conv2d) -> None:
         super().__init__()
-        self.stride, self.padding, self.dilation = conv.stride, conv.padding, conv.dilation
+        self.kernel_size, self.stride = conv.kernel_size, conv.stride
+        self.padding, self.dilation = conv.padding, conv.dilation
         self.weight = conv.weight
         self.register_parameter("bias", conv.bias)
         self.norm = conv.norm
@@ -40,8 +48,8 @@ class TorchvisionDeformConv(nn.Module):
 
         Args:
             x: (N, C, H, W).
-            offset: (N, 2 G P, H', W') for G deformable groups and P kernel points, (y, x) of each point, in pixels.
-            mask: (N, G P, H', W'), factor of each point; None for the plain deformable convolution.
+            offset: (N, 2 G P, H', W') for G deformable groups and P kernel points: (y, x) per point, in pixels.
+            mask: (N, G P, H', W'), a factor per point; None for the plain deformable convolution.
 
         Returns:
             (N, C', H', W').
@@ -52,17 +60,66 @@ class TorchvisionDeformConv(nn.Module):
         return x if self.activation is None else self.activation(x)
 
 
-def use_torchvision_deform_conv(module: nn.Module) -> None:
-    """Puts :class:`TorchvisionDeformConv` in place of every deformable convolution below a module."""
-    for parent in list(module.modules()):
-        for name, child in parent.named_children():
-            if isinstance(child, (DeformConv, ModulatedDeformConv)):
-                setattr(parent, name, TorchvisionDeformConv(child))
+class DeformableBottleneck(nn.Module):
+    """Detectron2's bottleneck block with a deformable 3 x 3 convolution, whose offsets are learned and start at zero.
+
+    Args:
+        block: the plain block that it replaces; its layers are taken over, frozen ones stay frozen.
+        modulated: whether a mask is learned too (Deformable ConvNets v2).
+        groups: number of deformable groups.
+    """
+
+    def __init__(self, block: BottleneckBlock, modulated: bool, groups: int) -> None:
+        super().__init__()
+        self.modulated = modulated
+        # In Detectron2's order: a checkpoint's optimizer state names parameters by their position.
+        self.shortcut = block.shortcut
+        self.conv1 = block.conv1
+        plain = block.conv2
+        points = plain.kernel_size[0] * plain.kernel_size[1]
+        self.conv2_offset = Conv2d(
+            plain.in_channels,
+            (3 if modulated else 2) * points * groups,
+            kernel_size=plain.kernel_size,
+            stride=plain.stride,
+            padding=plain.padding,
+            dilation=plain.dilation,
+        )
+        nn.init.zeros_(self.conv2_offset.weight)
+        nn.init.zeros_(self.conv2_offset.bias)
+        self.conv2_offset.requires_grad_(plain.weight.requires_grad)
+        self.conv2 = DeformableConv(plain)
+        self.conv3 = block.conv3
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C', H', W')."""
+        out = F.relu_(self.conv1(x))
+        offset, mask = self.conv2_offset(out), None
+        if self.modulated:
+            first, second, mask = torch.chunk(offset, 3, dim=1)
+            offset, mask = torch.cat((first, second), dim=1), mask.sigmoid()
+        out = self.conv3(F.relu_(self.conv2(out, offset, mask)))
+        out += x if self.shortcut is None else self.shortcut(x)
+        return F.relu_(out)
 
 
 @BACKBONE_REGISTRY.register()
 def build_cell_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
-    """Detectron2's ResNet with FPN, whose deformable stages, if MODEL.RESNETS asks for any, run on CPUs too."""
-    backbone = build_resnet_fpn_backbone(cfg, input_shape)
-    use_torchvision_deform_conv(backbone)
+    """Detectron2's ResNet with FPN, with deformable convolutions in the stages where MODEL.RESNETS asks for them.
+
+    Raises:
+        CellSegError: deformable stages are asked for in ResNet-18 or 34, which have no bottleneck blocks.
+    """
+    resnets = cfg.MODEL.RESNETS
+    if any(resnets.DEFORM_ON_PER_STAGE) and resnets.DEPTH < 50:
+        raise CellSegError(
+            f"MODEL.RESNETS.DEFORM_ON_PER_STAGE needs MODEL.RESNETS.DEPTH 50, 101 or 152, not {resnets.DEPTH}"
+        )
+    plain = cfg.clone()
+    plain.defrost()
+    plain.MODEL.RESNETS.DEFORM_ON_PER_STAGE = [False] * 4
+    backbone = build_resnet_fpn_backbone(plain, input_shape)
+    for stage, deformable in zip(backbone.bottom_up.stages, resnets.DEFORM_ON_PER_STAGE):
+        for name, block in list(stage.named_children()) if deformable else []:
+            setattr(stage, name, DeformableBottleneck(block, resnets.DEFORM_MODULATED, resnets.DEFORM_NUM_GROUPS))
     return backbone

@@ -1,16 +1,13 @@
 import pytest
 import torch
-from detectron2.layers import DeformConv, FrozenBatchNorm2d, ModulatedDeformConv, ShapeSpec, get_norm
+from detectron2.layers import Conv2d, FrozenBatchNorm2d, ShapeSpec, get_norm
 from detectron2.modeling.backbone.fpn import build_resnet_fpn_backbone
-from detectron2.modeling.backbone.resnet import DeformBottleneckBlock
+from detectron2.modeling.backbone.resnet import BottleneckBlock
 from torch.nn import functional as F
 
 from cellseg_d2.config import get_cfg
-from cellseg_d2.modeling.deformable import (
-    TorchvisionDeformConv,
-    build_cell_resnet_fpn_backbone,
-    use_torchvision_deform_conv,
-)
+from cellseg_d2.errors import CellSegError
+from cellseg_d2.modeling.deformable import DeformableBottleneck, DeformableConv, build_cell_resnet_fpn_backbone
 
 BATCH, CHANNELS, HEIGHT, WIDTH = 2, 8, 7, 9
 POINTS = 9
@@ -25,10 +22,10 @@ def _image():
     return torch.randn(BATCH, CHANNELS, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(0))
 
 
-def _conv(kind=ModulatedDeformConv, **arguments):
+def _conv(**arguments):
     torch.manual_seed(1)
     options = {"kernel_size": 3, "padding": 1, "bias": False, "groups": 2, **arguments}
-    return TorchvisionDeformConv(kind(CHANNELS, 6, **options))
+    return DeformableConv(Conv2d(CHANNELS, 6, **options))
 
 
 def _offsets(dy, dx, points=range(POINTS)):
@@ -57,16 +54,13 @@ def test_without_offsets_it_is_the_plain_convolution_times_the_mask(factor, argu
 
 def test_stride_bias_norm_and_activation_are_the_convolutions():
     torch.manual_seed(1)
-    theirs = ModulatedDeformConv(
-        CHANNELS, 6, kernel_size=3, stride=2, padding=1, norm=get_norm("FrozenBN", 6), activation=F.relu
-    )
-    theirs.norm.running_mean += 0.25
+    plain = Conv2d(CHANNELS, 6, kernel_size=3, stride=2, padding=1, norm=get_norm("FrozenBN", 6), activation=F.relu)
+    plain.norm.running_mean += 0.25
     with torch.no_grad():
-        theirs.bias += 0.5
-    conv = TorchvisionDeformConv(theirs)
-    plain = F.conv2d(_image(), theirs.weight, theirs.bias, stride=2, padding=1)
-    offset, mask = torch.zeros(BATCH, 18, *plain.shape[2:]), torch.ones(BATCH, 9, *plain.shape[2:])
-    torch.testing.assert_close(conv(_image(), offset, mask), F.relu(theirs.norm(plain)))
+        plain.bias += 0.5
+    expected = plain(_image())
+    offset, mask = torch.zeros(BATCH, 18, *expected.shape[2:]), torch.ones(BATCH, 9, *expected.shape[2:])
+    torch.testing.assert_close(DeformableConv(plain)(_image(), offset, mask), expected)
 
 
 @pytest.mark.parametrize(("dy", "dx"), [(1, 0), (0, 1), (-1, 2)])
@@ -97,37 +91,55 @@ def test_half_a_pixel_of_offset_is_the_mean_of_two():
 
 
 def test_the_unmodulated_convolution_has_no_mask():
-    conv = _conv(DeformConv)
+    conv = _conv()
     torch.testing.assert_close(conv(_image(), _offsets(0, 0)), F.conv2d(_image(), conv.weight, padding=1, groups=2))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("modulated", [True, False])
+def test_a_block_without_learned_offsets_is_the_plain_block_with_its_mask(modulated, stride):
+    torch.manual_seed(1)
+    plain = BottleneckBlock(CHANNELS, 6, bottleneck_channels=4, num_groups=2, norm="FrozenBN", stride=stride)
+    weight = plain.conv2.weight.detach().clone()
+    block = DeformableBottleneck(plain, modulated=modulated, groups=2)
+    found = block(_image())
+    plain.conv2.weight = torch.nn.Parameter(weight / 2 if modulated else weight)  # the mask starts as sigmoid(0)
+    torch.testing.assert_close(found, plain(_image()))
 
 
 @pytest.mark.parametrize("modulated", [True, False])
 def test_a_block_learns_its_offsets_on_the_cpu(modulated):
-    block = DeformBottleneckBlock(
-        CHANNELS, CHANNELS, bottleneck_channels=CHANNELS, num_groups=2, norm="BN", deform_modulated=modulated
-    )
-    names = list(block.state_dict())
-    use_torchvision_deform_conv(block)
-    assert sorted(block.state_dict()) == sorted(names)
+    plain = BottleneckBlock(CHANNELS, CHANNELS, bottleneck_channels=CHANNELS, num_groups=2, norm="BN")
+    block = DeformableBottleneck(plain, modulated=modulated, groups=1)
     block(_image()).square().sum().backward()
     assert all(parameter.grad.any() for name, parameter in block.named_parameters() if "bias" not in name)
     assert block.conv2_offset.bias.grad.any()
 
 
-def test_the_backbones_weights_have_detectron2s_names():
-    cfg = get_cfg("mask_rcnn_X_101_32x8d_DCNv2_FPN", SMALL)
-    ours, theirs = (
-        build(cfg, ShapeSpec(channels=3)) for build in (build_cell_resnet_fpn_backbone, build_resnet_fpn_backbone)
-    )
-    ours_shapes, their_shapes = (
-        {name: tensor.shape for name, tensor in backbone.state_dict().items()} for backbone in (ours, theirs)
-    )
-    assert ours_shapes == their_shapes
-    assert "bottom_up.res3.0.conv2_offset.weight" in ours_shapes
-    assert "bottom_up.res3.0.conv2.norm.running_mean" in ours_shapes
+@pytest.mark.parametrize(("modulated", "channels"), [(True, 27), (False, 18)])
+def test_the_backbones_weights_have_detectron2s_names_and_order(modulated, channels):
+    """Names as in the files of Detectron2's zoo; the order is what a checkpoint's optimizer state goes by."""
+    cfg = get_cfg("mask_rcnn_X_101_32x8d_DCNv2_FPN", [*SMALL, "MODEL.RESNETS.DEFORM_MODULATED", str(modulated)])
+    ours = build_cell_resnet_fpn_backbone(cfg, ShapeSpec(channels=3))
+    cfg.MODEL.RESNETS.DEFORM_ON_PER_STAGE = [False] * 4
+    plain = build_resnet_fpn_backbone(cfg, ShapeSpec(channels=3))
+    expected = []
+    for name, tensor in plain.state_dict().items():
+        block, _, layer = name.partition(".conv2.")
+        if layer == "weight" and not block.startswith("bottom_up.res2"):
+            expected.append((f"{block}.conv2_offset.weight", (channels, tensor.shape[0], 3, 3)))
+            expected.append((f"{block}.conv2_offset.bias", (channels,)))
+        expected.append((name, tuple(tensor.shape)))
+    assert [(name, tuple(tensor.shape)) for name, tensor in ours.state_dict().items()] == expected
+    assert ("bottom_up.res3.0.conv2_offset.bias", (channels,)) in expected
     kinds = {type(block.conv2).__name__ for stage in ours.bottom_up.stages for block in stage}
-    assert kinds == {"Conv2d", "TorchvisionDeformConv"}
-    assert not any(isinstance(module, (DeformConv, ModulatedDeformConv)) for module in ours.modules())
+    assert kinds == {"Conv2d", "DeformableConv"}
+
+
+def test_a_resnet_without_bottlenecks_is_refused_in_one_line():
+    cfg = get_cfg("mask_rcnn_X_101_32x8d_DCNv2_FPN", ["MODEL.RESNETS.DEPTH", "18"])
+    with pytest.raises(CellSegError, match=r"DEFORM_ON_PER_STAGE needs MODEL\.RESNETS\.DEPTH 50, 101 or 152, not 18"):
+        build_cell_resnet_fpn_backbone(cfg, ShapeSpec(channels=3))
 
 
 def test_frozen_stages_stay_frozen():
@@ -136,7 +148,7 @@ def test_frozen_stages_stay_frozen():
     )
     bottom_up = build_cell_resnet_fpn_backbone(cfg, ShapeSpec(channels=3)).bottom_up
     conv = bottom_up.res3[0].conv2
-    assert isinstance(conv, TorchvisionDeformConv) and isinstance(conv.norm, FrozenBatchNorm2d)
+    assert isinstance(conv, DeformableConv) and isinstance(conv.norm, FrozenBatchNorm2d)
     assert not any(parameter.requires_grad for parameter in bottom_up.res3.parameters())
     assert all(parameter.requires_grad for parameter in bottom_up.res4.parameters())
 
@@ -144,4 +156,4 @@ def test_frozen_stages_stay_frozen():
 def test_without_deformable_stages_the_backbone_is_detectron2s():
     cfg = get_cfg("mask_rcnn_X_101_32x8d_FPN", SMALL)
     backbone = build_cell_resnet_fpn_backbone(cfg, ShapeSpec(channels=3))
-    assert not any(isinstance(module, TorchvisionDeformConv) for module in backbone.modules())
+    assert not any(isinstance(module, DeformableConv) for module in backbone.modules())
