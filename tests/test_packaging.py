@@ -124,7 +124,7 @@ def test_the_installed_command_converts_and_predicts(installed: Path, tmp_path: 
         "from cellseg_d2.weights.checkpoint import CellCheckpointer\n"
         "cellseg_d2.setup()\n"
         "keys = ['MODEL.DEVICE', 'cpu', 'OUTPUT_DIR', '.', 'MODEL.ROI_HEADS.NUM_CLASSES', '1',"
-        " 'CELLSEG.CLASS_NAMES', ['nucleus'], 'TEST.DETECTIONS_PER_IMAGE', '9']\n"
+        " 'CELLSEG.CLASS_NAMES', '[\\'nucleus\\']', 'TEST.DETECTIONS_PER_IMAGE', '9']\n"
         "cfg = cellseg_d2.get_cfg('mask_rcnn_lite0_FPN', keys)\n"
         "CellCheckpointer(build_model(cfg), cfg, strict=True).save_weights('model')"
     )

@@ -122,7 +122,7 @@ def convert(
         run = partial(run_in_order, executor, given.in_flight)
         (folder / "tiles").mkdir()
         work: dict[str, Any] = {"options": options, "folder": folder, "skip_errors": skip_errors}
-        tested = run(partial(_write_test_image, **work), tests, "test images")  # first, so that a bad one stops early
+        tested = run(partial(_write_test_image, **work), tests, None)  # first, so that a bad one stops early
         tiled = run(partial(_tile_sample, **work, class_count=len(given.class_names)), given.images, "images")
         summary = _write_dataset(given, options, split, folder, tiled, tested, run)
         write_json(folder / "dataset.json", summary, indent=1)

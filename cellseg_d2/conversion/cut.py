@@ -131,10 +131,11 @@ def _class_names(found: list[str], given: Sequence[str]) -> list[str]:
 
 
 def run_in_order(
-    executor: Executor, in_flight: int, function: Callable[[Item], Result], items: Sequence[Item], what: str
+    executor: Executor, in_flight: int, function: Callable[[Item], Result], items: Sequence[Item], what: str | None
 ) -> list[Result]:
-    """Runs one task an item, shows the progress as ``what``, and gives the results in the items' order."""
-    results = dict(track(run_unordered(executor, function, items, in_flight), len(items), what))
+    """Runs one task per item, shows the progress as ``what`` unless it is None, and gives the results in order."""
+    done = run_unordered(executor, function, items, in_flight)
+    results = dict(done if what is None else track(done, len(items), what))
     return [results[number] for number in range(len(items))]
 
 
