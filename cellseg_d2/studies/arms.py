@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 import yaml
 
-from cellseg_d2.config import config_path
 from cellseg_d2.report.run_folder import flat
 
 MODELS: Mapping[str, str] = {"laptop": "mask_rcnn_lite0_FPN", "recipe": "mask_rcnn_X_101_32x8d_FPN"}
@@ -40,6 +39,8 @@ class Arm:
         """What the arm's ablation sets, as KEY VALUE KEY VALUE ...; its ``_BASE_`` is left out."""
         if not self.ablation:
             return []
+        from cellseg_d2.config import config_path  # needs Detectron2, which the command's --help must not load
+
         content = yaml.safe_load(config_path(f"ablations/{self.ablation}").read_text(encoding="utf-8"))
         return [text for key, value in flat(content).items() if key != "_BASE_" for text in (key, str(value))]
 

@@ -35,7 +35,7 @@ def test_an_unknown_verb_is_one_line(word, hint, capsys):
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["predict", "--help"], ["convert", "--help"]])
+@pytest.mark.parametrize("words", [["--help"], *([verb, "--help"] for verb in VERBS)], ids=" ".join)
 def test_help_is_printed_without_torch(words, repo_root):
     code = "import sys; sys.modules.update(torch=None, detectron2=None)\n"
     code += f"from cellseg_d2.commands import main; main({words})"
