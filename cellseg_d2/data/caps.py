@@ -8,6 +8,7 @@ from collections import Counter
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from cellseg_d2.config_checks import config_value
 from cellseg_d2.conversion.caps import DETECTIONS_KEY, FROM_DATA, caps_for
 
 logger = logging.getLogger(__name__)
@@ -22,9 +23,9 @@ def set_caps(cfg: CfgNode) -> None:
     """
     most = max(_most_cells(name) for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
     caps = caps_for(most)
-    from_data = _get(cfg, DETECTIONS_KEY) == FROM_DATA
+    from_data = config_value(cfg, DETECTIONS_KEY) == FROM_DATA
     for key, cap in caps.items():
-        before = _get(cfg, key)
+        before = config_value(cfg, key)
         caps[key] = max(before, cap) if from_data else before
     cfg.merge_from_list([value for pair in caps.items() for value in pair])
     logger.info(
@@ -35,13 +36,6 @@ def set_caps(cfg: CfgNode) -> None:
     for key, cap in caps.items():
         if cap < most:
             logger.warning("%s is %d, but a tile has %d cells: the rest cannot be found", key, cap, most)
-
-
-def _get(cfg: CfgNode, key: str) -> int:
-    node = cfg
-    for name in key.split("."):
-        node = node[name]
-    return int(node)
 
 
 def _most_cells(dataset: str) -> int:

@@ -108,9 +108,6 @@ FORMATS: tuple[ImageFormat, ...] = (
 )
 """The formats, in the order in which they are asked whether a path is theirs."""
 
-IMAGE_SUFFIXES = tuple(suffix for form in FORMATS for suffix in form.suffixes)
-"""Suffixes of image files, which folders are searched for."""
-
 
 def format_of(path: Path) -> ImageFormat:
     """The format of a path; TIFF, whose reader says what is wrong with it, where no format accepts it."""

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from detectron2.config import CfgNode
 
+from cellseg_d2.config_checks import config_value
 from cellseg_d2.engine.run_config import build_cfg
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.report.run_folder import flat
@@ -49,7 +50,7 @@ def reference_cfg(config: str, datasets: Sequence[str], user: Sequence[str]) -> 
 def inference_overrides(reference: CfgNode) -> list[str]:
     """How all arms predict, as KEY VALUE KEY VALUE ...: what :func:`reference_cfg` says."""
     options = {f"CELLSEG.INFERENCE.{key}": value for key, value in flat(reference.CELLSEG.INFERENCE).items()}
-    return _overrides({key: _get(reference, key) for key in INFERENCE_KEYS} | options)
+    return _overrides({key: config_value(reference, key) for key in INFERENCE_KEYS} | options)
 
 
 def schedule_overrides(own: CfgNode, reference: CfgNode, iterations: int) -> list[str]:
@@ -66,7 +67,7 @@ def schedule_overrides(own: CfgNode, reference: CfgNode, iterations: int) -> lis
         raise CellSegError(f"{iterations} iterations are too few for a learning rate of {len(steps)} steps")
     share = iterations / reference.SOLVER.MAX_ITER
     own_share = iterations / own.SOLVER.MAX_ITER
-    periods = {key: _get(reference, key) for key in ("SOLVER.CHECKPOINT_PERIOD", "TEST.EVAL_PERIOD")}
+    periods = {key: config_value(reference, key) for key in ("SOLVER.CHECKPOINT_PERIOD", "TEST.EVAL_PERIOD")}
     return _overrides(
         {
             "SOLVER.MAX_ITER": iterations,
@@ -105,7 +106,7 @@ def run_overrides(
         "SEED": seed,
         # on whole images it would be no loss of a tile, and the arms' losses may not be the same sum
         "CELLSEG.VALIDATION_LOSS": False,
-        **{key: _get(own, key) for key in PROPOSAL_KEYS},
+        **{key: config_value(own, key) for key in PROPOSAL_KEYS},
     }
     alike = [*schedule_overrides(own, reference, iterations), *inference_overrides(reference)]
     return [*arm, *_overrides(fixed), *alike, *user]
@@ -131,13 +132,6 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
 
 def _overrides(values: Mapping[str, Any]) -> list[str]:
     return [text for key, value in values.items() for text in (key, str(value))]
-
-
-def _get(cfg: CfgNode, key: str) -> Any:
-    value = cfg
-    for name in key.split("."):
-        value = value[name]
-    return value
 
 
 @contextmanager

@@ -1,53 +1,21 @@
 """Hostile files as a user would meet them: one line, exit code 2, and none of their code runs."""
 
 import json
-import os
 import pickle
 
 import numpy as np
 import pytest
 import tifffile
-import torch
+from hostile import MakesFolder, write_torchscript
 
 from cellseg_d2.conversion.convert import convert
 from cellseg_d2.conversion.options import ConvertOptions
 
 
-class Overwriting(torch.nn.Module):
-    """As TorchScript, its ``__setstate__`` writes to a file (CVE-2025-32434)."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__()
-        self.path = path
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x
-
-    @torch.jit.export
-    def __getstate__(self):
-        return (self.path, self.training)
-
-    @torch.jit.export
-    def __setstate__(self, state: tuple[str, bool]):
-        self.path = state[0]
-        self.training = state[1]
-        torch.from_file(self.path, shared=True, size=16, dtype=torch.uint8).fill_(65)
-
-
-class Hostile:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
-
-
 @pytest.fixture
 def torchscript(tmp_path):
     target = tmp_path / "target"
-    torch.jit.save(torch.jit.script(Overwriting(str(target))), str(tmp_path / "evil.pth"))
-    target.unlink(missing_ok=True)
-    return tmp_path / "evil.pth", target
+    return write_torchscript(tmp_path / "evil.pth", target), target
 
 
 def assert_refused(done, target, named):
@@ -84,6 +52,6 @@ def test_prediction_refuses_a_pickle_codec(run_tool, tmp_path):
     (path / ".zattrs").write_text(json.dumps({"multiscales": [{"axes": axes, "datasets": [{"path": "0"}]}]}))
     array = {"zarr_format": 2, "shape": [4, 6], "chunks": [4, 6], "dtype": "|u1", "fill_value": 0, "order": "C"}
     (path / "0" / ".zarray").write_text(json.dumps({**array, "compressor": {"id": "pickle"}, "filters": None}))
-    (path / "0" / "0.0").write_bytes(pickle.dumps(Hostile(target)))
+    (path / "0" / "0.0").write_bytes(pickle.dumps(MakesFolder(target)))
     done = run_tool("predict", "--weights", "nuclei", "--input", path, "--output", tmp_path / "out")
     assert_refused(done, target, "codec 'pickle'")

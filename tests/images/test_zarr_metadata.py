@@ -2,13 +2,13 @@
 
 import base64
 import json
-import os
 import pickle
 
 import numcodecs
 import numpy as np
 import pytest
 import zarr
+from hostile import MakesFolder
 
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.images.formats import open_image
@@ -20,14 +20,6 @@ V2 |= {"order": "C", "filters": None}
 V3 = {"zarr_format": 3, "node_type": "array", "shape": [4, 6], "data_type": "uint8", "fill_value": 0}
 V3 |= {"chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [4, 6]}}, "codecs": [{"name": "bytes"}]}
 V3 |= {"chunk_key_encoding": {"name": "default"}}
-
-
-class Hostile:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
 
 
 def write_v2(path, array, multiscales=MULTISCALES, name="0", chunk=bytes(24)):
@@ -58,7 +50,7 @@ def write_v3(path, array):
     ],
 )
 def test_a_pickle_codec_is_refused_unrun(tmp_path, changes):
-    hostile = pickle.dumps(Hostile(tmp_path / "made"))
+    hostile = pickle.dumps(MakesFolder(tmp_path / "made"))
     array = {**V2, **changes, "fill_value": base64.b64encode(hostile).decode() if "dtype" in changes else 0}
     path = write_v2(tmp_path / "evil.zarr", array, chunk=hostile)
     with pytest.raises(CellSegError, match=r"evil.zarr/0/.zarray: is not opened: its (codec 'pickle'|dtype)"):

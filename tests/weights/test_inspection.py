@@ -1,7 +1,6 @@
 """Hostile files of weights: none may run code or claim more than it has; nothing here may be opened by torch."""
 
 import io
-import os
 import pickle
 import struct
 import tarfile
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hostile import MakesFolder, write_torchscript
 
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.weights.inspection import LARGEST_PICKLE, LEGACY_MAGIC, check_torch_file
@@ -21,32 +21,6 @@ TENSORS = {
     "text": "CELLSEG: {}",
     "list": [1, 2.5, None, ("text", torch.nn.Parameter(torch.ones(2)))],
 }
-
-
-class Overwriting(torch.nn.Module):
-    """As TorchScript, its ``__setstate__`` writes to a file: what CVE-2025-32434 allows."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__()
-        self.path = path
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x
-
-    @torch.jit.export
-    def __getstate__(self):
-        return (self.path, self.training)
-
-    @torch.jit.export
-    def __setstate__(self, state: tuple[str, bool]):
-        self.path = state[0]
-        self.training = state[1]
-        torch.from_file(self.path, shared=True, size=16, dtype=torch.uint8).fill_(65)
-
-
-def write_torchscript(path: Path, target: Path) -> Path:
-    torch.jit.save(torch.jit.script(Overwriting(str(target))), str(path))
-    return path
 
 
 def write_archive(
@@ -113,7 +87,6 @@ def test_hand_made_archives_are_admitted_where_all_sizes_are_true(tmp_path):
 def test_torchscript_is_refused_and_its_code_does_not_run(tmp_path):
     target = tmp_path / "target"
     path = write_torchscript(tmp_path / "evil.pth", target)
-    target.unlink(missing_ok=True)
     assert_refused(path, "TorchScript archive")
     assert not target.exists()
 
@@ -195,17 +168,9 @@ def test_a_pickle_that_is_too_large_is_refused(tmp_path):
     assert_refused(write_archive(tmp_path / "a.pth", content, {}), "data.pkl has")
 
 
-class Hostile:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
-
-
 @pytest.mark.parametrize("kind", ["archive", "legacy", "plain", "in the keys"])
 def test_pickles_that_ask_for_a_function_are_refused_unrun(tmp_path, kind):
-    hostile, path = pickle.dumps(Hostile(tmp_path / "made"), protocol=2), tmp_path / "a.pth"
+    hostile, path = pickle.dumps(MakesFolder(tmp_path / "made"), protocol=2), tmp_path / "a.pth"
     legacy = [LEGACY_MAGIC, pickle.dumps(1001, 2), pickle.dumps({}, 2)]
     if kind == "archive":
         write_archive(path, hostile, {})
