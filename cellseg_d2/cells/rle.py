@@ -121,7 +121,7 @@ def bboxes_of(
 
 
 def _format_counts(counts: NDArray[np.int64], owner: NDArray[np.int64], count: int) -> list[str]:
-    """The text form of ``count`` RLEs, see :mod:`cellseg_d2.cells.rle_text`, from their counts, which are sorted by ``owner``."""
+    """The text of ``count`` RLEs, see :mod:`cellseg_d2.cells.rle_text`; their counts are sorted by ``owner``."""
     position = np.arange(len(counts)) - np.searchsorted(owner, owner)
     values = counts.copy()
     later = np.flatnonzero(position > 2)

@@ -44,7 +44,7 @@ def parse(texts: Sequence[str | bytes], sizes: Sequence[tuple[int, int]]) -> Cou
 
     A sound text has whole numbers, none of which is below 0, and that make up just the pixels of its image.
     """
-    faults = {}
+    faults: dict[int, str] = {}
     known = np.array([height * width <= MOST_PIXELS for height, width in sizes], bool)
     for place in np.flatnonzero(~known).tolist():
         faults[place] = f"is of an image of {sizes[place][0]} x {sizes[place][1]}, which is too large"
@@ -81,7 +81,7 @@ def _pixels(size: tuple[int, int]) -> str:
 
 def _codes(texts: Sequence[str | bytes]) -> tuple[NDArray[np.uint8], NDArray[np.int64], dict[int, str]]:
     """The six bits of all characters, where each text begins and ends in them, and what is wrong; such texts go."""
-    faults = {}
+    faults: dict[int, str] = {}
     raw = [text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass") for text in texts]
     while True:
         joined = b"".join(raw)

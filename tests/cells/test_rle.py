@@ -166,7 +166,9 @@ GOOD = pycocotools_rle(np.eye(4, 5, dtype=bool))
         pytest.param({"size": [4, 5], "counts": "8 <"}, "a character that no RLE has", id="space"),
         pytest.param({"size": [4, 5], "counts": "4€"}, "a character that no RLE has", id="not ASCII"),
         pytest.param({"size": [4, 5], "counts": GOOD["counts"] * 2}, "does not fit into the 20 pixels", id="doubled"),
-        pytest.param({"size": [4, 5], "counts": "P" * 40 + "0"}, "does not fit into the 20 pixels", id="endless number"),
+        pytest.param(
+            {"size": [4, 5], "counts": "P" * 40 + "0"}, "does not fit into the 20 pixels", id="endless number"
+        ),
     ],
 )
 def test_damaged_rles_are_refused_wherever_they_stand(rle, message):
