@@ -7,72 +7,32 @@ plain pycocotools reads it. What cannot be derived is one line that names the fi
 from __future__ import annotations
 
 import logging
-import reprlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from cellseg_d2.cells.coco import MAX_PIXELS, Record, Result, to_rle
 from cellseg_d2.cells.coco_ids import Ids, is_id
-from cellseg_d2.cells.coco_masks import Masks, Size, has_mask, is_side, read_masks, size_of
+from cellseg_d2.cells.coco_masks import Size, has_mask, is_side
+from cellseg_d2.cells.coco_records import (
+    LARGEST_ID,
+    LARGEST_IMAGE_ID,
+    LARGEST_NUMBER,
+    Records,
+    add_sizes,
+    annotation_ids,
+    box_of,
+    crowd_of,
+    is_utf8,
+    number_records,
+    short,
+)
 from cellseg_d2.errors import CellSegError, size_text
 from cellseg_d2.files import read_json
 
 logger = logging.getLogger(__name__)
-
-LARGEST_IMAGE_ID, LARGEST_ID = 2**53, 2**31 - 1
-"""Of images, whose ids JSON holds exactly, and of categories and annotations."""
-
-LARGEST_SCORE = 1e30
-"""Of a result, or of a side of a box: what 32 bits hold."""
-
-NAMED = 3
-"""Records that a line names before it only counts."""
-
-REPR = reprlib.Repr()
-REPR.maxstring = REPR.maxlong = REPR.maxother = 60
-REPR.maxlist = REPR.maxdict = 4
-REPR.maxlevel = 2
-
-
-@dataclass(frozen=True)
-class Records:
-    """The annotations or the results of a file, with the numbers of their images and categories.
-
-    Attributes:
-        path: the file.
-        kind: ``annotation`` or ``result``.
-        given: the records as the file has them.
-        images, categories: each one's, as :class:`Ids` numbers them.
-        masks: each one's.
-    """
-
-    path: Path
-    kind: str
-    given: list[Record]
-    images: list[int]
-    categories: list[int]
-    masks: Masks
-
-    def name(self, place: int) -> str:
-        """What a record is called in messages."""
-        return f"{self.kind} {place}, counted from 0, of image {_short(self.given[place]['image_id'])}"
-
-    def refuse(self, place: int, problem: str) -> NoReturn:
-        """Raises CellSegError for a record."""
-        raise CellSegError(f"{self.path}: {self.name(place)}, {problem}")
-
-    def refuse_damaged(self) -> None:
-        """Raises CellSegError for the first damaged mask."""
-        for place in sorted(self.masks.faults)[:1]:
-            self.refuse(place, self.masks.faults[place])
-
-    def several(self, places: Sequence[int]) -> str:
-        """The first of some records by name, and how many more there are."""
-        named = "; ".join(map(self.name, places[:NAMED]))
-        return named + (f"; and {len(places) - NAMED} more" if len(places) > NAMED else "")
 
 
 @dataclass(frozen=True)
@@ -133,7 +93,9 @@ def read_pair(ground_truth: Path, results: Path) -> tuple[Record, list[Result]]:
     if truth.annotations is None:
         raise CellSegError(f"{ground_truth}: is no COCO dataset with images, annotations and categories")
     sizes = {image["id"]: (image["height"], image["width"]) for image in truth.images if "height" in image}
-    found = _records(results, "result", content, truth.image_ids, truth.category_ids, sizes.get, f"{ground_truth}")
+    found = number_records(
+        results, "result", content, truth.image_ids, truth.category_ids, sizes.get, f"{ground_truth}"
+    )
     return _dataset(truth), _results(found, sizes)
 
 
@@ -151,20 +113,21 @@ def read_results(paths: Sequence[Path]) -> ResultFiles:
     images, categories = ids
     sizes: dict[int | None, Size] = {}
     for content in contents:
-        _add_sizes(sizes, content, images)
+        add_sizes(sizes, content, images)
     files = []
     for path, content in zip(paths, contents):
-        found = _records(path, "result", content, images, categories, sizes.get, "")
+        found = number_records(path, "result", content, images, categories, sizes.get, "")
         files.append(_results(found, sizes))
     return ResultFiles(files, images, categories)
 
 
-def open_truth(path: Path, results: Iterable[Any] = ()) -> Truth:
+def open_truth(path: Path, results: Iterable[Any] = (), find_size: Callable[[Record], Size] | None = None) -> Truth:
     """A COCO dataset whose masks are read and not refused yet.
 
     Args:
         path: the file.
         results: results whose masks tell the sizes of images that neither their records nor the annotations' masks do.
+        find_size: finds the size of an image, given its record, that nothing else tells.
 
     Raises:
         CellSegError: the file cannot be read, or is of another form.
@@ -183,12 +146,14 @@ def open_truth(path: Path, results: Iterable[Any] = ()) -> Truth:
         image["id"]: (image["height"], image["width"]) for image in images if "height" in image
     }
     if len(sizes) < len(images):
-        _add_sizes(sizes, annotations, image_ids)
-        _add_sizes(sizes, results, image_ids)
+        add_sizes(sizes, annotations, image_ids)
+        add_sizes(sizes, results, image_ids)
     for image in images:
+        if image["id"] not in sizes and find_size is not None:
+            sizes[image["id"]] = find_size(image)
         if image["id"] in sizes:
             image["height"], image["width"] = sizes[image["id"]]
-    given = _records(path, "annotation", annotations, image_ids, category_ids, sizes.get, f"{path}")
+    given = number_records(path, "annotation", annotations, image_ids, category_ids, sizes.get, f"{path}")
     return Truth(path, images, categories, image_ids, category_ids, given)
 
 
@@ -212,20 +177,6 @@ def _without_pixel(records: Records) -> list[int]:
     ]
 
 
-def is_crowd(record: Record) -> bool:
-    """A record's ``iscrowd``, which may be a number, its text, true or false, or nothing.
-
-    Raises:
-        ValueError: it is something else.
-    """
-    value = record.get("iscrowd", 0)
-    if isinstance(value, str):
-        value = {"0": 0, "1": 1, "false": 0, "true": 1, "": 0}.get(value.strip().lower(), value)
-    if value is None or value in (0, 1):
-        return bool(value)
-    raise ValueError(f"has iscrowd {_short(value)}; write 0 or 1")
-
-
 # Ground truth
 
 
@@ -235,7 +186,7 @@ def _dataset(truth: Truth) -> Record:
     for image in truth.images:
         height, width = image.setdefault("height", 1), image.setdefault("width", 1)  # nothing in it has a pixel
         if height * width > MAX_PIXELS:
-            name = _short(truth.image_ids.original(image["id"]))
+            name = short(truth.image_ids.original(image["id"]))
             raise CellSegError(
                 f"{truth.path}: image {name} is {size_text((height, width))}; COCO's scores are of at most "
                 f"{MAX_PIXELS} pixels, so judge parts of it"
@@ -251,43 +202,29 @@ def _dataset(truth: Truth) -> Record:
 
 
 def _annotations(records: Records, masked: bool) -> list[Record]:
-    numbers = _annotation_ids(records.given)
+    numbers = annotation_ids(records.given)
     boxes, areas = records.masks.boxes.tolist(), records.masks.areas.tolist()
     annotations = []
     for place, (record, rle, area) in enumerate(zip(records.given, records.masks.rles, areas)):
         if masked and not area:
             continue
-        box = _box(records, place, record) or boxes[place]
+        box = box_of(records, place, record) or boxes[place]
         if rle is None and not record.get("bbox"):
             records.refuse(place, "has neither a mask nor a box; add one")
         stated = record.get("area")
-        known = isinstance(stated, (int, float)) and 0 <= stated <= LARGEST_SCORE
+        known = isinstance(stated, (int, float)) and 0 <= stated <= LARGEST_NUMBER
         annotation = {
             "id": numbers[place],
             "image_id": records.images[place],
             "category_id": records.categories[place],
             "bbox": box,
             "area": stated if known else area if masked else box[2] * box[3],
-            "iscrowd": _crowd(records, place, record),
+            "iscrowd": crowd_of(records, place, record),
         }
         if rle is not None:
             annotation["segmentation"] = rle
         annotations.append(annotation)
     return annotations
-
-
-def _crowd(records: Records, place: int, record: Record) -> int:
-    try:
-        return int(is_crowd(record))
-    except ValueError as error:
-        records.refuse(place, str(error))
-
-
-def _annotation_ids(records: Sequence[Record]) -> list[int]:
-    """Their own where these are sound; else numbers from 1: scorers take an id of 0, or one twice, for no cell."""
-    ids = [record.get("id") for record in records]
-    sound = [number for number in ids if type(number) is int and 0 < number <= LARGEST_ID]
-    return sound if len(set(sound)) == len(ids) else list(range(1, len(ids) + 1))
 
 
 def _ids(path: Path, kind: str, records: Any, least: int, most: int) -> Ids:
@@ -300,7 +237,7 @@ def _ids(path: Path, kind: str, records: Any, least: int, most: int) -> Ids:
     raws = []
     for place, record in enumerate(_list(path, records, f"has {plural} that are no list; write a COCO dataset")):
         if not isinstance(record, dict) or not is_id(record.get("id")):
-            what = _short(record.get("id")) if isinstance(record, dict) else _short(record)
+            what = short(record.get("id")) if isinstance(record, dict) else short(record)
             raise CellSegError(
                 f"{path}: {kind} {place}, counted from 0, has the id {what}; write a whole number or text"
             )
@@ -308,21 +245,21 @@ def _ids(path: Path, kind: str, records: Any, least: int, most: int) -> Ids:
     ids = Ids(raws, least, most)
     if len(ids) < len(raws):
         twice = Counter(map(ids.find, raws)).most_common(1)[0][0]
-        shown = _short(ids.original(twice or 0))
+        shown = short(ids.original(twice or 0))
         raise CellSegError(f"{path}: has two {plural} of the id {shown}; each needs its own")
     return ids
 
 
 def _image(path: Path, place: int, record: Record, ids: Ids) -> Record:
     name, number = record.get("file_name"), ids.find(record["id"])
-    if name is not None and not (isinstance(name, str) and _is_utf8(name)):
-        raise CellSegError(f"{path}: image {place}, counted from 0, has the file_name {_short(name)}; write text")
+    if name is not None and not (isinstance(name, str) and is_utf8(name)):
+        raise CellSegError(f"{path}: image {place}, counted from 0, has the file_name {short(name)}; write text")
     image = {**record, "id": number, "file_name": name or str(record["id"])}
     height, width = record.get("height"), record.get("width")
     if height is None or width is None:
         return {key: value for key, value in image.items() if key not in ("height", "width")}
     if not (is_side(height) and is_side(width)):
-        shown = f"{_short(height)} and {_short(width)}"
+        shown = f"{short(height)} and {short(width)}"
         raise CellSegError(
             f"{path}: image {place}, counted from 0, has the height and width {shown}; write whole numbers above 0"
         )
@@ -334,8 +271,8 @@ def _categories(path: Path, records: Sequence[Record], ids: Ids) -> list[Record]
     names = []
     for place, record in enumerate(records):
         name, number = record.get("name"), record["id"]
-        if name is not None and (not isinstance(name, (str, int, float)) or not _is_utf8(str(name))):
-            raise CellSegError(f"{path}: category {place}, counted from 0, has the name {_short(name)}; write text")
+        if name is not None and (not isinstance(name, (str, int, float)) or not is_utf8(str(name))):
+            raise CellSegError(f"{path}: category {place}, counted from 0, has the name {short(name)}; write text")
         names.append(f"category {_plain(number)}" if name is None or name == "" else str(name))
     counts = Counter(names)
     repeated = [name for name, count in counts.items() if count > 1]
@@ -368,9 +305,9 @@ def _results(records: Records, sizes: dict[Any, Size]) -> list[Result]:
     results = []
     for place, (record, rle) in enumerate(zip(records.given, records.masks.rles)):
         score = record.get("score")
-        if isinstance(score, bool) or not isinstance(score, (int, float)) or not abs(score) <= LARGEST_SCORE:
-            records.refuse(place, f"has the score {_short(score)}; give it a number")
-        box = _box(records, place, record)
+        if isinstance(score, bool) or not isinstance(score, (int, float)) or not abs(score) <= LARGEST_NUMBER:
+            records.refuse(place, f"has the score {short(score)}; give it a number")
+        box = box_of(records, place, record)
         if not masked and box is None:
             records.refuse(place, "has neither a mask nor a box; add one")
         result = {
@@ -386,79 +323,11 @@ def _results(records: Records, sizes: dict[Any, Size]) -> list[Result]:
     return results
 
 
-# Both
-
-
-def _records(
-    path: Path,
-    kind: str,
-    given: Sequence[Any],
-    image_ids: Ids,
-    category_ids: Ids,
-    size: Callable[[int], Size | None],
-    listed_in: str,
-) -> Records:
-    """Records with the numbers of their images and categories, and their masks.
-
-    Raises:
-        CellSegError: one is no object, or of an image or category that is none, or that is not listed.
-    """
-    images, categories, segmentations = [], [], []
-    for place, record in enumerate(given):
-        if not isinstance(record, dict):
-            raise CellSegError(f"{path}: {kind} {place}, counted from 0, is {_short(record)}; write an object")
-        image, category = image_ids.find(record.get("image_id")), category_ids.find(record.get("category_id"))
-        if image is None or category is None:
-            key = "image_id" if image is None else "category_id"
-            what = f"has the {key} {_short(record.get(key))}" if key in record else f"has no {key}"
-            fix = f", which {listed_in} does not list" if is_id(record.get(key)) else "; write a whole number or text"
-            raise CellSegError(f"{path}: {kind} {place}, counted from 0, {what}{fix}")
-        images.append(image)
-        categories.append(category)
-        segmentations.append(record.get("segmentation"))
-    masks = read_masks(segmentations, list(map(size, images)))
-    return Records(path, kind, list(given), images, categories, masks)
-
-
-def _add_sizes(sizes: dict[int | None, Size], records: Iterable[Any], image_ids: Ids) -> None:
-    """Adds the sizes that RLEs tell of images whose size is not known yet."""
-    for record in records:
-        if isinstance(record, dict):
-            size = size_of(record.get("segmentation"))
-            if size is not None:
-                sizes.setdefault(image_ids.find(record.get("image_id")), size)
-
-
-def _box(records: Records, place: int, record: Record) -> list[float] | None:
-    """A record's own box; None where it has none."""
-    box = record.get("bbox")
-    if box is None or box == []:
-        return None
-    numbers = isinstance(box, list) and len(box) == 4 and set(map(type, box)) <= {int, float}
-    if not numbers or not all(-LARGEST_SCORE <= side <= LARGEST_SCORE for side in box) or min(box[2:]) < 0:
-        records.refuse(place, f"has the bbox {_short(box)}; write [x, y, width, height], or leave it to the mask")
-    return box
-
-
 def _list(path: Path, content: Any, problem: str) -> list[Any]:
     if not isinstance(content, list):
         raise CellSegError(f"{path}: {problem}")
     return content
 
 
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _plain(raw: Any) -> str:
     return str(int(raw)) if isinstance(raw, float) else str(raw)
-
-
-def _short(value: Any) -> str:
-    """A value of the file in messages: on one line, of a length that can be read."""
-    text = REPR.repr(value)
-    return text if _is_utf8(text) else ascii(text)

@@ -53,6 +53,12 @@ class Runs:
         """(count, 4) tight boxes (x0, y0, x1, y1), half open; zeros for a cell without a pixel."""
         return bboxes_of(self.index, self.starts, self.stops, self.size[0], count)
 
+    def depth(self) -> int:
+        """The most cells that lie on one pixel."""
+        edges = np.concatenate([self.stops, self.starts])  # of edges at one place, ends come first
+        steps = np.repeat([-1, 1], len(self.starts))
+        return int(np.cumsum(steps[np.argsort(edges, kind="stable")]).max(initial=0))
+
     def joined(self) -> Runs:
         """The same pixels in the fewest runs: those of one cell that follow on each other become one."""
         goes_on = (self.starts[1:] == self.stops[:-1]) & (self.index[1:] == self.index[:-1])
