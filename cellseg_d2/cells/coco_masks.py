@@ -55,8 +55,8 @@ def size_of(segmentation: Any) -> Size | None:
 
 
 def is_side(value: Any) -> bool:
-    """Whether a value is the height or width of an image: a whole number above 0."""
-    return value > 0 if type(value) is int else type(value) is float and value >= 1 and value.is_integer()
+    """Whether a value is the height or width of an image: a whole number above 0 that 32 bits hold."""
+    return type(value) in (int, float) and 0 < value < 2**31 and value == int(value)
 
 
 def read_masks(segmentations: Sequence[Any], sizes: Sequence[Size | None]) -> Masks:

@@ -396,6 +396,12 @@ def test_a_damaged_text_is_found_among_many(tmp_path):
         pytest.param(lambda t: t["images"][0].update(height=6.5), "has the height and width 6.5 and 8", id="half"),
         pytest.param(lambda t: t["images"][0].update(file_name=7), "has the file_name 7", id="name is a number"),
         pytest.param(lambda t: t["images"][0].update(file_name="\ud800"), r"'\ud800'", id="surrogate in a file name"),
+        pytest.param(
+            lambda t: t["images"][0].update(tissue=["lung"]), "has the tissue ['lung']", id="tissue is a list"
+        ),
+        pytest.param(
+            lambda t: t["images"][0].update(width=10**299), "has the height and width 6 and 1000", id="endless"
+        ),
         pytest.param(lambda t: t["categories"][0].update(name="\udc00"), r"'\udc00'", id="surrogate in a class name"),
         pytest.param(lambda t: t["categories"][0].update(name=["a"]), "has the name ['a']", id="name is a list"),
         pytest.param(
