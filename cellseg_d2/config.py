@@ -12,6 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.config import get_cfg as get_detectron2_cfg
 from detectron2.projects.point_rend import add_pointrend_config
 
+from cellseg_d2.config_numbers import in_file, in_overrides, whole_numbers
 from cellseg_d2.errors import CellSegError, one_line
 
 
@@ -195,7 +196,12 @@ def get_cfg(name: str | Path | None = None, overrides: Sequence[str] = ()) -> Cf
     add_cellseg_config(cfg)
     if name is not None:
         path = config_path(name)
-        _merge(lambda: cfg.merge_from_file(str(path), allow_unsafe=False), str(path))
+
+        def merge() -> None:
+            with whole_numbers(cfg, in_file(cfg.load_yaml_with_base(str(path)))):
+                cfg.merge_from_file(str(path), allow_unsafe=False)
+
+        _merge(merge, str(path))
     return cfg_with_overrides(cfg, overrides)
 
 
@@ -209,7 +215,12 @@ def cfg_with_overrides(cfg: CfgNode, overrides: Sequence[str]) -> CfgNode:
         raise CellSegError(f"options stand before config keys; move {options[0]} there")
     if len(overrides) % 2:
         raise CellSegError(f"config overrides come as KEY VALUE pairs, {overrides[-1]!r} has no partner")
-    _merge(lambda: cfg.merge_from_list(list(overrides)), "command line")
+
+    def merge() -> None:
+        with whole_numbers(cfg, in_overrides(overrides)):
+            cfg.merge_from_list(list(overrides))
+
+    _merge(merge, "command line")
     return cfg
 
 
@@ -223,7 +234,9 @@ def cfg_from_text(text: str) -> CfgNode:
     where = "the checkpoint's config"
 
     def merge() -> None:
-        cfg.merge_from_other_cfg(CfgNode(_without_removed_keys(yaml.safe_load(text), where)))
+        content = _without_removed_keys(yaml.safe_load(text), where)
+        with whole_numbers(cfg, in_file(content)):
+            cfg.merge_from_other_cfg(CfgNode(content))
 
     _merge(merge, where)
     return cfg

@@ -10,7 +10,7 @@ import pytest
 
 LAYERS = """
     errors files progress
-    config config_checks
+    config_numbers config config_checks
     cells
     images
     annotations
