@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cellseg_d2.cells.coco import to_rle
 from cellseg_d2.cells.rle import Rle, bboxes_of
 from cellseg_d2.cells.rle_text import parse
-from cellseg_d2.errors import one_line, size_text
+from cellseg_d2.errors import one_line, size_text, turned_text
 
 Size = tuple[int, int]
 
@@ -92,7 +92,7 @@ def _as_rle(segmentation: Any, size: Size | None) -> tuple[Rle | None, str]:
         if stated is None:
             return None, "has an RLE whose size is not [height, width] in whole numbers above 0"
         if size is not None and stated != size:
-            turned = "; it is turned, as EXIF orientation does" if stated == size[::-1] else ""
+            turned = turned_text(stated, size)
             return None, f"has a mask of {size_text(stated)}, but its image is {size_text(size)}{turned}"
         if isinstance(segmentation.get("counts"), str):
             return {"size": list(stated), "counts": segmentation["counts"]}, ""

@@ -16,7 +16,7 @@ from pycocotools.coco import COCO
 
 from cellseg_d2.cells.coco import Result
 from cellseg_d2.cells.rle import decode_runs
-from cellseg_d2.errors import CellSegError
+from cellseg_d2.errors import CellSegError, size_text
 from cellseg_d2.files import whole_file, zip_entry
 
 
@@ -122,6 +122,7 @@ def _check_result(result: Result, sizes: Mapping[Any, tuple[int, int]], categori
         raise ValueError(f"image id {image_id} is not among the images")
     if result["category_id"] not in categories:
         raise ValueError(f"category id {result['category_id']} is not among the categories")
-    if tuple(result["segmentation"]["size"]) != tuple(sizes[image_id]):
-        raise ValueError(f"a mask of image {image_id} is {result['segmentation']['size']}, the image {sizes[image_id]}")
+    height, width = result["segmentation"]["size"]
+    if (height, width) != tuple(sizes[image_id]):
+        raise ValueError(f"a mask of image {image_id} is {height} x {width}, the image {size_text(sizes[image_id])}")
     decode_runs([result["segmentation"]], sizes[image_id])

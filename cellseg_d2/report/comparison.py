@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellseg_d2.cells.coco import Record, to_rle
+from cellseg_d2.cells.coco_masks import size_of
 from cellseg_d2.cells.instances import CellInstances
 from cellseg_d2.cells.rle import decode_runs
-from cellseg_d2.errors import CellSegError, one_line
+from cellseg_d2.errors import CellSegError, one_line, size_text, turned_text
 from cellseg_d2.evaluation.overlap_table import Bools, Cells
 from cellseg_d2.evaluation.unmatched import unmatched
 from cellseg_d2.export.overlay import draw_crosses, draw_overlay
@@ -71,6 +72,9 @@ def to_instances(records: Sequence[Record], image: NDArray[np.uint8], name: str)
         CellSegError: a segmentation is damaged or of another size.
     """
     height, width = image.shape[:2]
+    for size in {size_of(record["segmentation"]) for record in records} - {None, (height, width)}:
+        turned = turned_text((height, width), size or ())
+        raise CellSegError(f"{name}: is {size_text(image.shape)}, one of its masks {size_text(size or (0, 0))}{turned}")
     try:
         rles = [to_rle(record["segmentation"], (height, width)) for record in records]
         there = np.flatnonzero(decode_runs(rles, (height, width)).areas(len(rles))).tolist()

@@ -328,7 +328,9 @@ RLE = pycocotools_rle(SQUARE)
         pytest.param({**RLE, "size": [6, 0]}, "an RLE whose size is not", id="a side of 0"),
         pytest.param({**RLE, "size": ["6", "8"]}, "an RLE whose size is not", id="size is text"),
         pytest.param(
-            {**RLE, "size": [8, 6]}, "a mask of 8 x 6, but its image is 6 x 8; it is turned, as EXIF", id="turned"
+            {**RLE, "size": [8, 6]},
+            "a mask of 8 x 6, but its image is 6 x 8; it is turned by a quarter, as EXIF",
+            id="turned",
         ),
         pytest.param({**RLE, "size": [10**6, 10**6]}, "a mask of 1000000 x 1000000, but its image is 6 x 8", id="huge"),
         pytest.param(
