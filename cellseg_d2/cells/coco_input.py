@@ -7,6 +7,7 @@ plain pycocotools reads it. What cannot be derived is one line that names the fi
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from cellseg_d2.cells.coco_records import (
     LARGEST_ID,
     LARGEST_IMAGE_ID,
     LARGEST_NUMBER,
+    MOST_PIXELS,
     Records,
     add_sizes,
     annotation_ids,
@@ -96,6 +98,7 @@ def read_pair(ground_truth: Path, results: Path) -> tuple[Record, list[Result]]:
     found = number_records(
         results, "result", content, truth.image_ids, truth.category_ids, sizes.get, f"{ground_truth}"
     )
+    found.refuse_heaps(MOST_PIXELS)
     return _dataset(truth), _results(found, sizes)
 
 
@@ -117,6 +120,7 @@ def read_results(paths: Sequence[Path]) -> ResultFiles:
     files = []
     for path, content in zip(paths, contents):
         found = number_records(path, "result", content, images, categories, sizes.get, "")
+        found.refuse_heaps(math.inf)
         files.append(_results(found, sizes))
     return ResultFiles(files, images, categories)
 
@@ -194,6 +198,7 @@ def _dataset(truth: Truth) -> Record:
     records = truth.annotations
     if records is not None:
         records.refuse_damaged()
+        records.refuse_heaps(MOST_PIXELS)
         masked = any(has_mask(record.get("segmentation")) for record in records.given)
         if masked and (line := without_pixel(truth)):
             logger.warning("%s", line)

@@ -7,13 +7,16 @@ up. Needs neither torch nor Detectron2.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cellseg_d2.cells.rle import Rle, Runs, column_runs, decode_runs
+from cellseg_d2.cells.rle import Rle, Runs, column_runs, decode_runs, without_gaps
+
+LARGE = 2**24
+"""Pixels of an image from which those that nothing covers are left out."""
 
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
@@ -156,6 +159,7 @@ def flat_overlaps(truth: Cells, predictions: Cells, score_threshold: float = 0.0
         predictions: predictions for the same image, in any order.
         score_threshold: predictions below it are left out.
     """
+    truth, predictions = _covered(truth, predictions)
     cells = truth.pick(np.flatnonzero(~truth.crowd)) if truth.crowd.any() else truth
     shown = predictions.best_first(score_threshold)
     flat = _paint(_owners(shown.runs), _pixels(shown.runs), shown.runs.size)
@@ -178,6 +182,7 @@ def flat_overlaps(truth: Cells, predictions: Cells, score_threshold: float = 0.0
 
 def whole_overlaps(truth: Cells, predictions: Cells) -> Pairs:
     """The pairs of cells, crowds among them, and predictions as they are: nothing is flattened, as for COCO's AP."""
+    truth, predictions = _covered(truth, predictions)
     layers, pixels, owners = [], _pixels(truth.runs), _owners(truth.runs)
     while len(pixels):  # one layer for cells that do not overlap; a further one holds what the first had no room for
         layers.append(_paint(owners, pixels, truth.runs.size))
@@ -185,6 +190,14 @@ def whole_overlaps(truth: Cells, predictions: Cells) -> Pairs:
         owners, pixels = owners[covered], pixels[covered]
     pairs = _count([_meet(predictions.runs, flat) for flat in layers], len(truth))
     return Pairs(pairs.prediction, pairs.truth, pairs.shared)
+
+
+def _covered(truth: Cells, predictions: Cells) -> tuple[Cells, Cells]:
+    """Both on the pixels that they cover alone, where their image is large."""
+    if truth.runs.size[0] * truth.runs.size[1] <= LARGE:
+        return truth, predictions
+    runs, found = without_gaps(truth.runs, predictions.runs)
+    return replace(truth, runs=runs), replace(predictions, runs=found)
 
 
 def _pixels(runs: Runs) -> Ints:

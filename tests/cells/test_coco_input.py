@@ -480,3 +480,36 @@ def test_results_of_several_files_tell_each_other_the_sizes(tmp_path):
     }
     assert given.files == [[expected], [expected]]
     assert (given.image_ids.original(1), given.category_ids.original(1)) == ("a", 2**80)
+
+
+def test_heaps_of_masks_that_would_take_all_memory_are_refused(tmp_path):
+    size = (2000, 2000)
+    full = {"size": list(size), "counts": [0, size[0] * size[1]]}
+    truth = small(full)
+    truth["images"][0] |= {"height": size[0], "width": size[1]}
+    cell = truth["annotations"][0]
+    for count, sound in ((33, True), (34, False)):  # the most that is never too much is 2 ** 27 pixels
+        results = [{**cell, "score": 0.5}] * count
+        if sound:
+            assert (
+                len(pair(tmp_path, truth, results)[1])
+                == len(read_results([tmp_path / "results.json"]).files[0])
+                == count
+            )
+            continue
+        message = (
+            r"result 0, counted from 0, of image 3, has a mask; those of that image have 136000000 pixels, and it is"
+        )
+        with pytest.raises(CellSegError, match=message):
+            pair(tmp_path, truth, results)
+        with pytest.raises(CellSegError, match=message):
+            read_results([tmp_path / "results.json"])
+    with pytest.raises(CellSegError, match="annotation 0, counted from 0, of image 3, has a mask; those of that image"):
+        pair(tmp_path, {**truth, "annotations": [cell] * 34})
+
+
+def test_one_mask_over_a_whole_image_is_no_heap(tmp_path):
+    size = (20_000, 20_000)
+    truth = small({"size": list(size), "counts": [0, size[0] * size[1]]})
+    truth["images"][0] |= {"height": size[0], "width": size[1]}
+    assert pair(tmp_path, truth)[0]["annotations"][0]["area"] == size[0] * size[1]
