@@ -11,12 +11,9 @@ from typing import Any, NoReturn
 import numpy as np
 
 from cellseg_d2.cells.coco import Record
-from cellseg_d2.cells.coco_ids import Ids, is_id
+from cellseg_d2.cells.coco_ids import LARGEST_ID, Ids, is_id
 from cellseg_d2.cells.coco_masks import Masks, Size, read_masks, size_of
 from cellseg_d2.errors import CellSegError
-
-LARGEST_IMAGE_ID, LARGEST_ID = 2**53, 2**31 - 1
-"""Of images, whose ids JSON holds exactly, and of categories and annotations."""
 
 LARGEST_NUMBER = 1e30
 """Of a result, or of a side of a box: what 32 bits hold."""
@@ -74,9 +71,8 @@ class Records:
         Raises:
             CellSegError: an image has more, or many more than itself.
         """
-        if not self.images:
-            return
-        _, index = np.unique(np.array(self.images, np.int64), return_inverse=True)
+        numbers = {image: place for place, image in enumerate(dict.fromkeys(self.images))}
+        index = np.array([numbers[image] for image in self.images], np.int64)
         sums = np.bincount(index, weights=self.masks.areas)
         for image in np.flatnonzero(sums > MANY_PIXELS).tolist():
             places = np.flatnonzero((index == image) & (self.masks.areas > 0)).tolist()

@@ -108,7 +108,7 @@ class ImageFiles:
         name = Path(str(record.get("file_name", ""))).name
         file = self.files.get(name if self.named else record["id"])
         if file is None:
-            wanted = repr(name) if self.named else f"of the id {record['id']}"
+            wanted = repr(name) if self.named else f"of the id that {name!r} has"
             raise CellSegError(f"{self.source}: holds no image {wanted}, which the ground truth lists; add it")
         image = file.read(self.rule)
         if image.shape[:2] != size:
