@@ -18,6 +18,9 @@ EXIF_ORIENTATION = 0x0112
 EXIF_QUARTER_TURNS = range(5, 9)
 """Orientations in which the width is the height of what is stored."""
 
+OPENCV_LOG = cv2 if hasattr(cv2, "setLogLevel") else cv2.utils.logging
+"""Where OpenCV keeps ``getLogLevel`` and ``setLogLevel``: OpenCV 5 moved them."""
+
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
@@ -71,12 +74,9 @@ def picture_size(path: Path) -> tuple[int, int]:
 @contextmanager
 def _opencv_silent() -> Iterator[None]:
     """Keeps OpenCV from logging a damaged file, which is reported in one line."""
-    if not hasattr(cv2, "setLogLevel"):
-        yield
-        return
-    before = cv2.getLogLevel()
-    cv2.setLogLevel(0)
+    before = OPENCV_LOG.getLogLevel()
+    OPENCV_LOG.setLogLevel(0)
     try:
         yield
     finally:
-        cv2.setLogLevel(before)
+        OPENCV_LOG.setLogLevel(before)

@@ -275,7 +275,7 @@ def _face(pool: _Candidates, a: int, b: int, axis: int) -> bool:
     facing, faced = one[max(shift, 0) :], other[max(-shift, 0) :]
     length = min(len(facing), len(faced))
     contact = np.count_nonzero(facing[:length] & faced[:length])
-    return contact > 0 and 2 * contact >= min(np.count_nonzero(one), np.count_nonzero(other))
+    return bool(contact > 0 and 2 * contact >= min(np.count_nonzero(one), np.count_nonzero(other)))
 
 
 def _union(pool: _Candidates, group: Ints) -> CellInstances:
