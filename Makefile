@@ -17,7 +17,7 @@ PIP_LOCKED := $(PIP_INSTALL) --no-deps --no-build-isolation --require-hashes
 # Nothing here needs Detectron2's compiled part, so the Python files of its one wheel serve every Python and system. pip
 # takes a wheel of another Python only with --target.
 DETECTRON2_WHEEL := --upgrade --only-binary=:all: --python-version 3.10 --implementation cp --abi cp310 \
-	--platform linux_x86_64 --platform manylinux2014_x86_64
+	--platform linux_x86_64
 SITE_PACKAGES = $$($(VENV_PYTHON) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 LOCK = requirements/$$($(VENV_PYTHON) -c 'import sys; print("py310" if sys.version_info < (3, 11) else "current")').txt
 
