@@ -14,18 +14,15 @@ from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSample
 from detectron2.utils import comm
 from torch.utils.data import Dataset, Sampler
 
+from cellseg_d2.config_checks import check_sampler
 from cellseg_d2.conversion.suggestions import repeat_threshold
 from cellseg_d2.data.class_shares import cells_by_tile_and_class, share_changes
 from cellseg_d2.data.image_kinds import kind_factors
-from cellseg_d2.errors import CellSegError
 
 logger = logging.getLogger(__name__)
 
 SEED_KEY = "augmentation_seed"
 """In a dataset dict: what the sample's augmentation is drawn from."""
-
-SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler")
-"""Detectron2's samplers whose stream depends on the seed alone; the second repeats tiles of rare classes."""
 
 
 class StreamDataset(Dataset[dict[str, Any]]):
@@ -82,8 +79,7 @@ def build_stream(cfg: CfgNode, seed: int, start: int = 0) -> tuple[StreamDataset
         start: samples that were used before, over all processes.
 
     Raises:
-        CellSegError: DATALOADER.SAMPLER_TRAIN is none of those whose stream can be taken up again, or its threshold is
-            below 0.
+        CellSegError: see :func:`cellseg_d2.config_checks.check_sampler`.
     """
     check_sampler(cfg)
     dicts = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
@@ -94,21 +90,6 @@ def build_stream(cfg: CfgNode, seed: int, start: int = 0) -> tuple[StreamDataset
         sampler = RepeatFactorTrainingSampler(kind_factors(dicts, cfg.CELLSEG.BALANCE_KINDS), seed=seed)
     # serialised: worker processes share one copy, which plain dicts lose as their reference counts are touched
     return StreamDataset(DatasetFromList(dicts, copy=False), seed), StreamSampler(sampler, len(dicts), start)
-
-
-def check_sampler(cfg: CfgNode) -> None:
-    """Raises CellSegError where the stream of DATALOADER.SAMPLER_TRAIN could not be made, or not be taken up again."""
-    if cfg.DATALOADER.SAMPLER_TRAIN not in SAMPLERS:
-        raise CellSegError(f"DATALOADER.SAMPLER_TRAIN is {cfg.DATALOADER.SAMPLER_TRAIN}; write {' or '.join(SAMPLERS)}")
-    if cfg.DATALOADER.SAMPLER_TRAIN == "RepeatFactorTrainingSampler" and cfg.CELLSEG.BALANCE_KINDS > 0:
-        raise CellSegError(
-            "CELLSEG.BALANCE_KINDS draws tiles by their kind; it needs DATALOADER.SAMPLER_TRAIN TrainingSampler"
-        )
-    if cfg.DATALOADER.REPEAT_THRESHOLD < 0:
-        raise CellSegError(
-            f"DATALOADER.REPEAT_THRESHOLD is {cfg.DATALOADER.REPEAT_THRESHOLD}; write a share of the tiles, or 0 to "
-            "take it from the data"
-        )
 
 
 def repeat_factors(cfg: CfgNode, dicts: Sequence[dict[str, Any]]) -> torch.Tensor:
