@@ -85,7 +85,7 @@ def _inside(root: Path, name: Any) -> Path:
     plain = bool(parts) and all(part not in ("", ".", "..") and not set(part) & set(":\\\0") for part in parts)
     folder = root.joinpath(*parts) if plain else root
     if not plain or not folder.resolve().is_relative_to(root.resolve()):
-        raise CellSegError(f"{root}: names an array outside this folder ({str(name)[:80]!r}), which is not opened")
+        raise CellSegError(f"{root}: names an array outside its own folder ({str(name)[:80]!r}), which is not opened")
     return folder
 
 
