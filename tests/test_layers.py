@@ -10,13 +10,14 @@ import pytest
 
 LAYERS = """
     errors files progress
-    config config_checks
+    config
     cells
     images
     annotations
     conversion
     structures
     modeling
+    config_checks
     weights
     data
     plugin

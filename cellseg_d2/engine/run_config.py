@@ -15,14 +15,12 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from cellseg_d2.config import cfg_with_overrides, get_cfg
-from cellseg_d2.config_checks import check_values
+from cellseg_d2.config_checks import check_class_count, check_config, check_run_length, check_training
 from cellseg_d2.data.caps import set_caps
 from cellseg_d2.data.catalog import check_registered
-from cellseg_d2.data.stream import check_sampler
 from cellseg_d2.engine.launch import started_process
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.modeling.build import build_on_cpu, check_size, use_available_device
-from cellseg_d2.modeling.roi_heads import check_losses, ignores_crowd
 from cellseg_d2.weights.checkpoint import CellCheckpointer, WeightsFile
 from cellseg_d2.weights.locations import local_path
 
@@ -46,7 +44,7 @@ def build_cfg(config_file: str, overrides: Sequence[str], *, whole_images: bool 
     if not config_file:
         raise CellSegError("give --config-file, a file or the name of one of the plugin's configs")
     cfg = get_cfg(config_file, overrides)
-    check_values(cfg)
+    check_training(cfg)
     resolve(cfg)
     if whole_images:
         _add_whole_images(cfg)
@@ -67,11 +65,12 @@ def prediction_cfg(weights: str, config_file: str, overrides: Sequence[str]) -> 
         cfg = cfg_with_overrides(opened.cfg(), overrides)
     else:
         cfg = get_cfg(config_file, overrides)
+        check_config(cfg)
         resolve(cfg)
         if not cfg.MODEL.WEIGHTS:
             raise CellSegError("prediction needs weights; add MODEL.WEIGHTS PATH")
         opened = WeightsFile.read(cfg.MODEL.WEIGHTS)
-    check_values(cfg)
+    check_config(cfg)
     cfg.freeze()
     return cfg, opened
 
@@ -97,17 +96,7 @@ def resolve(cfg: CfgNode) -> None:
         check_registered(dataset)
     metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
     class_names = list(metadata.thing_classes)
-    if cfg.MODEL.ROI_HEADS.NUM_CLASSES not in (0, len(class_names)):
-        raise CellSegError(
-            f"MODEL.ROI_HEADS.NUM_CLASSES is {cfg.MODEL.ROI_HEADS.NUM_CLASSES}, but {cfg.DATASETS.TRAIN[0]} has "
-            f"{len(class_names)} classes; leave it 0 to take the dataset's"
-        )
-    if cfg.CELLSEG.IGNORE_CROWD and not ignores_crowd(cfg):
-        raise CellSegError(
-            "CELLSEG.IGNORE_CROWD needs MODEL.PROPOSAL_GENERATOR.NAME CellRPN and MODEL.ROI_HEADS.NAME CellROIHeads or "
-            "CellCascadeROIHeads; Detectron2's own would look for crowds"
-        )
-    check_losses(cfg)
+    check_class_count(cfg, cfg.DATASETS.TRAIN[0], class_names)
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.POINT_HEAD.NUM_CLASSES = len(class_names)
     cfg.CELLSEG.CLASS_NAMES = class_names
     cfg.CELLSEG.INTENSITY_RULE = metadata.get("intensity_rule", cfg.CELLSEG.INTENSITY_RULE)
@@ -165,11 +154,7 @@ def check_run(cfg: CfgNode, args: argparse.Namespace) -> WeightsFile | None:
     else:
         processes = started.world_size
         check_gpus(cfg, started.local_size, processes)
-    if cfg.SOLVER.IMS_PER_BATCH % processes:
-        raise CellSegError(
-            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} cannot be shared by {processes} processes; "
-            "make it a multiple"
-        )
+    check_run_length(cfg, processes)
     model = build_on_cpu(cfg)
     check_size(model, cfg)
     if args.eval_only:
@@ -177,9 +162,6 @@ def check_run(cfg: CfgNode, args: argparse.Namespace) -> WeightsFile | None:
             raise CellSegError(f"{cfg.DATASETS.TRAIN[0]} has no validation part; convert with a --val-fraction above 0")
         if not cfg.MODEL.WEIGHTS:
             raise CellSegError("--eval-only needs weights; add MODEL.WEIGHTS PATH")
-    else:
-        check_sampler(cfg)
-        check_trainer(cfg)
     resumes = not args.eval_only and args.resume and resumes_from(cfg.OUTPUT_DIR)
     if not cfg.MODEL.WEIGHTS or resumes:
         return None
@@ -192,17 +174,6 @@ def check_run(cfg: CfgNode, args: argparse.Namespace) -> WeightsFile | None:
     else:
         opened.check_origin(cfg)
     return opened
-
-
-def check_trainer(cfg: CfgNode) -> None:
-    """Raises CellSegError for keys of the trainer that cannot be meant."""
-    options = cfg.CELLSEG
-    if options.BEST_METRIC.startswith("ema/"):
-        raise CellSegError(
-            "CELLSEG.BEST_METRIC: leave out ema/; the best average is kept beside it, as model_best_ema.pth"
-        )
-    if options.EARLY_STOPPING > 0 and (cfg.TEST.EVAL_PERIOD <= 0 or not cfg.DATASETS.TEST):
-        raise CellSegError("CELLSEG.EARLY_STOPPING needs TEST.EVAL_PERIOD above 0 and a validation part")
 
 
 def check_processes(

@@ -15,7 +15,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 
 from cellseg_d2.config import cfg_from_text, get_cfg
-from cellseg_d2.config_checks import check_values
+from cellseg_d2.config_checks import check_config
 from cellseg_d2.errors import CellSegError, one_line
 from cellseg_d2.weights.array_pickle import read_array_pickle
 from cellseg_d2.weights.inspection import check_torch_file
@@ -60,7 +60,7 @@ class WeightsFile:
         cfg.MODEL.WEIGHTS = self.path
         # places of the training: a prediction reads and writes what its own command line names
         cfg.OUTPUT_DIR, cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = get_cfg().OUTPUT_DIR, (), ()
-        check_values(cfg)
+        check_config(cfg)
         cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # this machine's, not the training machine's
         return cfg
 
