@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from cellseg_d2.annotations.reader import LabelledImage
 from cellseg_d2.annotations.readers import find_labelled
 from cellseg_d2.cells.coco import Record, annotate
-from cellseg_d2.cells.label_maps import LabelMap, measure_cells, split_blobs
+from cellseg_d2.cells.label_maps import LabelMap, split_blobs
 from cellseg_d2.cells.tiling import Window, tile_windows
 from cellseg_d2.conversion.executors import run_unordered
 from cellseg_d2.conversion.options import ConvertOptions
@@ -161,10 +161,9 @@ def cut_sample(sample: LabelledImage, options: ConvertOptions, class_count: int)
         CellSegError: as :func:`read_sample`.
     """
     image, layers = read_sample(sample, options, class_count)
-    measures = [measure_cells(layer.labels) for layer in layers]
     height, width = image.shape[:2]
     windows = tile_windows(height, width, options.tile_size, options.overlap)
-    tiles = [(window, annotate(layers, window, measures, options.min_area, options.min_visible)) for window in windows]
+    tiles = [(window, annotate(layers, window, options.min_area, options.min_visible)) for window in windows]
     pixel_format, pixel_size = sample.describe()
-    statistics = measure_image(sample.id, image, layers, measures, tiles, class_count, pixel_format, pixel_size)
+    statistics = measure_image(sample.id, image, layers, tiles, class_count, pixel_format, pixel_size)
     return CutSample(image, tiles, statistics)

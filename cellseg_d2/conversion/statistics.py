@@ -1,7 +1,7 @@
 """Statistics of a dataset's images and cells: one record per image, and a summary of all records.
 
-A record is made from what conversion has anyway, which is the :class:`CellMeasures` of the label maps and the tiles'
-annotations. The pixels are read once more, for a digest and for pixels that several classes claim.
+A record is made from what conversion has anyway: the runs of the label maps' cells and the tiles' annotations. The
+pixels are read once more, for a digest and for pixels that several classes claim.
 """
 
 from __future__ import annotations
@@ -15,14 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from cellseg_d2.cells.arrays import Bools, Ints
 from cellseg_d2.cells.coco import Record
-from cellseg_d2.cells.label_maps import CellMeasures, LabelMap
+from cellseg_d2.cells.label_maps import LabelMap, count_parts
 from cellseg_d2.cells.tiling import Window
 from cellseg_d2.conversion.options import ConvertOptions
 from cellseg_d2.images.pixel_size import PixelSize
 from cellseg_d2.images.tiff import PixelFormat
-
-Ints = NDArray[np.int64]
 
 PERCENTILES = (5, 25, 50, 75, 95, 99)
 
@@ -61,7 +60,7 @@ class ImageStatistics:
     sides: Ints
     blobs: Ints
     holes: Ints
-    whole: NDArray[np.bool_]
+    whole: Bools
     tile_cells: Ints
     shared_pixels: int
 
@@ -74,7 +73,6 @@ def measure_image(
     name: str,
     image: NDArray[np.uint8],
     layers: Sequence[LabelMap],
-    measures: Sequence[CellMeasures],
     tiles: Sequence[tuple[Window, Sequence[Record]]],
     class_count: int,
     pixel_format: PixelFormat | None = None,
@@ -86,14 +84,15 @@ def measure_image(
         name: the image's id.
         image: (H, W, 3) uint8 RGB.
         layers: its label maps.
-        measures: measures of each layer's cells.
         tiles: every window of a regular grid over the image, with its annotations.
         class_count: K.
         pixel_format: the file's pixel format.
         pixel_size_um: the file's pixel size.
     """
-    counted = [(layer, cells) for layer, cells in zip(layers, measures) if not layer.crowd]
-    boxes = np.concatenate([cells.boxes for _, cells in counted] or [np.zeros((0, 4), np.int64)])
+    counted = [layer for layer in layers if not layer.crowd]
+    runs = [layer.cells[1] for layer in counted]
+    parts = [count_parts(cells) for cells in runs]
+    boxes = np.concatenate([np.zeros((0, 4), np.int64), *(cells.boxes for cells in runs)])
 
     def joined(values: Sequence[Ints]) -> Ints:
         return np.concatenate(values) if values else np.zeros(0, np.int64)
@@ -110,14 +109,14 @@ def measure_image(
         pixel_format=pixel_format,
         pixel_size_um=pixel_size_um,
         digest=_digest(image),
-        classes=joined([np.full(len(cells), layer.categories[0], np.int64) for layer, cells in counted]),
-        areas=joined([cells.areas for _, cells in counted]),
+        classes=joined([np.full(len(cells), layer.categories[0], np.int64) for layer, cells in zip(counted, runs)]),
+        areas=joined([cells.areas for cells in runs]),
         sides=boxes[:, 2:] - boxes[:, :2],
-        blobs=joined([cells.blobs for _, cells in counted]),
-        holes=joined([cells.holes for _, cells in counted]),
+        blobs=joined([blobs for blobs, _ in parts]),
+        holes=joined([holes for _, holes in parts]),
         whole=_shown_whole(boxes, [window for window, _ in tiles]),
         tile_cells=tile_cells,
-        shared_pixels=_shared_pixels([layer for layer, _ in counted]),
+        shared_pixels=_shared_pixels(counted),
     )
 
 
@@ -127,7 +126,7 @@ def _digest(image: NDArray[np.uint8]) -> str:
     return digest.hexdigest()
 
 
-def _shown_whole(boxes: Ints, windows: Sequence[Window]) -> NDArray[np.bool_]:
+def _shown_whole(boxes: Ints, windows: Sequence[Window]) -> Bools:
     """(N,) bool, whether one window of a regular grid contains each box, (x0, y0, x1, y1).
 
     Along each axis only the last window that starts at or before the box counts, because it reaches farthest.
@@ -144,7 +143,7 @@ def _shared_pixels(layers: Sequence[LabelMap]) -> int:
     """The number of pixels in cells of two or more classes; a class may have several layers."""
     if len({layer.categories for layer in layers}) < 2:
         return 0
-    by_class: dict[int, NDArray[np.bool_]] = {}
+    by_class: dict[int, Bools] = {}
     for layer in layers:
         cells = layer.labels != 0
         number = layer.categories[0]

@@ -108,7 +108,7 @@ def _whole_cells(sample: dict[str, Any]) -> tuple[NDArray[np.int32], NDArray[np.
     cells = [place for place, cell in enumerate(sample["annotations"]) if not cell.get("iscrowd", 0)]
     size = sample["height"], sample["width"]
     rles = [sample["annotations"][place]["segmentation"] for place in cells]
-    x0, y0, x1, y1 = decode_runs(rles, size).bboxes(len(rles)).T
+    x0, y0, x1, y1 = decode_runs(rles, size).boxes.T
     whole = (x0 > 0) & (y0 > 0) & (x1 < size[1]) & (y1 < size[0])  # a mask without a pixel has a box of zeros
     places = np.array(cells, np.int32)[whole]
     return places, np.array([sample["annotations"][place]["category_id"] for place in places], np.int32)
@@ -177,7 +177,7 @@ def _pixels(rles: Sequence[Rle], size: tuple[int, int]) -> Iterator[tuple[NDArra
     """Rows and columns of each cell's pixels; all cells are decoded at once."""
     runs = decode_runs(rles, size)
     columns, rows = np.divmod(runs.pixels(), size[0])
-    ends = np.cumsum(runs.areas(len(rles)))[:-1]
+    ends = np.cumsum(runs.areas)[:-1]
     return zip(np.split(rows, ends), np.split(columns, ends))
 
 

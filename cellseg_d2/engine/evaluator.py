@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from detectron2.evaluation import COCOEvaluator
 from detectron2.utils.logger import create_small_table
 
-from cellseg_d2.cells.coco import Result, to_results
+from cellseg_d2.cells.coco import Result, to_results, to_xywh
 from cellseg_d2.evaluation.coco_ap import average_precision
 
 
@@ -45,9 +46,9 @@ class CellCOCOEvaluator(COCOEvaluator):
             outputs: for each a dict with ``cells``, a :class:`cellseg_d2.cells.instances.CellInstances`.
         """
         for sample, output in zip(inputs, outputs):
-            results = to_results(output["cells"], sample["image_id"])
-            for result, (x0, y0, x1, y1) in zip(results, output["cells"].boxes.tolist()):
-                result["bbox"] = [x0, y0, x1 - x0, y1 - y0]  # box AP is that of the boxes the model predicted
+            cells = output["cells"]
+            # box AP is that of the boxes the model predicted
+            results = to_results(cells, sample["image_id"], to_xywh(cells.boxes.astype(np.float64)))
             self._predictions.append({"image_id": sample["image_id"], "instances": results})
 
     def _eval_predictions(self, predictions: list[dict[str, Any]], img_ids: Any = None) -> None:

@@ -18,10 +18,10 @@ from cellseg_d2.errors import CellSegError
 from cellseg_d2.evaluation.cell_metrics import F1_NAMES
 from cellseg_d2.evaluation.coco_ap import AREAS, read_files, tasks_of
 from cellseg_d2.evaluation.coco_cells import class_names
-from cellseg_d2.evaluation.error_breakdown import KINDS, RECALLS
+from cellseg_d2.evaluation.coco_matching import RECALLS
+from cellseg_d2.evaluation.error_breakdown import KINDS
 from cellseg_d2.evaluation.image_scores import ImageScore, image_scores, worst_first
 from cellseg_d2.evaluation.judgement import CellJudgement, Judgement, judge_results
-from cellseg_d2.evaluation.pr_curves import precision_curves
 from cellseg_d2.evaluation.report_tables import (
     CONFUSION_TITLE,
     THRESHOLDS_TITLE,
@@ -33,6 +33,7 @@ from cellseg_d2.evaluation.report_tables import (
     summary_rows,
     threshold_table,
 )
+from cellseg_d2.evaluation.thresholds import precision_curves
 from cellseg_d2.export.overlay import class_color, class_hex
 from cellseg_d2.images.tiff import INTENSITY_RULE
 from cellseg_d2.report.gallery import ImageFiles, draw_gallery
