@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -19,7 +20,13 @@ Record = dict[str, Any]
 Result = dict[str, Any]
 
 MAX_COORDINATE = 10**6
-"""The largest x and y of a polygon: pycocotools takes memory for every pixel along its edges, unchecked."""
+"""The largest x and y of a polygon, to either side."""
+
+MAX_OUTLINE = 4 * 10**6
+"""The most pixels along a cell's polygons: pycocotools takes some 100 bytes for each, unchecked."""
+
+MAX_PIXELS = 2**32 - 1
+"""The most pixels of an image: pycocotools and faster-coco-eval count in 32 bits, which overflow unnoticed."""
 
 AnyRecord = TypeVar("AnyRecord", bound=Mapping[str, Any])
 AnyNumber = TypeVar("AnyNumber", bound=np.number[Any])
@@ -114,15 +121,19 @@ def to_results(instances: CellInstances, image_id: int, bboxes: NDArray[np.float
 
 
 def to_rle(segmentation: Any, size: tuple[int, int]) -> Rle:
-    """A COCO segmentation, polygons or RLE of either form, as compressed RLE.
+    """A COCO segmentation, polygons, one flat polygon, or RLE of either form, as compressed RLE.
 
     Raises:
         ValueError, TypeError, KeyError, IndexError: it is none of these, or of another size.
     """
     if isinstance(segmentation, list):
-        _check_polygons(segmentation)
-        rle = mask_util.merge(mask_util.frPyObjects(segmentation, *size))
+        polygons = segmentation if isinstance(next(iter(segmentation), None), list) else [segmentation]
+        _check_polygons(polygons)
+        _check_pixels(*size)
+        rles = mask_util.frPyObjects(polygons, *size)
+        rle = rles[0] if len(rles) == 1 else mask_util.merge(rles)
     elif isinstance(segmentation["counts"], list):
+        _check_counts(segmentation["counts"], *segmentation["size"])
         rle = mask_util.frPyObjects(segmentation, *segmentation["size"])
     else:
         rle = segmentation
@@ -134,11 +145,32 @@ def to_rle(segmentation: Any, size: tuple[int, int]) -> Rle:
 
 def _check_polygons(polygons: list[Any]) -> None:
     """Refuses four numbers, which pycocotools takes for a box, and what it raises a bare Exception for."""
-    if not polygons:
-        raise ValueError("it has no polygon")
+    bounds = []
     for polygon in polygons:
         if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
             raise ValueError("a polygon is a list of x and y of at least three points")
-        for number in polygon:
-            if not isinstance(number, (int, float)) or not abs(number) <= MAX_COORDINATE:  # NaN compares False
-                raise ValueError(f"a polygon's x and y are finite numbers of at most {MAX_COORDINATE}")
+        if not set(map(type, polygon)) <= {int, float}:
+            raise ValueError("a polygon's x and y are numbers")
+        low, high = min(polygon), max(polygon)
+        if not -MAX_COORDINATE <= low <= high <= MAX_COORDINATE or math.isnan(sum(polygon)):  # NaN compares False
+            raise ValueError(f"a polygon's x and y are finite numbers of at most {MAX_COORDINATE}")
+        bounds.append(len(polygon) / 2 * (high - low))
+    if sum(bounds) > MAX_OUTLINE and sum(map(_outline, polygons)) > MAX_OUTLINE:
+        raise ValueError(f"its outline is longer than {MAX_OUTLINE} pixels")
+
+
+def _outline(polygon: list[float]) -> float:
+    """The pixels that pycocotools sees along a polygon's edges."""
+    points = np.array(polygon, np.float64).reshape(-1, 2)
+    return float(np.abs(np.diff(points, axis=0, append=points[:1])).max(axis=1).sum())
+
+
+def _check_counts(counts: list[Any], height: int, width: int) -> None:
+    _check_pixels(height, width)
+    if not set(map(type, counts)) <= {int} or min(counts, default=0) < 0 or sum(counts) != height * width:
+        raise ValueError(f"its counts are not whole numbers from 0 that make the pixels of {height} x {width}")
+
+
+def _check_pixels(height: int, width: int) -> None:
+    if height * width > MAX_PIXELS:
+        raise ValueError(f"an image of {height} x {width} has more pixels than the {MAX_PIXELS} that COCO can count")

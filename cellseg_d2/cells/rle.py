@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellseg_d2.cells.arrays import Bools, Ints
+from cellseg_d2.cells.rle_text import parse
 from cellseg_d2.cells.tiling import Window
 
 Rle = dict[str, Any]
@@ -82,20 +83,13 @@ class Runs:
     @cached_property
     def boxes(self) -> Ints:
         """(N, 4) int64, tight boxes (x0, y0, x1, y1), half open; zeros for a cell without a pixel."""
-        height = self.size[0]
-        x0, y0 = np.divmod(self.starts, height)
-        x1, y1 = np.divmod(self.stops - 1, height)
-        spans_columns = x0 != x1
-        y0 = np.where(spans_columns, 0, y0)
-        y1 = np.where(spans_columns, height - 1, y1)
-        boxes = np.zeros((self.count, 4), np.int64)
-        if self.index.size:
-            first = np.flatnonzero(np.diff(self.index, prepend=-1))
-            for place, values in enumerate((x0, y0)):
-                boxes[self.index[first], place] = np.minimum.reduceat(values, first)
-            for place, values in enumerate((x1, y1), start=2):
-                boxes[self.index[first], place] = np.maximum.reduceat(values, first) + 1
-        return boxes
+        return boxes_of_runs(self.index, self.starts, self.stops, self.size[0], self.count)
+
+    def depth(self) -> int:
+        """The most cells that lie on one pixel."""
+        edges = np.concatenate([self.stops, self.starts])  # of edges at one place, ends come first
+        steps = np.repeat([-1, 1], len(self.starts))
+        return int(np.cumsum(steps[np.argsort(edges, kind="stable")]).max(initial=0))
 
     def joined(self) -> Runs:
         """The same pixels in the fewest runs: a cell's runs that follow on each other become one."""
@@ -167,8 +161,31 @@ class Runs:
         return [{"size": list(self.size), "counts": text} for text in _format_counts(counts[kept], owner, self.count)]
 
 
+def boxes_of_runs(
+    index: NDArray[np.int64],
+    starts: NDArray[np.int64],
+    stops: NDArray[np.int64],
+    height: int | NDArray[np.int64],
+    count: int,
+) -> NDArray[np.int64]:
+    """See :attr:`Runs.boxes`; where the cells are of images of several heights, ``height`` is (R,), one per run."""
+    x0, y0 = np.divmod(starts, height)
+    x1, y1 = np.divmod(stops - 1, height)
+    spans_columns = x0 != x1
+    y0 = np.where(spans_columns, 0, y0)
+    y1 = np.where(spans_columns, height - 1, y1)
+    boxes = np.zeros((count, 4), np.int64)
+    if index.size:
+        first = np.flatnonzero(np.diff(index, prepend=-1))
+        for place, values in enumerate((x0, y0)):
+            boxes[index[first], place] = np.minimum.reduceat(values, first)
+        for place, values in enumerate((x1, y1), start=2):
+            boxes[index[first], place] = np.maximum.reduceat(values, first) + 1
+    return boxes
+
+
 def _format_counts(counts: NDArray[np.int64], owner: NDArray[np.int64], count: int) -> list[str]:
-    """The text form of ``count`` RLEs, see :func:`decode_runs`, from their counts, which are sorted by ``owner``."""
+    """The text of ``count`` RLEs, see :mod:`cellseg_d2.cells.rle_text`; their counts are sorted by ``owner``."""
     position = np.arange(len(counts)) - np.searchsorted(owner, owner)
     values = counts.copy()
     later = np.flatnonzero(position > 2)
@@ -253,9 +270,6 @@ def _compact(values: NDArray[np.integer[Any]]) -> tuple[NDArray[np.int64], NDArr
 def decode_runs(rles: Sequence[Rle], size: tuple[int, int]) -> Runs:
     """The runs of N COCO RLEs at once: the text form of all of them is parsed as one array.
 
-    The text form is COCO's (``rleFrString`` in the COCO API's maskApi.c): six bits a character from ``'0'``, low five
-    bits first, the sixth says that more follow; from the fourth count on, each is a difference to the one two before.
-
     Raises:
         ValueError: an RLE is for an image of another size, is uncompressed or malformed, or does not fill the image.
     """
@@ -264,46 +278,13 @@ def decode_runs(rles: Sequence[Rle], size: tuple[int, int]) -> Runs:
         counts = rle["counts"]
         if tuple(rle["size"]) != tuple(size) or not isinstance(counts, (str, bytes)):
             raise ValueError(f"expected a compressed RLE of size {list(size)}, not {str(rle)[:80]}")
-        texts.append(counts.encode("ascii") if isinstance(counts, str) else counts)
-    counts, owner, position = _parse_counts(b"".join(texts), np.array([len(text) for text in texts], np.int64))
-    stops = np.cumsum(counts)
-    total = size[0] * size[1]
-    last = np.flatnonzero(np.diff(owner, append=len(texts)))
-    if len(last) != len(texts) or not np.array_equal(stops[last], total * np.arange(1, len(texts) + 1)):
-        raise ValueError(f"an RLE does not fill its image of size {list(size)}")
-    if (counts < 0).any():
-        raise ValueError("an RLE is malformed: it has a run of negative length")
-    foreground = (position % 2 == 1) & (counts > 0)
-    stops = (stops - owner * total)[foreground]
-    return Runs(owner[foreground], stops - counts[foreground], stops, size, len(texts))
-
-
-def _parse_counts(
-    text: bytes, lengths: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Counts of all RLEs, with each one's owner and its position in the owner's list."""
-    codes = np.frombuffer(text, np.uint8).astype(np.int64) - 48
-    if codes.size == 0:
-        empty = np.zeros(0, np.int64)
-        return empty, empty, empty
-    ends = (codes & 0x20) == 0
-    first = np.concatenate([[0], np.flatnonzero(ends)[:-1] + 1])
-    shift = 5 * (np.arange(codes.size) - np.repeat(first, np.diff(first, append=codes.size)))
-    values = np.add.reduceat((codes & 0x1F) << shift, first)
-    last = np.append(first[1:], codes.size) - 1
-    values -= np.where(codes[last] & 0x10, np.int64(1) << (shift[last] + 5), 0)
-
-    owner = np.repeat(np.arange(len(lengths)), lengths)[first]
-    owner_first = np.searchsorted(owner, owner)
-    position = np.arange(len(owner)) - owner_first
-    # A count is the running sum of every second difference; the very first count starts no chain.
-    chain = np.where(position == 0, 0, 1 + position % 2) + 3 * owner
-    order = np.argsort(chain, kind="stable")
-    sums = np.cumsum(values[order])
-    chain_first = np.searchsorted(chain[order], chain[order])
-    counts = np.empty_like(values)
-    counts[order] = sums - (sums - values[order])[chain_first]
-    return counts, owner, position
+        texts.append(counts)
+    parsed = parse(texts, [size] * len(texts))
+    for place, fault in parsed.faults.items():
+        raise ValueError(f"RLE {place}, counted from 0, {fault}")
+    foreground = (parsed.position % 2 == 1) & (parsed.counts > 0)
+    stops = parsed.stops[foreground]
+    return Runs(parsed.owner[foreground], stops - parsed.counts[foreground], stops, size, len(texts))
 
 
 def topmost(owners: NDArray[np.integer[Any]], pixels: Ints, size: tuple[int, int]) -> NDArray[np.int32]:

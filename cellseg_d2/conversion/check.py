@@ -94,6 +94,8 @@ def check(
                 problems += lines
     measured = [statistics for statistics, _ in results if statistics is not None]
     summary = summarise(measured, given.class_names, options, below(given.root, problems))
+    if given.notes:
+        summary["left_out"] = below(given.root, given.notes)
     return CheckReport(root, summary, len(tests), suggest(summary))
 
 
@@ -147,6 +149,7 @@ def _file_notes(summary: Mapping[str, Any]) -> list[list[str]]:
         found.append(
             [f"{_count(len(problems), 'file')} cannot be used; the numbers leave their images out:", *problems]
         )
+    found += [[line] for line in summary.get("left_out", [])]
     if duplicates:
         first = "These images have the same pixels. Keep one of each, or training sees what validation asks:"
         found.append([first, *(" = ".join(ids) for ids in duplicates)])

@@ -113,6 +113,8 @@ def convert(
         annotation_format=annotation_format,
         annotation_file=from_coco,
     )
+    for note in given.notes:
+        logger.warning("%s", note)
     tests = given.find_tests()
     split = None if split_file is None else read_split_file(split_file, {image.id for image in given.images})
     if scheduler is not None:

@@ -57,6 +57,7 @@ class ConversionInput:
         class_names: the names of class 1, 2, ...
         annotation_file: the annotation file, for formats that have one.
         in_flight: how many images may be handed out to processes at a time.
+        notes: see :class:`LabelledSet`.
     """
 
     root: Path
@@ -64,6 +65,7 @@ class ConversionInput:
     class_names: list[str]
     annotation_file: Path | None
     in_flight: int
+    notes: Sequence[str] = ()
 
     def find_tests(self) -> list[InputImage]:
         """The test images beside the labelled ones; none where there is an annotation file.
@@ -110,7 +112,7 @@ def open_input(
     found = find_labelled(root, annotation_format, annotation_file)
     names = _class_names(found.class_names, options.class_names)
     in_flight = 2 * workers if scheduler is None else 2 * len(found.images)
-    return ConversionInput(root, found.images, names, annotation_file, in_flight)
+    return ConversionInput(root, found.images, names, annotation_file, in_flight, found.notes)
 
 
 def below(root: Path, lines: Iterable[str]) -> list[str]:

@@ -13,7 +13,8 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.utils.logger import create_small_table
 
 from cellseg_d2.cells.coco import Result, to_results, to_xywh
-from cellseg_d2.evaluation.coco_ap import average_precision
+from cellseg_d2.cells.coco_input import read_truth
+from cellseg_d2.evaluation.coco_ap import average_precision, densest
 
 
 class CellCOCOEvaluator(COCOEvaluator):
@@ -22,7 +23,7 @@ class CellCOCOEvaluator(COCOEvaluator):
     Args:
         dataset_name: a registered COCO dataset.
         max_dets_per_image: detections scored per image and class; raised to twice the most cells that an image has,
-            as untiled images may have more than any tile.
+            as untiled images may have more than any tile, and to the most results that an image has of a class.
 
     Attributes:
         truth: the COCO dataset.
@@ -32,7 +33,7 @@ class CellCOCOEvaluator(COCOEvaluator):
 
     def __init__(self, dataset_name: str, *, max_dets_per_image: int) -> None:
         super().__init__(dataset_name, ("segm", "bbox"), max_dets_per_image=max_dets_per_image)
-        self.truth: dict[str, Any] = self._coco_api.dataset
+        self.truth: dict[str, Any] = read_truth(Path(self._metadata.json_file))
         self.image_root = Path(self._metadata.get("image_root", ""))
         self.results: list[Result] = []
         cells = Counter(cell["image_id"] for cell in self.truth.get("annotations", ()))
@@ -61,11 +62,12 @@ class CellCOCOEvaluator(COCOEvaluator):
         if not self._do_evaluation:
             self._logger.info("%s has no annotations, so nothing is scored", self._metadata.name)
             return
+        cap = max(self.max_detections, densest(results))
         for task in self._tasks:
-            metrics = average_precision(self.truth, results, task, self.max_detections)
+            metrics = average_precision(self.truth, results, task, cap)
             self._results[task] = metrics
             table = create_small_table(metrics)
             self._logger.info(
                 "%s of %s, %d detections an image and class:\n%s",
-                *(task, self._metadata.name, self.max_detections, table),
+                *(task, self._metadata.name, cap, table),
             )

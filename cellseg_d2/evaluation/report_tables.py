@@ -33,7 +33,7 @@ def text_of(judgement: Judgement) -> str:
     for name in next(iter(tasks.values())):
         lines.append(f"{name:24}" + "".join(f"{number_text(values[name]):>8}" for values in tasks.values()))
     if judgement.cells is None:
-        lines += ["", "Without masks of all cells and of all results there are no metrics of cells."]
+        lines += ["", "Without masks of cells and of results there are no metrics of cells."]
     else:
         lines += _cell_lines(judgement.cells)
     return "\n".join(lines)

@@ -18,7 +18,7 @@ EXIF_ORIENTATION = 0x0112
 EXIF_QUARTER_TURNS = range(5, 9)
 """EXIF orientations that exchange the stored width and height."""
 
-OPENCV_LOG = cv2 if hasattr(cv2, "setLogLevel") else cv2.utils.logging
+OPENCV_LOG = getattr(cv2.utils, "logging", cv2)
 """Where OpenCV keeps ``getLogLevel`` and ``setLogLevel``: OpenCV 5 moved them."""
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")

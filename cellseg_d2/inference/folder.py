@@ -199,7 +199,7 @@ def _finish(images: Sequence[InputImage], names: Sequence[str], output: Output) 
     if COCO in output.formats:
         if output.check:
             sizes = {entry["id"]: (entry["height"], entry["width"]) for entry in entries}
-            check_results(unchecked, sizes, len(names))
+            check_results(unchecked, sizes, range(1, len(names) + 1))
         unchecked.replace(output.folder / RESULTS_FILE)
         write_json(output.folder / IDS_FILE, entries, indent=1)
         if output.pack:

@@ -19,12 +19,14 @@ from numpy.typing import NDArray
 
 from cellseg_d2.cells.arrays import Bools, Floats, Ints
 from cellseg_d2.cells.coco import Result, by_image, to_results, to_xywh, to_xyxy
+from cellseg_d2.cells.coco_ids import Ids
+from cellseg_d2.cells.coco_input import ResultFiles, read_results
 from cellseg_d2.cells.instances import CellInstances
 from cellseg_d2.cells.overlaps import overlapping_pairs
 from cellseg_d2.cells.rle import decode_runs
-from cellseg_d2.errors import CellSegError, one_line
+from cellseg_d2.errors import CellSegError
 from cellseg_d2.export.coco_results import ResultsWriter, check_results
-from cellseg_d2.files import read_json, whole_file
+from cellseg_d2.files import whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -173,7 +175,7 @@ def merge_files(
     """Merges COCO results files, of this or any other tool, image by image with :func:`merge`.
 
     Args:
-        paths: results files with compressed RLE masks, of the same images. COCO results do not tell an image without a
+        paths: results files with masks, of the same images. COCO results do not tell an image without a
             cell from one that was never predicted: an image that a file lacks counts as one without a cell.
         output: the merged results, by image id and then by score; it appears whole and checked, or not at all.
         weights: one per file; all 1 if not given.
@@ -194,104 +196,80 @@ def merge_files(
         raise CellSegError(f"iou: must be at least 0 and below 1, not {iou}")
     if not 0 <= score_threshold <= 1:
         raise CellSegError(f"score threshold: must be from 0 to 1, not {score_threshold}")
-    files = [_read(path) for path in paths]
-    sizes = _common_sizes(paths, files)
-    classes = 0
+    given = read_results(paths)
+    files = [_checked(path, results) for path, results in zip(paths, given.files)]
+    sizes = _common_sizes(paths, files, given.image_ids)
+    categories: set[Any] = set()
     with whole_file(output) as unchecked:
         with ResultsWriter.open(unchecked) as writer:
             for image, size in sorted(sizes.items()):
-                passes = [_cells(path, file[image], image, size) for path, file in zip(paths, files)]
+                passes = [_cells(file[image], size) for file in files]
                 merged = merge(passes, weights=weights, iou=iou, class_agnostic=class_agnostic)
                 merged = merged[merged.scores >= score_threshold]
-                classes = max(classes, int(merged.classes.max(initial=-1)) + 1)
                 # the mean of several boxes is closer to the truth than the mask's tight one
-                writer.append(to_results(merged, image, to_xywh(merged.boxes).astype(np.float64).round(2)))
-        check_results(unchecked, sizes, classes)
+                found = to_results(merged, image, to_xywh(merged.boxes).astype(np.float64).round(2))
+                results = [_renamed(result, given) for result in found]
+                categories |= {result["category_id"] for result in results}
+                writer.append(results)
+        check_results(unchecked, {given.image_ids.original(image): size for image, size in sizes.items()}, categories)
     return MergeCounts(len(sizes), tuple(sum(map(len, file.values())) for file in files), writer.count)
 
 
-def _read(path: Path) -> defaultdict[int, list[Result]]:
-    """The results of a file by image id."""
-    content = read_json(path)
-    if not isinstance(content, list):
-        raise CellSegError(f"{path}: is no list of COCO results; give what tools/predict.py writes, test-results.json")
-    for number, result in enumerate(content):
-        problem = _problem(result)
-        if problem:
-            raise CellSegError(f"{path}: result {number}, counted from 0, {problem}")
-    return by_image(content)
+def _renamed(result: Result, given: ResultFiles) -> Result:
+    """A result with the ids that the files have."""
+    image, category = result["image_id"], result["category_id"]
+    return {
+        **result,
+        "image_id": given.image_ids.original(image),
+        "category_id": given.category_ids.original(category),
+    }
 
 
-def _problem(result: Any) -> str | None:
-    """What keeps a result from being merged, and how to fix it."""
-    if not isinstance(result, dict):
-        return "is no object; write COCO results"
-    missing = [key for key in ("image_id", "category_id", "score", "segmentation") if key not in result]
-    if missing:
-        return f"has no {missing[0]}; write complete COCO results with masks"
-    for key, least in (("image_id", 0), ("category_id", 1)):
-        if type(result[key]) is not int or result[key] < least:
-            return f"has {key} {result[key]!r}; write a whole number from {least} on"
-    score, masks = result["score"], result["segmentation"]
-    if type(score) not in (int, float) or not 0 <= score <= 1:
-        return f"has score {score!r}; write scores from 0 to 1"
-    if "bbox" in result and not _is_box(result["bbox"]):
-        return f"has bbox {str(result['bbox'])[:80]}; write [x, y, width, height], or no bbox for the mask's own"
-    kind = "polygons" if isinstance(masks, list) else "an RLE that is not compressed"
-    if isinstance(masks, list) or (isinstance(masks, dict) and isinstance(masks.get("counts"), list)):
-        return f"has {kind}; compress it with pycocotools.mask.frPyObjects"
-    if not isinstance(masks, dict) or not isinstance(masks.get("counts"), str) or not _is_size(masks.get("size")):
-        return 'has a segmentation that is no {"size": [height, width], "counts": text}; write compressed RLEs'
-    return None
+def _checked(path: Path, results: Sequence[Result]) -> defaultdict[int, list[Result]]:
+    """The results of a file by image id.
+
+    Raises:
+        CellSegError: one has no mask, or a score out of its range.
+    """
+    for number, result in enumerate(results):
+        if "segmentation" not in result:
+            raise CellSegError(f"{path}: has results without masks; write complete COCO results with masks")
+        if not 0 <= result["score"] <= 1:
+            score = result["score"]
+            raise CellSegError(
+                f"{path}: result {number}, counted from 0, has score {score!r}; write scores from 0 to 1"
+            )
+    return by_image(results)
 
 
-def _is_box(box: Any) -> bool:
-    numbers = isinstance(box, list) and len(box) == 4 and all(type(side) in (int, float) for side in box)
-    return numbers and all(map(math.isfinite, box)) and min(box[2:]) >= 0
-
-
-def _is_size(size: Any) -> bool:
-    return isinstance(size, list) and len(size) == 2 and all(type(side) is int and side > 0 for side in size)
-
-
-def _common_sizes(paths: Sequence[Path], files: Sequence[dict[int, list[Result]]]) -> dict[int, Size]:
-    """(height, width) of each image of any file, which all files agree on."""
-    found: dict[int, tuple[Size, Path]] = {}
-    for path, file in zip(paths, files):
+def _common_sizes(paths: Sequence[Path], files: Sequence[dict[int, list[Result]]], ids: Ids) -> dict[int, Size]:
+    """(height, width) of each image of any file, on which all agree; warns of what a file lacks."""
+    found = {}
+    for file in files:
         for image, results in file.items():
-            for result in results:
-                height, width = result["segmentation"]["size"]
-                first, source = found.setdefault(image, ((height, width), path))
-                if first != (height, width):
-                    raise CellSegError(
-                        f"{path}: image {image} has masks of {height} x {width} pixels, and of {first[0]} x {first[1]} "
-                        f"in {source}; predict the same images for each file"
-                    )
+            height, width = results[0]["segmentation"]["size"]
+            found[image] = (height, width)
     for path, file in zip(paths, files):
         absent = sorted(set(found) - set(file))
         if absent:
             logger.warning(
-                "%s: has nothing for %d of %d images (%d, ...), which lowers the scores there; "
+                "%s: has nothing for %d of %d images (%s, ...), which lowers the scores there; "
                 "right if it saw no cell in them, not if they were left out",
                 path,
                 len(absent),
                 len(found),
-                absent[0],
+                ids.original(absent[0]),
             )
-    return {image: size for image, (size, _) in found.items()}
+    return found
 
 
-def _cells(path: Path, results: Sequence[Result], image: int, size: Size) -> CellInstances:
+def _cells(results: Sequence[Result], size: Size) -> CellInstances:
     """One file's cells of an image; masks without a pixel, which other tools may write, are left out."""
-    try:
-        runs = decode_runs([result["segmentation"] for result in results], size)
-    except ValueError as error:
-        raise CellSegError(f"{path}: image {image}: {one_line(error)}; write its results again") from error
+    runs = decode_runs([result["segmentation"] for result in results], size)
     there = np.flatnonzero(runs.areas)
     shown = [results[number] for number in there.tolist()]
     cells = CellInstances.from_runs(
         runs.pick(there), [result["category_id"] - 1 for result in shown], [result["score"] for result in shown]
     )
-    boxes = np.array([result["bbox"] for result in shown if "bbox" in result], np.float32).reshape(-1, 4)
-    cells.boxes[["bbox" in result for result in shown]] = to_xyxy(boxes)
+    cells.boxes[:] = to_xyxy(np.array([result["bbox"] for result in shown], np.float32).reshape(-1, 4))
     return cells

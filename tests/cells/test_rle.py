@@ -171,13 +171,17 @@ GOOD = pycocotools_rle(np.eye(4, 5, dtype=bool))
     [
         pytest.param({"size": [5, 4], "counts": GOOD["counts"]}, "expected a compressed RLE of size", id="other size"),
         pytest.param({"size": [4, 5], "counts": [0, 20]}, "expected a compressed RLE", id="uncompressed"),
-        pytest.param(pycocotools_rle(np.ones((4, 4), bool)) | {"size": [4, 5]}, "does not fill", id="too short"),
-        pytest.param(pycocotools_rle(np.ones((4, 6), bool)) | {"size": [4, 5]}, "does not fill", id="too long"),
-        pytest.param({"size": [4, 5], "counts": ""}, "does not fill", id="no text"),
-        pytest.param({"size": [4, 5], "counts": GOOD["counts"][:-1] + "P"}, "malformed|fill", id="cut off in a number"),
-        pytest.param({"size": [4, 5], "counts": "8N>"}, "malformed", id="negative run"),
-        pytest.param({"size": [4, 5], "counts": "8 <"}, "malformed|fill", id="character that RLEs do not have"),
-        pytest.param({"size": [4, 5], "counts": "4€"}, "ascii", id="not ASCII"),
+        pytest.param(pycocotools_rle(np.ones((4, 4), bool)) | {"size": [4, 5]}, "fills 16, not the 20", id="too short"),
+        pytest.param(pycocotools_rle(np.ones((4, 6), bool)) | {"size": [4, 5]}, "does not fit into", id="too long"),
+        pytest.param({"size": [4, 5], "counts": ""}, "is empty", id="no text"),
+        pytest.param({"size": [4, 5], "counts": GOOD["counts"][:-1] + "P"}, "in the middle of a number", id="cut off"),
+        pytest.param({"size": [4, 5], "counts": "8N>"}, "does not fit into the 20 pixels", id="negative run"),
+        pytest.param({"size": [4, 5], "counts": "8 <"}, "a character that no RLE has", id="space"),
+        pytest.param({"size": [4, 5], "counts": "4€"}, "a character that no RLE has", id="not ASCII"),
+        pytest.param({"size": [4, 5], "counts": GOOD["counts"] * 2}, "does not fit into the 20 pixels", id="doubled"),
+        pytest.param(
+            {"size": [4, 5], "counts": "P" * 40 + "0"}, "does not fit into the 20 pixels", id="endless number"
+        ),
     ],
 )
 def test_damaged_rles_are_refused_wherever_they_stand(rle, message):
