@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cellseg_d2.cells.rle import Rle, decode_runs, encode_crops
+from cellseg_d2.cells.rle import Rle, Runs, decode_runs, encode_crops
 
 ENCODED_AT_ONCE = 500
 """Masks that become RLEs in one go: encoding takes some 40 bytes a pixel for as long as it lasts."""
@@ -67,6 +67,11 @@ class CellInstances:
     def areas(self) -> NDArray[np.int64]:
         """(N,) int64, pixels of each mask."""
         return np.array([np.count_nonzero(mask) for mask in self.masks], np.int64)
+
+    @property
+    def stated_scores(self) -> NDArray[np.float64]:
+        """(N,) float64, the scores as every file states them, in six decimals: what thresholds and ranks go by."""
+        return self.scores.astype(np.float64).round(6)
 
     def rles(self) -> list[Rle]:
         """The masks as COCO RLEs in the frame of the image."""
@@ -151,8 +156,22 @@ class CellInstances:
         Raises:
             ValueError: an RLE is uncompressed, malformed, of another image size, or has no pixel.
         """
-        count, height = len(rles), image_size[0]
-        runs = decode_runs(rles, image_size)
+        return cls.from_runs(decode_runs(rles, image_size), len(rles), classes, scores)
+
+    @classmethod
+    def from_runs(
+        cls,
+        runs: Runs,
+        count: int,
+        classes: Sequence[int] | NDArray[np.int64],
+        scores: Sequence[float] | NDArray[np.floating[Any]] | None = None,
+    ) -> CellInstances:
+        """``count`` cells from the runs of their pixels; the rest as :meth:`from_rles`.
+
+        Raises:
+            ValueError: a cell has no pixel.
+        """
+        height, image_size = runs.size[0], runs.size
         boxes = runs.bboxes(count)
         if count and not (boxes[:, 2] > boxes[:, 0]).all():
             raise ValueError(f"RLE {int(np.argmin(boxes[:, 2]))} has no pixel")

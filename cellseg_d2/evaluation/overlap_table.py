@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from cellseg_d2.cells.hidden import hidden
+from cellseg_d2.cells.instances import CellInstances
 from cellseg_d2.cells.rle import Rle, Runs, column_runs, decode_runs
 
 Bools = NDArray[np.bool_]
@@ -103,6 +105,13 @@ class Cells:
     def best_first(self, score_threshold: float = 0.0) -> Cells:
         """Those of :meth:`ranking`, in its order."""
         return self.pick(self.ranking(score_threshold))
+
+    def visible(self, score_threshold: float = 0.0) -> Cells:
+        """Those with at least this score that no better one hides, see :mod:`cellseg_d2.cells.hidden`; best first."""
+        shown = self.best_first(score_threshold)
+        shown = shown.pick(np.flatnonzero(shown.areas))
+        under = hidden(CellInstances.from_runs(shown.runs, len(shown), shown.classes, shown.scores))
+        return shown.pick(np.flatnonzero(~under))
 
 
 @dataclass(frozen=True)

@@ -42,8 +42,8 @@ def text_of(judgement: Judgement) -> str:
 def _cell_lines(cells: CellJudgement) -> list[str]:
     lines = [
         "",
-        f"Metrics of cells in percent: predictions that score {cells.score_threshold:g} or more, flattened by score;",
-        "where several lie on a pixel, it belongs to the best. Those that this left no pixel are hidden.",
+        f"Metrics of cells in percent: predictions that score {cells.score_threshold:g} or more, but for those that",
+        "better ones hide: what predict counts and exports. Where several lie on a pixel, it belongs to the best.",
     ]
     lines += [f"{name:24}{value:>8}" for name, value in summary_rows(cells)]
     lines += ["", *_aligned(*class_table(cells)), "", CONFUSION_TITLE, *_aligned(*confusion_table(cells))]

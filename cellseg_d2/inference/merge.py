@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 
 from cellseg_d2.cells.coco import Result, by_image, to_results
 from cellseg_d2.cells.instances import CellInstances
+from cellseg_d2.cells.overlaps import Bools, Floats, Ints, overlapping_pairs
 from cellseg_d2.cells.rle import decode_runs
 from cellseg_d2.errors import CellSegError, one_line
 from cellseg_d2.export.coco_results import ResultsWriter, check_results
 from cellseg_d2.files import read_json, whole_file
-from cellseg_d2.inference.overlaps import Bools, Floats, Ints, overlapping_pairs
 
 logger = logging.getLogger(__name__)
 

@@ -16,6 +16,7 @@ from detectron2.modeling import build_model
 from numpy.typing import NDArray
 
 import cellseg_d2.modeling  # noqa: F401  (registers backbones and heads)
+from cellseg_d2.cells.hidden import visible
 from cellseg_d2.cells.instances import CellInstances
 from cellseg_d2.cells.tiling import Tile, TileGrid
 from cellseg_d2.errors import CellSegError
@@ -131,17 +132,13 @@ class WholeImagePredictor:
         side = max(round(options.TILE_SIZE / self.scale_of(image)), 1)
         return TileGrid(*image.size, side, options.OVERLAP)
 
-    def one_a_cell(self, cells: CellInstances) -> CellInstances:
-        """An image's cells of which no two show the same one in two classes, as CELLSEG.INFERENCE.SUPPRESSION asks for.
-
-        With SUPPRESS_RESULTS they are that already, and stay as they are.
-        """
-        return cells if self.cfg.CELLSEG.INFERENCE.SUPPRESS_RESULTS else self._suppressed(cells)
-
     def confident(
         self, cells: CellInstances, min_score: float = 0.5, min_score_of_class: Mapping[str, float] | None = None
     ) -> CellInstances:
         """The cells that a person wants to see: those with a high score, one per nucleus.
+
+        All that people read goes by them; :func:`cellseg_d2.cells.hidden.hidden` is the rule for those under better ones. With
+        CELLSEG.INFERENCE.SUPPRESSION ``none`` only the score decides.
 
         Args:
             cells: all cells of an image, with scores down to MODEL.ROI_HEADS.SCORE_THRESH_TEST.
@@ -157,9 +154,15 @@ class WholeImagePredictor:
                 raise CellSegError(f"the least score of a cell is from 0 to 1, not {score}")
         if unknown := sorted(by_class.keys() - set(self.class_names)):
             raise CellSegError(f"{unknown[0]!r} is not among the classes: {', '.join(self.class_names)}")
+        options = self.cfg.CELLSEG.INFERENCE
         least = np.array([by_class.get(name, min_score) for name in self.class_names])
-        kept = self.one_a_cell(cells[cells.scores >= least[cells.classes]])
-        return kept[kept.scores >= least[kept.classes]]  # soft suppression lowers scores
+        kept = cells[cells.stated_scores >= least[cells.classes]]
+        if options.SUPPRESSION == "soft" and not options.SUPPRESS_RESULTS:
+            kept = self._suppressed(kept)
+            kept = kept[kept.stated_scores >= least[kept.classes]]  # it lowers scores
+        if options.SUPPRESSION == "none":
+            return kept
+        return visible(kept, options.SUPPRESSION_IOU, options.SUPPRESSION_COVERED)
 
     def _suppressed(self, cells: CellInstances) -> CellInstances:
         options = self.cfg.CELLSEG.INFERENCE

@@ -23,8 +23,8 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from cellseg_d2.cells.instances import CellInstances
+from cellseg_d2.cells.overlaps import Bools, Floats, Ints, crop, neighbours, shared_pixels, suppress_pairs
 from cellseg_d2.cells.tiling import Tile
-from cellseg_d2.inference.overlaps import Bools, Floats, Ints, crop, neighbours, shared_pixels, suppress_pairs
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from collections import defaultdict
 import numpy as np
 
 from cellseg_d2.cells.instances import CellInstances
-from cellseg_d2.inference.overlaps import Floats, Ints, overlapping_pairs, suppress_pairs
+from cellseg_d2.cells.overlaps import Floats, Ints, overlapping_pairs, suppress_pairs
 
 METHODS = ("hard", "soft", "none")
 

@@ -150,7 +150,7 @@ def draw_gallery(
         own = {**truth, "images": [records[number]], "annotations": cells[number]}
         image = next(image_cells(own, found[number]))
         judged = np.sort(within_cap(image.predictions, max_detections))
-        image = replace(image, predictions=image.predictions.pick(judged))
+        image = replace(image, predictions=image.predictions.pick(judged).visible(score_threshold))
         pixels = None if files is None else files.read(records[number], image.truth.runs.size)
         yield _draw(image, pixels, names, score_threshold, max_side)
 

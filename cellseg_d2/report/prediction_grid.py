@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cellseg_d2.cells.coco import Record, by_image
+from cellseg_d2.cells.hidden import visible
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.export.overlay import draw_grid, draw_overlay, write_picture
 from cellseg_d2.files import read_json
@@ -57,7 +58,7 @@ def write_prediction_grid(
     for own in images:
         image, name = own.read(rule), str(own.path)
         if truth is None:
-            cells, _ = to_instances(found[own.id], image, name)
+            cells = visible(to_instances(found[own.id], image, name)[0])
             panels = [(draw_overlay(image, cells), f"prediction: {len(cells)} cells")]
         else:
             panels = compare(image, truth[own.id], found[own.id], name)
