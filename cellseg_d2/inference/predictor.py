@@ -137,8 +137,8 @@ class WholeImagePredictor:
     ) -> CellInstances:
         """The cells that a person wants to see: those with a high score, one per nucleus.
 
-        All that people read goes by them; :func:`cellseg_d2.cells.hidden.hidden` is the rule for those under better ones. With
-        CELLSEG.INFERENCE.SUPPRESSION ``none`` only the score decides.
+        All that people read goes by them; :func:`cellseg_d2.cells.hidden.hidden` is the rule for cells under better
+        ones. With CELLSEG.INFERENCE.SUPPRESSION ``none`` only the score decides.
 
         Args:
             cells: all cells of an image, with scores down to MODEL.ROI_HEADS.SCORE_THRESH_TEST.
