@@ -16,7 +16,6 @@ from detectron2.modeling import build_model
 from numpy.typing import NDArray
 
 import cellseg_d2.modeling  # noqa: F401  (registers backbones and heads)
-from cellseg_d2.cells.hidden import visible
 from cellseg_d2.cells.instances import CellInstances
 from cellseg_d2.cells.tiling import Tile, TileGrid
 from cellseg_d2.errors import CellSegError
@@ -25,7 +24,7 @@ from cellseg_d2.images.regions import ImageHeader, ImageRegions, WholeImage
 from cellseg_d2.inference.detect import Detector
 from cellseg_d2.inference.paste import to_cell_instances
 from cellseg_d2.inference.stitch import stitch
-from cellseg_d2.inference.suppress import suppress
+from cellseg_d2.inference.suppress import Selection, suppress
 from cellseg_d2.modeling.build import use_available_device
 from cellseg_d2.weights.checkpoint import CellCheckpointer, WeightsFile
 from cellseg_d2.weights.locations import register_package_weights
@@ -135,10 +134,7 @@ class WholeImagePredictor:
     def confident(
         self, cells: CellInstances, min_score: float = 0.5, min_score_of_class: Mapping[str, float] | None = None
     ) -> CellInstances:
-        """The cells that a person wants to see: those with a high score, one per nucleus.
-
-        All that people read goes by them; :func:`cellseg_d2.cells.hidden.hidden` is the rule for cells under better
-        ones. With CELLSEG.INFERENCE.SUPPRESSION ``none`` only the score decides.
+        """The cells that a person wants to see, see :class:`cellseg_d2.inference.suppress.Selection`.
 
         Args:
             cells: all cells of an image, with scores down to MODEL.ROI_HEADS.SCORE_THRESH_TEST.
@@ -148,21 +144,17 @@ class WholeImagePredictor:
         Raises:
             CellSegError: a score is not from 0 to 1, or a class is unknown.
         """
-        by_class = dict(min_score_of_class or {})
-        for score in (min_score, *by_class.values()):
-            if not 0 <= score <= 1:
-                raise CellSegError(f"the least score of a cell is from 0 to 1, not {score}")
-        if unknown := sorted(by_class.keys() - set(self.class_names)):
-            raise CellSegError(f"{unknown[0]!r} is not among the classes: {', '.join(self.class_names)}")
+        return self.selection(min_score, min_score_of_class).of(cells)
+
+    def selection(self, min_score: float = 0.5, min_score_of_class: Mapping[str, float] | None = None) -> Selection:
+        """Which cells a person wants to see, by CELLSEG.INFERENCE; arguments and errors as of :meth:`confident`."""
         options = self.cfg.CELLSEG.INFERENCE
-        least = np.array([by_class.get(name, min_score) for name in self.class_names])
-        kept = cells[cells.stated_scores >= least[cells.classes]]
-        if options.SUPPRESSION == "soft" and not options.SUPPRESS_RESULTS:
-            kept = self._suppressed(kept)
-            kept = kept[kept.stated_scores >= least[kept.classes]]  # it lowers scores
-        if options.SUPPRESSION == "none":
-            return kept
-        return visible(kept, options.SUPPRESSION_IOU, options.SUPPRESSION_COVERED)
+        lowered = options.SUPPRESS_RESULTS and options.SUPPRESSION == "soft"  # the scores are that already
+        method = "hard" if lowered else options.SUPPRESSION
+        by_class = dict(min_score_of_class or {})
+        return Selection(
+            self.class_names, min_score, by_class, method, options.SUPPRESSION_IOU, options.SUPPRESSION_COVERED
+        )
 
     def _suppressed(self, cells: CellInstances) -> CellInstances:
         options = self.cfg.CELLSEG.INFERENCE
