@@ -139,6 +139,9 @@ def _add_inference_config(cfg: CfgNode) -> None:
     # and a second guess that is dropped is a cell of that class lost (docs/benchmarks.md has what it costs).
     cfg.CELLSEG.INFERENCE.SUPPRESSION = "hard"
     cfg.CELLSEG.INFERENCE.SUPPRESSION_IOU = 0.5
+    # The largest share of a cell that better ones may cover; a cell that is hidden more is in none of the files, counts
+    # and pictures for people, unless SUPPRESSION is "none". COCO results keep it.
+    cfg.CELLSEG.INFERENCE.SUPPRESSION_COVERED = 0.5
     cfg.CELLSEG.INFERENCE.SUPPRESS_RESULTS = False
     # Skip tiles that show nothing: the standard deviation of each channel is at most 3 of 255.
     cfg.CELLSEG.INFERENCE.SKIP_BACKGROUND = False

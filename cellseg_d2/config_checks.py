@@ -135,6 +135,7 @@ RULES: Mapping[str, Numbers | Choice | Registered] = {
     "CELLSEG.INFERENCE.TOLERANCE": Numbers(0, 1024),
     "CELLSEG.INFERENCE.SUPPRESSION": Choice(("hard", "soft", "none")),
     "CELLSEG.INFERENCE.SUPPRESSION_IOU": Numbers(0, 1, open_low=True, open_high=True),
+    "CELLSEG.INFERENCE.SUPPRESSION_COVERED": Numbers(0, 1, open_high=True),
     "CELLSEG.INFERENCE.PIXEL_SIZE_UM": MICRONS,
     "DATALOADER.NUM_WORKERS": Numbers(0, 1024),
     "DATALOADER.REPEAT_THRESHOLD": Numbers(),

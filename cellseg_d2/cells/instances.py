@@ -70,6 +70,11 @@ class CellInstances:
         """The pixels of the masks as runs in the frame of the image."""
         return Runs.from_crops(self.masks, self.origins, self.image_size)
 
+    @property
+    def stated_scores(self) -> NDArray[np.float64]:
+        """(N,) float64, the scores as every file states them, in six decimals: what thresholds and ranks go by."""
+        return self.scores.astype(np.float64).round(6)
+
     def rles(self) -> list[Rle]:
         """The masks as COCO RLEs in the frame of the image."""
         return self.runs().rles()

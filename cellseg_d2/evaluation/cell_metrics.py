@@ -63,7 +63,7 @@ def summarise(
     - ``detection_F1``, ``detection_precision``, ``detection_recall``: whether a cell was found, whatever its class;
       ``classification_accuracy``: share of those found that have the right class; ``detection_IoU``: their mean IoU.
     - ``cells``, ``predictions``: matched, spurious and missed ones, so without those that crowds took out; ``hidden``:
-      predictions of which flattening left no pixel.
+      predictions that better ones hide, see :mod:`cellseg_d2.cells.hidden`.
 
     Args:
         tallies: one tally per image, at least one.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cellseg_d2.errors import CellSegError
@@ -21,9 +21,10 @@ class CellJudgement:
     Attributes:
         score_threshold: the least score of a prediction in ``metrics``.
         images, class_names: what the counts and the confusion of ``metrics`` are of.
-        metrics: metrics of the flattened predictions.
+        metrics: metrics of the predictions that no better one hides, flattened.
         errors, thresholds: from all detections, as for AP.
         judged: these detections, of each of ``images``.
+        shown: of each of ``images``, those from ``score_threshold`` on that no better one hides: what people see.
     """
 
     score_threshold: float
@@ -33,6 +34,7 @@ class CellJudgement:
     errors: ErrorBreakdown
     thresholds: dict[str, Threshold]
     judged: list[Judged]
+    shown: list[Judged]
 
     @property
     def detections(self) -> Judged:
@@ -87,12 +89,15 @@ def judge_cells(
     if not truth["images"]:
         raise CellSegError("the ground truth lists no images")
     names = class_names(truth)
-    images, tissues, tallies, judged = [], [], [], []
+    images, tissues, tallies, judged, shown = [], [], [], [], []
     for image in image_cells(truth, results):
         images.append(image.name)
         tissues.append(image.tissue)
-        tallies.append(tally(flat_overlaps(image.truth, image.predictions, score_threshold), len(names)))
+        visible = image.predictions.visible(score_threshold)
+        under = len(image.predictions.ranking(score_threshold)) - len(visible)
+        tallies.append(replace(tally(flat_overlaps(image.truth, visible), len(names)), hidden=under))
         judged.append(judge(image.truth, image.predictions, max_detections))
+        shown.append(judge(image.truth, visible, max_detections))
     detections = Judged.concatenate(judged)
     return CellJudgement(
         score_threshold=score_threshold,
@@ -102,4 +107,5 @@ def judge_cells(
         errors=break_down(detections, len(names)),
         thresholds=best_thresholds(detections, names),
         judged=judged,
+        shown=shown,
     )

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cellseg_d2.cells.arrays import Bools, Floats, Ints
+from cellseg_d2.cells.hidden import hidden
 from cellseg_d2.cells.instances import CellInstances
 from cellseg_d2.cells.rle import Rle, Runs, column_runs, decode_runs, topmost
 
@@ -109,6 +110,13 @@ class Cells:
     def best_first(self, score_threshold: float = 0.0) -> Cells:
         """The cells of :meth:`ranking`, in its order."""
         return self.pick(self.ranking(score_threshold))
+
+    def visible(self, score_threshold: float = 0.0) -> Cells:
+        """Those with at least this score that no better one hides, see :mod:`cellseg_d2.cells.hidden`; best first."""
+        shown = self.best_first(score_threshold)
+        shown = shown.pick(np.flatnonzero(shown.areas))
+        under = hidden(shown.instances())
+        return shown.pick(np.flatnonzero(~under))
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ class ImageTally:
         confusion: (K + 1, K + 1) int64, of these matches: rows are the classes of cells and then spurious predictions,
             columns the classes of predictions and then missed cells.
         aji, aji_plus: in 0 .. 1; NaN for an image with neither cells nor predictions.
-        hidden: predictions of which flattening left no pixel.
+        hidden: predictions that better ones hide.
     """
 
     panoptic: Hits

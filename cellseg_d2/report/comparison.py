@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from cellseg_d2.cells.arrays import Bools
 from cellseg_d2.cells.coco import Record, to_rle
+from cellseg_d2.cells.hidden import visible
 from cellseg_d2.cells.instances import CellInstances
 from cellseg_d2.cells.rle import decode_runs
 from cellseg_d2.errors import CellSegError, one_line
@@ -30,7 +31,7 @@ def compare(
     Args:
         image: (H, W, 3) uint8 RGB.
         truth: its COCO annotations. Crowds are not drawn, and excuse what :func:`unmatched` says they do.
-        results: its COCO results that are to be shown.
+        results: its COCO results that are to be shown; those that better ones hide are left out.
         name: the image's name, for errors.
         max_side: larger pictures are made smaller, so that the larger side is this; None for never.
 
@@ -41,7 +42,7 @@ def compare(
         CellSegError: a segmentation is damaged or of another size.
     """
     cells, crowd = to_instances(truth, image, name)
-    found, _ = to_instances(results, image, name)
+    found = visible(to_instances(results, image, name)[0])
     missed, spurious = unmatched(_of(cells, crowd), _of(found), -np.inf)
     return [
         (

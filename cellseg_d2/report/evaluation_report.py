@@ -62,7 +62,7 @@ NOTES = {
     "detection_IoU": "mean of the cells found",
     "cells": "found and missed ones, without crowds",
     "predictions": "with and without a cell, but for those on crowds",
-    "hidden": "predictions of which better ones left no pixel",
+    "hidden": "predictions that better ones hide, in none of the counts",
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import cv2
@@ -21,7 +21,7 @@ from cellseg_d2.evaluation.coco_matching import unmatched, within_cap
 from cellseg_d2.evaluation.image_scores import ImageScore
 from cellseg_d2.evaluation.overlap_table import Cells
 from cellseg_d2.export.overlay import class_hex
-from cellseg_d2.images.listing import InputImage, list_images
+from cellseg_d2.images.listing import ByFileName, InputImage, list_images
 from cellseg_d2.report.page import picture_uri
 
 TOLERANCE = 0.75
@@ -77,13 +77,13 @@ class ImageFiles:
 
     Attributes:
         source: where the files are, for messages.
-        files: the files by image id, or by name.
+        files: the files by image id, or by the name that the ground truth states.
         named: whether they are found by name.
         rule: how images that are not 8 bit are scaled.
     """
 
     source: Path
-    files: Mapping[Any, InputImage]
+    files: Mapping[Any, InputImage] | ByFileName
     named: bool
     rule: str
 
@@ -91,8 +91,20 @@ class ImageFiles:
     def find(cls, source: Path, ids: Path | None, rule: str) -> ImageFiles:
         """The images of a folder, or one file; see :func:`cellseg_d2.images.listing.list_images`, also for errors."""
         images = list_images(source, ids)
-        files = {image.path.name if ids is None else image.id: image for image in images}
+        files = ByFileName(images) if ids is None else {image.id: image for image in images}
         return cls(source, files, ids is None, rule)
+
+    def check_names(self, records: Sequence[Record]) -> None:
+        """Raises CellSegError where several records state a name that is found without their folders alone."""
+        if not isinstance(self.files, ByFileName):
+            return
+        stated = [str(record.get("file_name", "")) for record in records]
+        names = Counter(PurePosixPath(name).name for name in stated if self.files.exact(name) is None)
+        name, count = names.most_common(1)[0] if names else ("", 1)
+        if count > 1:
+            raise CellSegError(
+                f"{count} images of the ground truth are called {name!r}; tell them apart with --image-ids"
+            )
 
     def read(self, record: Record, size: tuple[int, int]) -> NDArray[np.uint8]:
         """An image, (H, W, 3) uint8 RGB.
@@ -104,10 +116,10 @@ class ImageFiles:
         Raises:
             CellSegError: there is no such image, it cannot be read, or it is not of the masks' size.
         """
-        name = Path(str(record.get("file_name", ""))).name
-        file = self.files.get(name if self.named else record["id"])
+        stated = str(record.get("file_name", ""))
+        file = self.files[stated] if isinstance(self.files, ByFileName) else self.files.get(record["id"])
         if file is None:
-            wanted = repr(name) if self.named else f"of the id {record['id']}"
+            wanted = repr(PurePosixPath(stated).name) if self.named else f"of the id {record['id']}"
             raise CellSegError(f"{self.source}: holds no image {wanted}, which the ground truth lists; add it")
         image = file.read(self.rule)
         if image.shape[:2] != size:
@@ -141,25 +153,17 @@ def draw_gallery(
         CellSegError: an image cannot be read or is not of its masks' size; a segmentation is damaged.
     """
     records = {record["id"]: record for record in truth["images"]}
-    if files is not None and files.named:
-        _check_names(truth["images"])
+    if files is not None:
+        files.check_names(truth["images"])
     cells, found = by_image(truth["annotations"]), by_image(results)
     names = class_names(truth)
     for number in ids:
         alone = {**truth, "images": [records[number]], "annotations": cells[number]}
         image = next(image_cells(alone, found[number]))
         judged = np.sort(within_cap(image.predictions, max_detections))
-        image = replace(image, predictions=image.predictions.pick(judged))
+        image = replace(image, predictions=image.predictions.pick(judged).visible(score_threshold))
         pixels = None if files is None else files.read(records[number], image.truth.runs.size)
         yield _draw(image, pixels, names, score_threshold, max_side)
-
-
-def _check_names(records: Sequence[Record]) -> None:
-    """Raises CellSegError where file names, without their folders, do not tell all images apart."""
-    names = Counter(Path(str(record.get("file_name", ""))).name for record in records)
-    name, count = names.most_common(1)[0] if names else ("", 1)
-    if count > 1:
-        raise CellSegError(f"{count} images of the ground truth are called {name!r}; tell them apart with --image-ids")
 
 
 def _draw(

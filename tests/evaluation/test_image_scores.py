@@ -18,7 +18,7 @@ def test_counts_are_of_what_matching_leaves_over(case, threshold):
     truth, results = draw_case(**case)
     scores = image_scores(judge_results(truth, results, 1000, threshold).cells)
     for image, score in zip(image_cells(truth, results), scores, strict=True):
-        missed, spurious = unmatched(image.truth, image.predictions, threshold)
+        missed, spurious = unmatched(image.truth, image.predictions.visible(threshold), threshold)
         cells = int(np.count_nonzero(~image.truth.crowd))
         assert score == ImageScore(image.name, cells, len(missed), len(spurious))
 
