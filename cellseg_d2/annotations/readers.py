@@ -6,14 +6,16 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from cellseg_d2.annotations import class_tiffs, coco, monusac
+from cellseg_d2.annotations import bbbc038, class_tiffs, coco, monusac
 from cellseg_d2.annotations.reader import LabelledSet, Reader
 from cellseg_d2.errors import CellSegError
 
 logger = logging.getLogger(__name__)
 
-READERS: Mapping[str, Reader] = {reader.name: reader for reader in (class_tiffs.READER, coco.READER, monusac.READER)}
-"""By name, in the order in which they are asked whether a folder is theirs."""
+READERS: Mapping[str, Reader] = {
+    reader.name: reader for reader in (class_tiffs.READER, coco.READER, monusac.READER, bbbc038.READER)
+}
+"""By name. The first is the input layout, which no other is guessed for."""
 
 
 def find_labelled(root: Path, name: str | None = None, annotation_file: Path | None = None) -> LabelledSet:
@@ -38,9 +40,13 @@ def _guess(root: Path, annotation_file: Path | None) -> str:
     if annotation_file is not None:
         return coco.READER.name
     first, *others = READERS.values()
-    if not first.recognises(root):
-        for reader in others:
-            if reader.recognises(root):
-                logger.info("%s: read as %s (%s); --format says otherwise", root, reader.name, reader.description)
-                return reader.name
+    if first.recognises(root):
+        return first.name
+    likely = [reader for reader in others if reader.recognises(root)]
+    if len(likely) > 1:
+        names = " or ".join(reader.name for reader in likely)
+        raise CellSegError(f"{root}: may be {names}; say which with --format")
+    for reader in likely:
+        logger.info("%s: read as %s (%s); --format says otherwise", root, reader.name, reader.description)
+        return reader.name
     return first.name

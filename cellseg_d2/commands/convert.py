@@ -26,7 +26,7 @@ def _formats() -> str:
 def build_parser() -> argparse.ArgumentParser:
     defaults = ConvertOptions()
     parser = ToolParser(__doc__)
-    parser.add_argument("--input", type=Path, required=True, help="a folder with train/<id>/image.tif and class<k>.tif")
+    parser.add_argument("--input", type=Path, required=True, help="the folder of images and annotations, see --format")
     parser.add_argument(
         "--output", type=Path, help="the dataset's folder, such as datasets/NAME; not needed with --check"
     )
