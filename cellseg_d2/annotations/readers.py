@@ -6,14 +6,15 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from cellseg_d2.annotations import bbbc038, class_tiffs, coco, monusac
+from cellseg_d2.annotations import bbbc038, class_tiffs, coco, mask_pairs, monusac
 from cellseg_d2.annotations.reader import LabelledSet, Reader
 from cellseg_d2.errors import CellSegError
 
 logger = logging.getLogger(__name__)
 
 READERS: Mapping[str, Reader] = {
-    reader.name: reader for reader in (class_tiffs.READER, coco.READER, monusac.READER, bbbc038.READER)
+    reader.name: reader
+    for reader in (class_tiffs.READER, coco.READER, monusac.READER, bbbc038.READER, mask_pairs.READER)
 }
 """By name. The first is the input layout, which no other is guessed for."""
 

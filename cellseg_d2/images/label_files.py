@@ -11,7 +11,7 @@ from PIL import Image
 
 from cellseg_d2.errors import CellSegError, one_line, size_text
 from cellseg_d2.images.planes import is_opaque
-from cellseg_d2.images.tiff import MAX_PIXELS, as_labels, check_file, read_label_map
+from cellseg_d2.images.tiff import MAX_PIXELS, as_labels, check_file, only_image, opened, read_label_map
 
 LABEL_SUFFIXES = (".tif", ".tiff", ".png")
 
@@ -58,3 +58,30 @@ def _only_channel(path: Path, pixels: NDArray[Any]) -> NDArray[Any]:
     if (pixels != pixels[..., :1]).any():
         raise CellSegError(f"{path}: its channels differ, so it is no label map; save one value a cell")
     return pixels[..., 0]
+
+
+def plane_count(path: Path) -> int:
+    """2 for a TIFF of two planes, 1 for all others, from the header alone.
+
+    Raises:
+        CellSegError: the TIFF cannot be read.
+    """
+    if path.suffix.lower() == ".png":
+        return 1
+    with opened(path) as file:
+        sides = [side for side in only_image(path, file, None).shape if side > 1]
+    return 2 if len(sides) == 3 and 2 in (sides[0], sides[-1]) else 1
+
+
+def read_label_and_class(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """The two planes of a TIFF, (2, H, W) or (H, W, 2): labels, and each pixel's class number, 0 for none.
+
+    Raises:
+        CellSegError: it cannot be read, has not two planes, or one of them holds no whole numbers from 0 on.
+    """
+    with opened(path) as file:
+        pixels = only_image(path, file, max_pixels).asarray().squeeze()
+    if pixels.ndim != 3 or 2 not in (pixels.shape[0], pixels.shape[-1]):
+        raise CellSegError(f"{path}: has not two planes, as others do; save the labels and their classes")
+    labels, classes = np.moveaxis(pixels, 0 if pixels.shape[0] == 2 else -1, 0)
+    return as_labels(path, labels), as_labels(path, classes)
