@@ -57,6 +57,11 @@ def find_pairs(root: Path, name_of: Callable[[Path], str | None], kind: str) -> 
     return pairs
 
 
+def has_files(*patterns: str) -> Callable[[Path], bool]:
+    """Whether a folder, or one in it, holds a file of such a name."""
+    return lambda root: any(any(root.glob(f"{place}{pattern}")) for pattern in patterns for place in ("", "*/"))
+
+
 def _files(root: Path) -> Iterable[Path]:
     """What is in a folder and in its subfolders; an OME-Zarr image is one entry."""
     for entry in visible_entries(root):
@@ -75,6 +80,7 @@ def match_images(annotations: Sequence[tuple[str, Path]], images: Sequence[Path]
     by_name: defaultdict[str, set[Path]] = defaultdict(set)
     for image in images:
         by_name[image.name].add(image)
+        by_name[image.stem].add(image)  # of x.ome.tif also x.ome
         by_name[plain_name(image)].add(image)
     found = [(_image_of(path, name, by_name[name]), path) for name, path in annotations]
     folders: defaultdict[str, set[Path]] = defaultdict(set)

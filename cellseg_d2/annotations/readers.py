@@ -6,15 +6,14 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from cellseg_d2.annotations import bbbc038, class_tiffs, coco, mask_pairs, monusac
+from cellseg_d2.annotations import bbbc038, class_tiffs, coco, mask_pairs, monusac, qupath
 from cellseg_d2.annotations.reader import LabelledSet, Reader
 from cellseg_d2.errors import CellSegError
 
 logger = logging.getLogger(__name__)
 
 READERS: Mapping[str, Reader] = {
-    reader.name: reader
-    for reader in (class_tiffs.READER, coco.READER, monusac.READER, bbbc038.READER, mask_pairs.READER)
+    module.READER.name: module.READER for module in (class_tiffs, coco, monusac, bbbc038, mask_pairs, qupath)
 }
 """By name. The first is the input layout, which no other is guessed for."""
 
@@ -24,17 +23,24 @@ def find_labelled(root: Path, name: str | None = None, annotation_file: Path | N
 
     Args:
         root: the folder.
-        name: a format of :data:`READERS`; None guesses it, and says so unless it is the first, the input layout.
+        name: a format of :data:`READERS`, with its options behind it, as in ``qupath:region=Tumour,outline=nucleus``;
+            None guesses it, and says so unless it is the first, the input layout.
         annotation_file: the file of formats that keep all annotations in one, such as COCO.
 
     Raises:
-        CellSegError: no such format, no labelled image, or images that cannot be told apart.
+        CellSegError: no such format or option, no labelled image, or images that cannot be told apart.
     """
     if name is None:
         name = _guess(root, annotation_file)
+    name, _, text = name.partition(":")
     if name not in READERS:
         raise CellSegError(f"there is no annotation format {name!r}; choose from {', '.join(READERS)}")
-    return READERS[name].find(root, annotation_file)
+    reader = READERS[name]
+    options = dict(part.strip().partition("=")[::2] for part in text.split(",") if part.strip())
+    for option in options.keys() - set(reader.options):
+        known = ", ".join(f"{key}=..." for key in reader.options) or "none"
+        raise CellSegError(f"the format {name} has no option {option!r}; known are: {known}")
+    return reader.find(root, annotation_file, **options)
 
 
 def _guess(root: Path, annotation_file: Path | None) -> str:
