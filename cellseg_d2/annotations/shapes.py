@@ -56,6 +56,11 @@ class Shape:
         return cls(name, category, inside_rings(rings, size), _box(rings), label)
 
     @classmethod
+    def of_ellipse(cls, name: str, category: int, box: Box, size: tuple[int, int], label: int | None = None) -> Shape:
+        """An ellipse with upright axes that fills a box: the pixels whose centres are inside."""
+        return cls(name, category, inside_ellipse(box, size), box, label)
+
+    @classmethod
     def of_mask(
         cls,
         name: str,
@@ -114,6 +119,19 @@ def inside_rings(rings: Sequence[Ring], size: tuple[int, int], centre: float = 0
     np.add.at(toggles, (row - low[1], column), 1)
     y, x = np.nonzero(toggles.cumsum(axis=1)[:, :-1] % 2)
     return y + low[1], x + low[0]
+
+
+def inside_ellipse(box: Box, size: tuple[int, int]) -> Pixels:
+    """The pixels of an image whose centres lie inside the ellipse that fills a box, (x0, y0, x1, y1)."""
+    x0, y0, x1, y1 = box
+    if x1 <= x0 or y1 <= y0:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    left, right = (int(np.clip(np.floor(edge), 0, size[1])) for edge in (x0, x1 + 1))
+    top, foot = (int(np.clip(np.floor(edge), 0, size[0])) for edge in (y0, y1 + 1))
+    x = (2 * np.arange(left, right) + 1 - x0 - x1) / (x1 - x0)
+    y = (2 * np.arange(top, foot) + 1 - y0 - y1) / (y1 - y0)
+    rows, columns = np.nonzero(y[:, None] ** 2 + x**2 <= 1)
+    return rows + top, columns + left
 
 
 def _box(rings: Sequence[Ring]) -> Box | None:
