@@ -45,9 +45,7 @@ def find_pairs(root: Path, name_of: Callable[[Path], str | None], kind: str) -> 
     Raises:
         CellSegError: no such folder, no annotation file, or one whose image is missing or not clear.
     """
-    if not root.is_dir():
-        raise CellSegError(f"{root}: there is no such folder; give the one with the images and annotations")
-    files = list(_files(root))
+    files = list_files(root)
     annotations = [(name, path) for path in files if (name := name_of(path)) is not None]
     if not annotations:
         raise CellSegError(f"{root}: holds no {kind}, nor does a folder in it; give the folder of these")
@@ -62,13 +60,18 @@ def has_files(*patterns: str) -> Callable[[Path], bool]:
     return lambda root: any(any(root.glob(f"{place}{pattern}")) for pattern in patterns for place in ("", "*/"))
 
 
-def _files(root: Path) -> Iterable[Path]:
-    """What is in a folder and in its subfolders; an OME-Zarr image is one entry."""
+def list_files(root: Path) -> list[Path]:
+    """What is in a folder and in its subfolders, sorted; an OME-Zarr image is one entry.
+
+    Raises:
+        CellSegError: there is no such folder.
+    """
+    if not root.is_dir():
+        raise CellSegError(f"{root}: there is no such folder; give the one with the images and annotations")
+    found = []
     for entry in visible_entries(root):
-        if entry.is_dir() and not is_image(entry):
-            yield from visible_entries(entry)
-        else:
-            yield entry
+        found += visible_entries(entry) if entry.is_dir() and not is_image(entry) else [entry]
+    return found
 
 
 def match_images(annotations: Sequence[tuple[str, Path]], images: Sequence[Path]) -> list[Pair]:
