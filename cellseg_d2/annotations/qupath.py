@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cellseg_d2.annotations.geojson import GeoObject, read_objects
 from cellseg_d2.annotations.pairs import all_classes, find_pairs, has_files
 from cellseg_d2.annotations.reader import ImageLabels, LabelledImage, LabelledSet, Reader
-from cellseg_d2.annotations.shapes import Shape, inside_rings, named, paint_shapes
+from cellseg_d2.annotations.shapes import Shape, cover, named, paint_shapes
 from cellseg_d2.cells.label_maps import LabelMap
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.images.formats import read_whole
@@ -92,9 +92,9 @@ class QuPathImage(LabelledImage):
         self._report(found)
         shapes = self._shapes(found.cells, size)
         every_class = tuple(range(1, class_count + 1))
-        ignored = _cover(found.ignored, size)
+        ignored = _covered(found.ignored, size)
         if self.choice.region:
-            inside = _cover(found.regions, size)
+            inside = _covered(found.regions, size)
             shapes = self._inside(shapes, inside)
             ignored |= ~inside
         layers = paint_shapes(self.objects, shapes, size)
@@ -182,12 +182,8 @@ def _around_others(cells: Sequence[GeoObject], choice: Choice) -> list[GeoObject
     ]
 
 
-def _cover(objects: Sequence[GeoObject], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """(H, W) bool, the pixels of any of some objects."""
-    mask = np.zeros(size, bool)
-    for found in objects:
-        mask[inside_rings(found.rings, size)] = True
-    return mask
+def _covered(objects: Sequence[GeoObject], size: tuple[int, int]) -> NDArray[np.bool_]:
+    return cover([Shape.of_rings(own.name, 0, own.rings, size) for own in objects], size)
 
 
 def find_labelled(

@@ -6,7 +6,18 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from cellseg_d2.annotations import bbbc038, cellpose, class_tiffs, coco, imagej, mask_pairs, monusac, qupath
+from cellseg_d2.annotations import (
+    bbbc038,
+    cellpose,
+    class_tiffs,
+    coco,
+    coco_exports,
+    imagej,
+    labelme,
+    mask_pairs,
+    monusac,
+    qupath,
+)
 from cellseg_d2.annotations.reader import LabelledSet, Reader
 from cellseg_d2.errors import CellSegError
 
@@ -14,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 READERS: Mapping[str, Reader] = {
     module.READER.name: module.READER
-    for module in (class_tiffs, coco, monusac, bbbc038, mask_pairs, qupath, imagej, cellpose)
+    for module in (class_tiffs, coco, monusac, bbbc038, mask_pairs, qupath, imagej, cellpose, coco_exports, labelme)
 }
 """By name. The first is the input layout, which no other is guessed for."""
 

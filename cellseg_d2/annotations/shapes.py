@@ -78,6 +78,23 @@ class Shape:
         inside = (rows >= 0) & (rows < size[0]) & (columns >= 0) & (columns < size[1])
         return cls(name, category, (rows[inside], columns[inside]), box, label)
 
+    @classmethod
+    def union(cls, parts: Sequence[Shape], size: tuple[int, int]) -> Shape:
+        """The parts of one object, all of one class; named and labelled as the first."""
+        mask = cover(parts, size)
+        boxes = np.array([part.box for part in parts if part.box is not None]).reshape(-1, 4)
+        box = (*boxes[:, :2].min(axis=0).tolist(), *boxes[:, 2:].max(axis=0).tolist()) if len(boxes) else None
+        rows, columns = np.nonzero(mask)
+        return cls(parts[0].name, parts[0].category, (rows, columns), box, parts[0].label)
+
+
+def cover(shapes: Sequence[Shape], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """(H, W) bool, the pixels of any of some objects."""
+    mask = np.zeros(size, bool)
+    for shape in shapes:
+        mask[shape.pixels] = True
+    return mask
+
 
 def inside_rings(rings: Sequence[Ring], size: tuple[int, int], centre: float = 0.5) -> Pixels:
     """The pixels of an image whose centres lie inside outlines. All outlines become pixels here, but for COCO's.
