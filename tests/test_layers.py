@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 LAYERS = """
-    errors files progress
+    errors files progress array_pickle
     config
     cells
     images

@@ -311,11 +311,26 @@ def paint(rles: Sequence[Rle], size: tuple[int, int]) -> tuple[NDArray[np.int32]
     >>> layers.tolist(), layer_of.tolist()
     ([[[0, 2], [1, 2]]], [0, 0])
     """
-    height, width = size
     runs = decode_runs(rles, size)
-    count = len(rles)
-    pixels = runs.pixels()
-    owners = runs.owners()
+    return paint_pixels(runs.pixels(), runs.owners(), len(rles), size)
+
+
+def paint_pixels(
+    pixels: Ints, owners: NDArray[np.integer[Any]], count: int, size: tuple[int, int]
+) -> tuple[NDArray[np.int32], Ints]:
+    """Paints ``count`` cells, given pixel by pixel, as :func:`paint` does.
+
+    Args:
+        pixels: (P,) places ``x * height + y``; none twice in one cell.
+        owners: (P,) ascending, the cell 0 .. count - 1 that each pixel belongs to.
+        count: how many cells; one without a pixel is in no layer, and its ``layer_of`` is 0.
+        size: (height, width).
+
+    >>> layers, layer_of = paint_pixels(np.array([0, 1, 1]), np.array([0, 0, 1]), 2, (2, 1))
+    >>> layers.tolist(), layer_of.tolist()
+    ([[[1], [1]], [[0], [2]]], [0, 1])
+    """
+    height, width = size
     areas = np.bincount(owners, minlength=count)
     layer_of = np.zeros(count, np.int64)
     layers: list[NDArray[np.int32]] = []

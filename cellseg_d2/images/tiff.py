@@ -225,6 +225,15 @@ def read_label_map(path: str | Path, max_pixels: int = MAX_PIXELS) -> NDArray[np
             f"{path}: has the axes {describe_axes(raw.axes, raw.pixels.shape)}, a label map has one plane; "
             "save it as (height, width)"
         )
+    return as_labels(path, pixels)
+
+
+def as_labels(path: str | Path, pixels: NDArray[Any]) -> NDArray[np.int32]:
+    """An array that a file holds as labels, see :func:`read_label_map`.
+
+    Raises:
+        CellSegError: with the path, where values are negative, fractional or not finite.
+    """
     if pixels.dtype.kind == "f":
         if not (np.isfinite(pixels).all() and (pixels == np.rint(pixels)).all()):
             raise CellSegError(f"{path}: holds fractions or NaN, so it is no label map; save whole numbers")
