@@ -34,7 +34,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint docs doctor bench-setup clean remake
+.PHONY: help setup demo test lint docs doctor gpu-check bench-setup clean remake
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -60,6 +60,9 @@ docs: setup ## Write docs/commands.md from the parsers
 
 doctor: setup ## Print what a bug report needs, and what is wrong with this installation
 	@$(VENV_PYTHON) tools/doctor.py
+
+gpu-check: setup ## Compare the GPUs with the CPU and write output/gpu-check.md; a machine without one is told so
+	@$(VENV_PYTHON) -m benchmarks.gpu_check --output output/gpu-check.md
 
 bench-setup: setup $(SAHI)/.packages ## Install SAHI beside .venv's packages, for tools/benchmark.py stitch and predict
 

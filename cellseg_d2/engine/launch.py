@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import socket
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,11 +19,13 @@ from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.utils import comm
 from torch.multiprocessing import ProcessRaisedException
 
-from cellseg_d2.errors import CellSegError
+from cellseg_d2.errors import CellSegError, one_line
 
 FIRST_PORT, PORTS = 20_000, 20_000
 """Where a Slurm job's processes meet if nothing says otherwise: a port by the numbers of job and step, as these share
 machines."""
+
+LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def _slurm_task(environment: Mapping[str, str]) -> StartedProcess:
     size, machines = int(environment["SLURM_STEP_NUM_TASKS"]), int(environment["SLURM_STEP_NUM_NODES"])
     if size % machines:
         raise ValueError(f"{size} tasks cannot be shared evenly by {machines} nodes")
-    host = environment.get("MASTER_ADDR") or ("127.0.0.1" if machines == 1 else _first_host(environment))
+    host = environment.get("MASTER_ADDR") or (LOOPBACK if machines == 1 else _first_host(environment))
     job = int(environment["SLURM_JOB_ID"]) + 997 * int(environment.get("SLURM_STEP_ID", 0))  # 997: steps lie apart
     port = environment.get("MASTER_PORT") or str(FIRST_PORT + job % PORTS)
     rank, local_rank = int(environment["SLURM_PROCID"]), int(environment["SLURM_LOCALID"])
@@ -88,6 +91,24 @@ def _first_host(environment: Mapping[str, str]) -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]
     except (OSError, subprocess.CalledProcessError, IndexError) as error:
         raise CellSegError(f"the first machine of {command[-1]} is not known ({error}); set MASTER_ADDR") from error
+
+
+def check_loopback(host: str = LOOPBACK) -> None:
+    """Checks that processes of this machine can talk to each other.
+
+    A connection is made: where the interface is down, an address of it can be bound nevertheless.
+
+    Raises:
+        CellSegError: they cannot.
+    """
+    try:
+        with socket.create_server((host, 0)) as server, socket.create_connection(server.getsockname(), timeout=10):
+            pass
+    except OSError as error:
+        raise CellSegError(
+            f"several processes on one machine meet at {host}, which cannot be reached here ({one_line(error)}): bring "
+            "the loopback interface up (ip link set lo up), or use one process"
+        ) from error
 
 
 def launch(
@@ -104,9 +125,11 @@ def launch(
         timeout: how long a process waits for the others.
 
     Raises:
-        CellSegError: see :func:`started_process`; and what one of the processes raised.
+        CellSegError: see :func:`started_process` and :func:`check_loopback`; and what one of the processes raised.
     """
     process = started_process()
+    if (args.num_gpus if process is None else process.local_size) > 1:
+        check_loopback()
     if process is None:
         places = {"num_machines": args.num_machines, "machine_rank": args.machine_rank, "dist_url": args.dist_url}
         try:
