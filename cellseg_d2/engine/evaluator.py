@@ -1,4 +1,4 @@
-"""Detectron2's COCO evaluator for cells: whole images, masks that were never pasted, scoring that holds at density."""
+"""Detectron2's COCO evaluator for cells: whole images, masks kept inside their boxes, and scoring of dense images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cellseg_d2.evaluation.coco_ap import average_precision, densest
 
 
 class CellCOCOEvaluator(COCOEvaluator):
-    """Mask and box AP of :class:`cellseg_d2.cells.instances.CellInstances`; gathering over processes is Detectron2's.
+    """Mask and box AP of :class:`cellseg_d2.cells.instances.CellInstances`; Detectron2 gathers them over processes.
 
     Args:
         dataset_name: a registered COCO dataset.
@@ -28,7 +28,7 @@ class CellCOCOEvaluator(COCOEvaluator):
     Attributes:
         truth: the COCO dataset.
         image_root: the folder that its file names are relative to.
-        results: COCO results of the last evaluation; on the first of several processes alone.
+        results: COCO results of the last evaluation; only in the first of several processes.
     """
 
     def __init__(self, dataset_name: str, *, max_dets_per_image: int) -> None:
@@ -40,11 +40,11 @@ class CellCOCOEvaluator(COCOEvaluator):
         self.max_detections = max(max_dets_per_image, 2 * max(cells.values(), default=0))
 
     def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]) -> None:
-        """Takes the cells of images.
+        """Adds the cells of images to the results.
 
         Args:
             inputs: dataset dicts; ``image_id`` is used.
-            outputs: for each a dict with ``cells``, a :class:`cellseg_d2.cells.instances.CellInstances`.
+            outputs: for each input a dict with ``cells``, a :class:`cellseg_d2.cells.instances.CellInstances`.
         """
         for sample, output in zip(inputs, outputs):
             cells = output["cells"]
