@@ -2,8 +2,8 @@
 
 The predecessor is StarDist's responsibility rule (``stardist/big.py``; Weigert et al. 2018): every tile answers for its
 own core, and an object belongs to the tile whose core holds its reference point. That needs tiles that agree to the
-pixel, which those of a two-stage detector do not. Here a tile answers ``tolerance`` pixels beyond its core, and what
-two tiles then give twice is matched by mask. A cell that no responsible tile sees whole is put together from pieces.
+pixel; the tiles of a two-stage detector do not. Here a tile answers ``tolerance`` pixels beyond its core, and a cell
+that two tiles then give is found by its masks. A cell that no responsible tile sees whole is put together from pieces.
 
 Let D be the largest box side of a predicted cell, and cells be connected. A halo above D / 2 + tolerance + 1 gives each
 cell once: the tile that owns its point sees it whole, and a piece that a tile's edge cuts has its point so near to that
@@ -90,8 +90,8 @@ def stitch(
 ) -> tuple[CellInstances, StitchReport]:
     """Joins the instances of all tiles of an image into one set with one instance per cell.
 
-    A cell's reference point is the centre of its mask's tight box. Instances are compared by mask and whatever their
-    class, those of one tile never with each other. The result does not depend on the order of ``pieces``.
+    A cell's reference point is the centre of its mask's tight box. Instances of different tiles are compared by mask,
+    whatever their class; instances of one tile never are. The result does not depend on the order of ``pieces``.
 
     Args:
         pieces: each tile with its instances, in pixels of the full image and inside the tile's window. Tiles without an
