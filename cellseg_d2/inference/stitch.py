@@ -2,8 +2,8 @@
 
 The predecessor is StarDist's responsibility rule (``stardist/big.py``; Weigert et al. 2018): every tile answers for its
 own core, and an object belongs to the tile whose core holds its reference point. That needs tiles that agree to the
-pixel; the tiles of a two-stage detector do not. Here a tile answers ``tolerance`` pixels beyond its core, and a cell
-that two tiles then give is found by its masks. A cell that no responsible tile sees whole is put together from pieces.
+pixel, which those of a two-stage detector do not. Here a tile answers ``tolerance`` pixels beyond its core, and what
+two tiles then give twice is matched by mask. A cell that no responsible tile sees whole is put together from pieces.
 
 Let D be the largest box side of a predicted cell, and cells be connected. A halo above D / 2 + tolerance + 1 gives each
 cell once: the tile that owns its point sees it whole, and a piece that a tile's edge cuts has its point so near to that
@@ -50,12 +50,9 @@ class StitchReport:
 
 @dataclass(frozen=True)
 class _Candidates:
-    """N instances, cropped to their masks, and the tile of each.
+    """N instances, each with its tile; boxes, windows and cores are (x0, y0, x1, y1), half open.
 
-    Attributes:
-        cells: the instances.
-        tile: (N,) int64, the number of each one's tile.
-        windows, cores: (N, 4) int64, (x0, y0, x1, y1), half open, of these tiles.
+    Boxes are tight around the masks, which are cropped to them; the point of an instance is the centre of its box.
     """
 
     cells: CellInstances
@@ -71,17 +68,14 @@ class _Candidates:
 
     @cached_property
     def boxes(self) -> Ints:
-        """(N, 4) int64, (x0, y0, x1, y1), half open, tight around the masks."""
         return self.cells.mask_boxes
 
     @cached_property
     def areas(self) -> Ints:
-        """(N,) int64, pixels of the masks."""
         return self.cells.areas
 
     @cached_property
     def points(self) -> Floats:
-        """(N, 2), the reference points: the boxes' centres, (x, y)."""
         return _centres(self.boxes)
 
 
@@ -90,8 +84,8 @@ def stitch(
 ) -> tuple[CellInstances, StitchReport]:
     """Joins the instances of all tiles of an image into one set with one instance per cell.
 
-    A cell's reference point is the centre of its mask's tight box. Instances of different tiles are compared by mask,
-    whatever their class; instances of one tile never are. The result does not depend on the order of ``pieces``.
+    A cell's reference point is the centre of its mask's tight box. Instances are compared by mask and whatever their
+    class, those of one tile never with each other. The result does not depend on the order of ``pieces``.
 
     Args:
         pieces: each tile with its instances, in pixels of the full image and inside the tile's window. Tiles without an

@@ -1,4 +1,4 @@
-"""One instance per cell: the detector's suppression compares boxes within a class, this one masks of all classes."""
+"""One instance a cell: the detector's own suppression goes by box and class, this one by mask, whatever the class."""
 
 from __future__ import annotations
 
