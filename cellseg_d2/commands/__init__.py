@@ -16,6 +16,7 @@ VERBS = {
     "convert": "turn label TIFFs or COCO annotations into a tiled dataset",
     "train": "train a model, or evaluate one with --eval-only",
     "predict": "find the cells in whole images",
+    "export": "write files for QuPath, ImageJ and others from results that are there",
     "evaluate": "score predictions against ground truth",
     "merge": "merge predictions from several models",
     "report": "write an HTML page on a dataset, trainings or results",

@@ -29,6 +29,7 @@ JOBS = {
     "Predict whole images": "predict --weights output/mine/model_best.pth --input images/ --output results/",
     "Files for QuPath, Fiji and spreadsheets": "predict --weights output/mine/model_best.pth --input images/ "
     "--output results/ --formats geojson rois labels csv overlay",
+    "The same from results that are there": "export --results results/ --formats geojson rois",
     "Better and slower prediction": "predict --tta --weights output/mine/model_best.pth --input images/ "
     "--output results/",
     "Merge several models' predictions": "merge results_a/test-results.json results_b/test-results.json "
