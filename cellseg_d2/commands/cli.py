@@ -7,7 +7,6 @@ import logging
 import os
 import re
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -76,7 +75,6 @@ def split_overrides(argv: Sequence[str] | None) -> tuple[list[str], list[str]]:
 
 def configure_logging() -> None:
     """Sends the package's log lines to stderr, each as plain text."""
-    warnings.filterwarnings("ignore", message="torch.meshgrid")  # from Detectron2's anchors, not ours to fix
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
     package = logging.getLogger("cellseg_d2")

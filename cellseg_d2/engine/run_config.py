@@ -21,7 +21,7 @@ from cellseg_d2.data.catalog import check_registered
 from cellseg_d2.data.stream import check_sampler
 from cellseg_d2.engine.launch import started_process
 from cellseg_d2.errors import CellSegError
-from cellseg_d2.modeling.build import build_on_cpu, check_size, use_available_device
+from cellseg_d2.modeling.build import build_on_cpu, check_size, use_available_device, use_available_precision
 from cellseg_d2.modeling.roi_heads import check_losses, ignores_crowd
 from cellseg_d2.weights.checkpoint import CellCheckpointer, WeightsFile
 from cellseg_d2.weights.locations import local_path
@@ -122,6 +122,7 @@ def resolve(cfg: CfgNode) -> None:
     )
     set_caps(cfg)
     use_available_device(cfg)
+    use_available_precision(cfg)
 
 
 def _add_whole_images(cfg: CfgNode) -> None:
