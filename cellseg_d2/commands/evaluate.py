@@ -28,6 +28,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     truth, results = read_files(args.ground_truth, args.predictions)
     judgement = judge_results(truth, results, args.max_detections, args.score_threshold)
-    print(text_of(judgement))
-    if args.output:
+    if args.output:  # first, since a reader such as head may leave in the middle of the table
         write_files(args.output, judgement, args.ground_truth, args.predictions)
+    print(text_of(judgement))

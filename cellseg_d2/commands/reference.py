@@ -62,6 +62,8 @@ def reference() -> str:
         "Options come before config keys. Any key of Detectron2 or of [the plugin](../cellseg_d2/config.py) can follow",
         "`train`, `predict`, `ablate` and `visualize augmentation` as `KEY VALUE`.",
         "",
+        "`--help` and `--version` are on every verb.",
+        "",
         "Exit codes: 0 for success; 2 for wrong usage or bad input, with one line that names the file and the fix;",
         "1 for anything else.",
         "",
@@ -80,7 +82,8 @@ def _parser_lines(parser: argparse.ArgumentParser, words: str) -> Iterator[str]:
     if parser.epilog:
         yield ""
         yield _text(parser.epilog)
-    actions = [action for action in parser._actions if not isinstance(action, argparse._HelpAction)]
+    on_every_verb = (argparse._HelpAction, argparse._VersionAction)
+    actions = [action for action in parser._actions if not isinstance(action, on_every_verb)]
     nested = [action for action in actions if isinstance(action, argparse._SubParsersAction)]
     options = [action for action in actions if action not in nested]
     if options:

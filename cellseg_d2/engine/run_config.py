@@ -31,6 +31,9 @@ logger = logging.getLogger(__name__)
 AMP_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 """What CELLSEG.AMP_DTYPE may be."""
 
+BACKBONES = ("package://", "detectron2://ImageNetPretrained/")
+"""MODEL.WEIGHTS that begin like this have a backbone alone: training begins from them, nothing can be predicted."""
+
 
 def build_cfg(config_file: str, overrides: Sequence[str], *, whole_images: bool = False) -> CfgNode:
     """The frozen config of a run.
@@ -60,16 +63,24 @@ def prediction_cfg(weights: str, config_file: str, overrides: Sequence[str]) -> 
     Raises:
         CellSegError: neither or both are given, weights that are not there, or see :func:`build_cfg`.
     """
-    if bool(weights) == bool(config_file):
+    if weights and config_file:
         raise CellSegError("give either --weights CHECKPOINT, which carries its config, or --config-file FILE")
+    if not weights and not config_file:
+        raise CellSegError(
+            "give --weights: a checkpoint, which carries its config, or nuclei, the weights that come along"
+        )
     if weights:
         opened = WeightsFile.read(weights)
         cfg = cfg_with_overrides(opened.cfg(), overrides)
     else:
         cfg = get_cfg(config_file, overrides)
+        check_values(cfg)
+        if not cfg.MODEL.WEIGHTS or cfg.MODEL.WEIGHTS.startswith(BACKBONES):
+            raise CellSegError(
+                f"{config_file} names no trained weights; give --weights CHECKPOINT, which carries its config, "
+                "instead of --config-file, or add MODEL.WEIGHTS CHECKPOINT"
+            )
         resolve(cfg)
-        if not cfg.MODEL.WEIGHTS:
-            raise CellSegError("prediction needs weights; add MODEL.WEIGHTS PATH")
         opened = WeightsFile.read(cfg.MODEL.WEIGHTS)
     check_values(cfg)
     cfg.freeze()
