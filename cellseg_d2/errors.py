@@ -14,13 +14,13 @@ def one_line(error: BaseException, length: int = 200) -> str:
     return (" ".join(str(error).split()) or type(error).__name__)[:length]
 
 
-def counted(number: int, noun: str) -> str:
+def counted(number: int, noun: str, plural: str = "") -> str:
     """A number with its noun.
 
-    >>> counted(1, "image"), counted(1_204, "image")
-    ('1 image', '1204 images')
+    >>> counted(1, "image"), counted(1_204, "image"), counted(2, "class", "classes")
+    ('1 image', '1,204 images', '2 classes')
     """
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 def size_text(shape: tuple[int, ...]) -> str:

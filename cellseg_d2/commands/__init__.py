@@ -16,6 +16,7 @@ VERBS = {
     "convert": "turn label TIFFs or COCO annotations into a tiled dataset",
     "train": "train a model, or evaluate one with --eval-only",
     "predict": "find the cells in whole images",
+    "export": "write files for QuPath, ImageJ and others from results that are there",
     "evaluate": "score predictions against ground truth",
     "merge": "merge predictions from several models",
     "report": "write an HTML page on a dataset, trainings or results",
@@ -35,12 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words after the program's name; None for those of this process.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] in ("-h", "--help"):
-        sys.stdout.write(help_text())
-        return 0
-    if words[0] == "--version":
-        sys.stdout.write(f"cellseg-d2 {cellseg_d2.__version__}\n")
-        return 0
+    if not words or words[0] in ("-h", "--help", "--version"):
+        return run_tool(_print, words)
     verb, rest = words[0], words[1:]
     if verb not in VERBS:
         return run_tool(_refuse, words)
@@ -69,6 +66,11 @@ def help_text() -> str:
             "",
         ]
     )
+
+
+def _print(argv: Sequence[str] | None) -> None:
+    version = f"cellseg-d2 {cellseg_d2.__version__}\n"
+    sys.stdout.write(version if argv and argv[0] == "--version" else help_text())
 
 
 def _refuse(argv: Sequence[str] | None) -> None:

@@ -7,10 +7,10 @@ import logging
 import os
 import re
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+import cellseg_d2
 from cellseg_d2.errors import CellSegError
 
 CONFIG_KEY = re.compile(r"(CELLSEG|DATALOADER|DATASETS|INPUT|MODEL|SOLVER|TEST)(\.[A-Z0-9_]+)+")
@@ -40,11 +40,16 @@ def default_text(action: argparse.Action) -> str:
 
 
 class ToolParser(argparse.ArgumentParser):
-    """An ``ArgumentParser`` whose errors are one line and whose help shows defaults; options are not abbreviated."""
+    """An ``ArgumentParser`` whose errors are one line and whose help shows defaults; options are not abbreviated.
+
+    Each prints the version with ``--version``.
+    """
 
     def __init__(self, description: str | None = None, **kwargs: Any) -> None:
         options = {"formatter_class": DefaultsFormatter, "allow_abbrev": False, **kwargs}
         super().__init__(description=description, **options)
+        text = "print the version of cellseg-d2"
+        self.add_argument("--version", action="version", version=f"cellseg-d2 {cellseg_d2.__version__}", help=text)
 
     def error(self, message: str) -> NoReturn:
         """Raises CellSegError, which ends the command with one line and exit code 2."""
@@ -76,7 +81,6 @@ def split_overrides(argv: Sequence[str] | None) -> tuple[list[str], list[str]]:
 
 def configure_logging() -> None:
     """Sends the package's log lines to stderr, each as plain text."""
-    warnings.filterwarnings("ignore", message="torch.meshgrid")  # from Detectron2's anchors, not ours to fix
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
     package = logging.getLogger("cellseg_d2")
@@ -96,7 +100,11 @@ def run_tool(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[
     """
     configure_logging()
     try:
-        code = main(argv) or 0
+        try:
+            code = main(argv) or 0
+        except SystemExit:  # argparse ends the process once it has printed its help
+            sys.stdout.flush()
+            raise
         sys.stdout.flush()
     except CellSegError as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")

@@ -14,7 +14,7 @@ from cellseg_d2.conversion.check import check, render
 from cellseg_d2.conversion.convert import convert
 from cellseg_d2.conversion.options import ConvertOptions
 from cellseg_d2.conversion.suggestions import to_yaml
-from cellseg_d2.errors import CellSegError
+from cellseg_d2.errors import CellSegError, counted
 
 BASE = "mask_rcnn_X_101_32x8d_FPN"
 
@@ -135,8 +135,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     for part, counts in summary["counts"].items():
         cells = ", ".join(f"{count} {name}" for name, count in counts.get("cells", {}).items())
-        tiles = f", {counts['tiles']} tiles" if "tiles" in counts else ""
-        print(f"{part}: {counts['images']} images{tiles}{': ' + cells if cells else ''}")
+        tiles = f", {counted(counts['tiles'], 'tile')}" if "tiles" in counts else ""
+        print(f"{part}: {counted(counts['images'], 'image')}{tiles}{': ' + cells if cells else ''}")
     for line in summary["skipped"]:
         print(f"skipped: {line}")
     print(f"dataset: {args.output}")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cellseg_d2.annotations.monusac import CLASS_NAMES, PATIENTS_FILE, class_counts, import_monusac
 from cellseg_d2.commands.cli import ToolParser
+from cellseg_d2.errors import counted
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -28,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     done = import_monusac(
         args.input, args.output, overwrite=args.overwrite, unknown_is_ambiguous=args.unknown == "ambiguous"
     )
-    print(f"{done.images} images of {done.patients} patients: {class_counts(done.outlines)}")
+    print(f"{counted(done.images, 'image')} of {counted(done.patients, 'patient')}: {class_counts(done.outlines)}")
     print(
         f"next: tools/convert_tifs.py --input {args.output} --split {args.output / PATIENTS_FILE} "
         f"--class-names {' '.join(CLASS_NAMES)} --output datasets/monusac"

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cellseg_d2.commands.cli import ToolParser
+from cellseg_d2.errors import counted
 from cellseg_d2.inference.merge import merge_files
 
 
@@ -34,5 +35,5 @@ def main(argv: Sequence[str] | None = None) -> None:
         score_threshold=args.score_threshold,
         class_agnostic=args.class_agnostic,
     )
-    print(f"{counts.images} images: {' + '.join(map(str, counts.given))} cells -> {counts.merged}")
+    print(f"{counted(counts.images, 'image')}: {' + '.join(map(str, counts.given))} cells -> {counts.merged}")
     print(f"results: {args.output}")

@@ -115,4 +115,9 @@ def check_registered(name: str) -> None:
     known = [known for known in DatasetCatalog.list() if MetadataCatalog.get(known).get("intensity_rule") is not None]
     if name not in DatasetCatalog.list():
         there = f"registered are {', '.join(known)}" if known else "none is; convert one with `cellseg-d2 convert`"
-        raise CellSegError(f"dataset {name!r} is not registered under {datasets_root()}: {there}")
+        variable = os.environ.get("DETECTRON2_DATASETS")
+        stated = "is not set" if variable is None else f"is {variable}"
+        raise CellSegError(
+            f"dataset {name!r} is not registered under {datasets_root()}: {there} "
+            f"(DETECTRON2_DATASETS, the folder of converted datasets, {stated})"
+        )

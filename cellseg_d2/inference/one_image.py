@@ -3,19 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from detectron2.config import CfgNode
 from numpy.typing import NDArray
 
-from cellseg_d2.cells.instances import CellInstances
+from cellseg_d2.cells.instances import LARGEST_SIDE, CellInstances
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.export.formats import WRITERS, ImageCells
+from cellseg_d2.export.overlay import draw_overlay
 from cellseg_d2.images.regions import WholeImage
 from cellseg_d2.images.tiff import IntensityRule
 from cellseg_d2.inference.predictor import WholeImagePredictor
+
+
+@dataclass(frozen=True, repr=False)
+class SegmentedImage(CellInstances):
+    """The cells of an image and the image itself, on which they are shown.
+
+    Attributes:
+        image: (H, W, 3) uint8 RGB, as the network saw it.
+    """
+
+    image: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((0, 0, 3), np.uint8))
+
+    def picture(self) -> NDArray[np.uint8]:
+        """(h, w, 3) uint8 RGB: the cells in the colours of their classes on the image, made smaller as a whole."""
+        drawn = draw_overlay(self.image, self)
+        scale = min(LARGEST_SIDE / max(self.image_size), 1)
+        height, width = (max(round(scale * side), 1) for side in self.image_size)
+        return (
+            drawn
+            if scale == 1
+            else np.asarray(cv2.resize(drawn, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+        )
 
 
 def segment(
@@ -27,7 +52,7 @@ def segment(
     output: str | Path | None = None,
     formats: Collection[str] = ("overlay",),
     name: str = "image",
-) -> CellInstances:
+) -> SegmentedImage:
     """Finds the cells of an image.
 
     Args:
@@ -42,8 +67,9 @@ def segment(
         name: the name of these files.
 
     Returns:
-        The cells: masks, boxes, scores and classes. No two show the same cell, unless CELLSEG.INFERENCE.SUPPRESSION is
-        ``none``. An image without cells gives none.
+        The cells: masks, boxes, scores, classes and their names; ``label_image()`` paints them, and a notebook shows
+        them on the image. No two show the same cell, unless CELLSEG.INFERENCE.SUPPRESSION is ``none``. An image without
+        cells gives none.
 
     Raises:
         CellSegError: there are no weights, they cannot be read or do not fit, a score is not in [0, 1], a class or a
@@ -60,7 +86,8 @@ def segment(
         shown = ImageCells(Path(output), name, cells, predictor.class_names, rgb, pixel_size)
         for format_name in formats:
             WRITERS[format_name](shown)
-    return cells
+    parts = {part.name: getattr(cells, part.name) for part in fields(CellInstances)}
+    return SegmentedImage(**parts | {"class_names": tuple(predictor.class_names)}, image=rgb)
 
 
 def _predictor_of(model: str | Path | CfgNode | WholeImagePredictor) -> WholeImagePredictor:

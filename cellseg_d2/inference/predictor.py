@@ -6,6 +6,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -164,7 +165,7 @@ class WholeImagePredictor:
         """The cells of an image from what all of its tiles show."""
         cells, report = stitch(pieces, size, tolerance=self.cfg.CELLSEG.INFERENCE.TOLERANCE)
         logger.debug("put together: %s", report)
-        return cells
+        return replace(cells, class_names=tuple(self.class_names))
 
     def pixel_size_of(self, image: ImageHeader) -> PixelSize | None:
         """Microns a pixel, (x, y): CELLSEG.INFERENCE.PIXEL_SIZE_UM, else what the image states."""

@@ -33,7 +33,7 @@ class Selection:
         most_covered: the largest share of a cell that better ones may cover.
 
     Raises:
-        CellSegError: a score is not from 0 to 1, or a class is unknown.
+        CellSegError: a score or a share is not from 0 to 1, or a class or the method is unknown.
     """
 
     class_names: Sequence[str]
@@ -47,6 +47,11 @@ class Selection:
         check_least_scores(self.min_score, self.min_score_of_class)
         if unknown := sorted(self.min_score_of_class.keys() - set(self.class_names)):
             raise CellSegError(f"{unknown[0]!r} is not among the classes: {', '.join(self.class_names)}")
+        if self.method not in METHODS or not (0 < self.iou < 1 and 0 <= self.most_covered < 1):
+            raise CellSegError(
+                f"method {self.method!r}, IoU {self.iou}, share {self.most_covered} are no way to leave out cells; "
+                f"give one of {', '.join(METHODS)}, and shares below 1"
+            )
 
     def of(self, cells: CellInstances) -> CellInstances:
         """Those of all cells of an image, in their order."""

@@ -66,4 +66,4 @@ def test_an_unknown_class_can_be_taken_for_ambiguous(run_tool, tmp_path):
         "import_monusac", "--input", tmp_path / "set", "--output", tmp_path / "in", "--unknown", "ambiguous"
     )
     assert process.returncode == 0, process.stderr
-    assert process.stdout.startswith("1 images of 1 patients: 1 Ambiguous\n")
+    assert process.stdout.startswith("1 image of 1 patient: 1 Ambiguous\n")
