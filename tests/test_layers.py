@@ -10,13 +10,14 @@ import pytest
 
 LAYERS = """
     errors files progress array_pickle
-    config config_checks
+    config
     cells
     images
     annotations
     conversion
     structures
     modeling
+    config_checks
     weights
     data
     plugin

@@ -11,11 +11,12 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import cast
 
 from cellseg_d2.annotations.coco import CocoSample, find_coco_samples
 from cellseg_d2.annotations.reader import LabelledSet, Reader
-from cellseg_d2.annotations.shapes import named
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.files import refuse_other_than_utf8, visible_entries
 from cellseg_d2.images.formats import is_image
@@ -44,17 +45,15 @@ def find_labelled(root: Path, annotation_file: Path | None = None, crowd: str = 
     if crowd not in ("cells", "ignore"):
         raise CellSegError(f"crowd={crowd} is not known; write crowd=cells or crowd=ignore")
     path = annotation_file or _only_file(root)
-    samples, names = find_coco_samples(path, root)
-    images = _images_below(root)
-    found = [_with_image(path, root, sample, images) for sample in samples]
+    export = find_coco_samples(path, root, partial(_locate, path, root, _images_below(root)))
+    found = [replace(sample, id=_id(root, sample.image)) for sample in cast("Sequence[CocoSample]", export.images)]
     for name, count in Counter(sample.id for sample in found).items():
         if count > 1:
             raise CellSegError(f"{path}: has two images of the name {name}; rename one of them")
     refuse_other_than_utf8(sample.image for sample in found)
-    found = _with_outlines(path, found)
     if crowd == "cells":
         found = _without_crowds(path, found)
-    return LabelledSet(sorted(found, key=lambda sample: sample.id), names)
+    return replace(export, images=sorted(found, key=lambda sample: sample.id))
 
 
 def _only_file(root: Path) -> Path:
@@ -82,10 +81,9 @@ def _images_below(root: Path) -> dict[str, list[Path]]:
     return images
 
 
-def _with_image(path: Path, root: Path, sample: CocoSample, images: dict[str, list[Path]]) -> CocoSample:
-    """The sample with the file that is meant: of its name, in ``images`` if there is one, and with its folders."""
-    given = sample.image.relative_to(root) if sample.image.is_relative_to(root) else sample.image
-    stated = PurePosixPath(given.as_posix().replace("\\", "/"))
+def _locate(path: Path, root: Path, images: dict[str, list[Path]], file_name: str) -> Path:
+    """The file that is meant: of the stated name, in ``images`` if there is one, and with its folders."""
+    stated = PurePosixPath(file_name.replace("\\", "/"))
     plain = UPLOAD_HASH.sub("", stated.name)
     candidates = sorted(images.get(stated.name) or images.get(plain) or [])
     candidates = [image for image in candidates if image.is_relative_to(root / IMAGES)] or candidates
@@ -95,8 +93,13 @@ def _with_image(path: Path, root: Path, sample: CocoSample, images: dict[str, li
     best = [image for image, like in zip(candidates, likeness) if like == max(likeness)]
     if len(best) > 1:
         raise CellSegError(f"{path}: its image {stated} may be {best[0]} or {best[1]}; keep one of the two")
-    parts = best[0].relative_to(root).with_suffix("").parts
-    return replace(sample, image=best[0], id="_".join(parts[1:] if parts[0] == IMAGES and len(parts) > 1 else parts))
+    return best[0]
+
+
+def _id(root: Path, image: Path) -> str:
+    """An image's id: its path below ``root``, without the folder ``images``."""
+    parts = image.relative_to(root).with_suffix("").parts
+    return "_".join(parts[1:] if parts[0] == IMAGES and len(parts) > 1 else parts)
 
 
 def _common_end(first: Sequence[str], second: Sequence[str]) -> int:
@@ -108,23 +111,11 @@ def _common_end(first: Sequence[str], second: Sequence[str]) -> int:
     return count
 
 
-def _with_outlines(path: Path, samples: Sequence[CocoSample]) -> list[CocoSample]:
-    """The samples without annotations that are a box alone, which are counted and named."""
-    boxes = [own for sample in samples for own in sample.annotations if not own.get("segmentation")]
-    if boxes:
-        ids = named(f"annotation {own.get('id')}" for own in boxes)
-        logger.warning("%s: left out: %s without an outline", path, ids)
-    return [
-        replace(sample, annotations=[own for own in sample.annotations if own.get("segmentation")])
-        for sample in samples
-    ]
-
-
 def _without_crowds(path: Path, samples: Sequence[CocoSample]) -> list[CocoSample]:
-    count = sum(bool(own.get("iscrowd")) for sample in samples for own in sample.annotations)
+    count = sum(cell.crowd for sample in samples for cell in sample.cells)
     if count:
         logger.info("%s: %d masks marked iscrowd are read as cells, as CVAT marks what its brush drew", path, count)
-    return [replace(sample, annotations=[{**own, "iscrowd": 0} for own in sample.annotations]) for sample in samples]
+    return [replace(sample, cells=[replace(cell, crowd=False) for cell in sample.cells]) for sample in samples]
 
 
 READER = Reader(

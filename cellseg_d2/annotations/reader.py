@@ -86,10 +86,12 @@ class LabelledSet:
     Attributes:
         images: sorted by id.
         class_names: the names of class 1, 2, ...
+        notes: a line for each kind of thing that was left out.
     """
 
     images: Sequence[LabelledImage]
     class_names: list[str]
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,12 @@ def add_evaluation(commands: argparse._SubParsersAction[ToolParser]) -> None:
     size.add_argument("--max-side", type=int, default=1024, metavar="PX", help="largest side of the pictures")
     size.add_argument("--full-size", action="store_true", help="show images in the size that they have")
     parser.add_argument("--score-threshold", type=float, default=0.5, metavar="S", help="for all but AP and errors")
-    parser.add_argument("--max-detections", type=int, default=1000, metavar="N", help="for AP, per image and class")
+    parser.add_argument(
+        "--max-detections",
+        type=int,
+        metavar="N",
+        help="for AP, per image and class (default: 1000, or as many as the densest image has)",
+    )
 
 
 def report_dataset(args: argparse.Namespace) -> None:

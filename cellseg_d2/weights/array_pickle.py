@@ -1,4 +1,4 @@
-"""Reads ``.pkl`` files of Detectron2's model zoo, numpy arrays in built-in containers, and runs no code of theirs."""
+"""Reads ``.pkl`` files of Detectron2's model zoo, numpy arrays in built-in containers, without running their code."""
 
 from __future__ import annotations
 
