@@ -34,15 +34,15 @@ class GroundTruthModel(nn.Module):
     def inference(self, inputs, do_postprocess):
         assert not do_postprocess
         self.calls.append([tuple(sample["image"].shape[1:]) for sample in inputs])
-        return [self._instances(sample["image"].numpy().astype(np.int64)) for sample in inputs]
+        return [self.instances_of(sample["image"].numpy().astype(np.int64)) for sample in inputs]
 
-    def _instances(self, image):
+    def instances_of(self, image):
         labels, classes = image[0] + 256 * image[1], image[2]
         ids, cells = column_runs(labels)
         instances = Instances(labels.shape)
         instances.pred_boxes = Boxes(torch.from_numpy(cells.boxes).float())
         instances.scores = torch.linspace(0.9, 0.8, len(cells))
-        instances.pred_classes = torch.tensor([classes[labels == number].max() for number in cells.ids]).long()
+        instances.pred_classes = torch.tensor([classes[labels == number].max() for number in ids]).long()
         masks = [
             nn.functional.interpolate(
                 torch.from_numpy(labels[y0:y1, x0:x1] == number)[None, None].float(),
@@ -71,9 +71,9 @@ def coded_image(label_maps: Mapping[int, NDArray[np.int32]]) -> tuple[NDArray[np
 class BlobModel(GroundTruthModel):
     """Finds what is brighter than half, each connected blob a cell of class 0, whatever the magnification."""
 
-    def _instances(self, image):
+    def instances_of(self, image):
         labels = ndimage.label(image[0] > 127)[0].astype(np.int64)
-        return super()._instances(np.stack([labels, labels * 0, labels * 0]))
+        return super().instances_of(np.stack([labels, labels * 0, labels * 0]))
 
 
 def predict_in_a_process(images: Sequence[InputImage], output: Output, shared_tiles: int) -> None:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from detectron2.modeling import BACKBONE_REGISTRY, build_backbone
+from detectron2.modeling import build_backbone
+from detectron2.utils.registry import Registry
 from drawing import discs, noise
 
 from cellseg_d2.annotations import readers
@@ -36,12 +37,12 @@ def test_a_model(examples, tmp_path):
     assert get_cfg(tmp_path / "mine.yaml").MODEL.ROI_MASK_HEAD.NUM_CONV == 2
 
 
-def test_a_backbone(examples):
+def test_a_backbone(examples, monkeypatch):
+    registry = Registry("BACKBONE")  # Detectron2's own would keep the example
+    monkeypatch.setattr("detectron2.modeling.BACKBONE_REGISTRY", registry)
+    monkeypatch.setattr("detectron2.modeling.backbone.build.BACKBONE_REGISTRY", registry)
     run(examples["A backbone"])
-    try:
-        backbone = build_backbone(get_cfg(None, ["MODEL.BACKBONE.NAME", "build_tiny_backbone"]))
-    finally:
-        del BACKBONE_REGISTRY._obj_map["build_tiny_backbone"]
+    backbone = build_backbone(get_cfg(None, ["MODEL.BACKBONE.NAME", "build_tiny_backbone"]))
     assert backbone(torch.zeros(1, 3, 32, 64))["p2"].shape == (1, 8, 8, 16)
 
 

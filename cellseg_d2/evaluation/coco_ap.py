@@ -39,8 +39,8 @@ def average_precision(
         max_detections: detections scored per image and class, the best first.
 
     Returns:
-        AP (mean over IoU 0.50 to 0.95), AP50, AP75; APs, APm, APl by COCO's areas (32² and 96² px); and AP-NAME and
-        AP50-NAME of each class.
+        AP (mean over IoU 0.50 to 0.95), AP50, AP75; APs, APm, APl by COCO's areas (32² and 96² px); and per class
+        AP-NAME and AP50-NAME.
 
     Raises:
         CellSegError: a result is of an image that the ground truth does not have.

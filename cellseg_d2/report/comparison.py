@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 from cellseg_d2.cells.arrays import Bools
 from cellseg_d2.cells.coco import Record, to_rle
+from cellseg_d2.cells.coco_masks import size_of
 from cellseg_d2.cells.hidden import visible
 from cellseg_d2.cells.instances import CellInstances
 from cellseg_d2.cells.rle import decode_runs
-from cellseg_d2.errors import CellSegError, one_line
+from cellseg_d2.errors import CellSegError, one_line, size_text, turned_text
 from cellseg_d2.evaluation.coco_matching import unmatched
 from cellseg_d2.evaluation.overlap_table import Cells
 from cellseg_d2.export.overlay import draw_crosses, draw_overlay
@@ -73,6 +74,9 @@ def to_instances(records: Sequence[Record], image: NDArray[np.uint8], name: str)
         CellSegError: a segmentation is damaged or of another size.
     """
     height, width = image.shape[:2]
+    for size in {size_of(record["segmentation"]) for record in records} - {None, (height, width)}:
+        turned = turned_text((height, width), size or ())
+        raise CellSegError(f"{name}: is {size_text(image.shape)}, one of its masks {size_text(size or (0, 0))}{turned}")
     try:
         runs = decode_runs([to_rle(record["segmentation"], (height, width)) for record in records], (height, width))
         there = np.flatnonzero(runs.areas)

@@ -181,14 +181,14 @@ def ap_table(ap: Mapping[str, Mapping[str, float]]) -> Table:
 
 
 def class_ap_table(ap: Mapping[str, Mapping[str, float]], names: Sequence[str]) -> Table:
-    """AP of each class by task."""
+    """AP per class and task."""
     columns = [(task, name) for task in ap for name in ("AP", "AP50")]
-    rows = [[own, *(number_text(ap[task][f"{name}-{own}"]) for task, name in columns)] for own in names]
+    rows = [[label, *(number_text(ap[task][f"{name}-{label}"]) for task, name in columns)] for label in names]
     return ["class", *(f"{TASKS[task]} {name}" for task, name in columns)], rows
 
 
 def image_row(score: ImageScore) -> list[str]:
-    """Of the table of images."""
+    """A row of the table of images."""
     counts = (score.cells, score.hit, score.missed, score.spurious)
     return [score.name, *(f"{count:,}" for count in counts), number_text(score.f1)]
 
@@ -259,17 +259,17 @@ def heat_of(confusion: Sequence[Sequence[int]]) -> list[list[str]]:
     return [
         [
             ""
-            if place == own == last
-            else f"rgba({'0,114,178' if place == own else '213,94,0'},{0.6 * count / max(sum(row), 1):.2f})"
-            for own, count in enumerate(row)
+            if truth == found == last
+            else f"rgba({'0,114,178' if truth == found else '213,94,0'},{0.6 * count / max(sum(row), 1):.2f})"
+            for found, count in enumerate(row)
         ]
-        for place, row in enumerate(confusion)
+        for truth, row in enumerate(confusion)
     ]
 
 
 @matplotlib.rc_context(PAGE_STYLE)
 def pr_figure(cells: CellJudgement) -> Markup | None:
-    """Precision by recall of each class with the threshold of the best F1; None where there are no cells."""
+    """Precision by recall per class, and the thresholds of the best F1; None where there are no cells."""
     curves = precision_curves(cells.detections, cells.class_names)
     if not curves:
         return None
@@ -301,7 +301,7 @@ def error_figure(cells: CellJudgement) -> Markup | None:
     axes = figure.subplots()
     bars = axes.barh(list(KINDS), costs, height=0.65, color="#d55e00")
     axes.bar_label(bars, [number_text(cost) for cost in costs], padding=4, color=INK)
-    axes.set(xlabel="AP50 that mending it would add", xlim=(0, 1.12 * max(*costs, 1.0)))
+    axes.set(xlabel="AP50 that fixing it would add", xlim=(0, 1.12 * max(*costs, 1.0)))
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
     return figure_svg(figure)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from cellseg_d2.cells.arrays import Bools, Ints
 from cellseg_d2.cells.coco import Record, by_image
 from cellseg_d2.cells.outlines import Ring, trace
-from cellseg_d2.errors import CellSegError
+from cellseg_d2.errors import CellSegError, size_text, turned_text
 from cellseg_d2.evaluation.coco_cells import EvaluatedImage, class_names, image_cells
 from cellseg_d2.evaluation.coco_matching import unmatched, within_cap
 from cellseg_d2.evaluation.image_scores import ImageScore
@@ -123,8 +123,8 @@ class ImageFiles:
             raise CellSegError(f"{self.source}: holds no image {wanted}, which the ground truth lists; add it")
         image = file.read(self.rule)
         if image.shape[:2] != size:
-            has, wanted = (f"{height} x {width}" for height, width in (image.shape[:2], size))
-            raise CellSegError(f"{file.path}: is {has}, its masks are {wanted}; give the images that were judged")
+            turned = turned_text(image.shape, size) or "; give the images that were judged"
+            raise CellSegError(f"{file.path}: is {size_text(image.shape)}, its masks are {size_text(size)}{turned}")
         return image
 
 

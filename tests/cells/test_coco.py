@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as mask_util
 
-from cellseg_d2.cells.coco import annotate, dataset
+from cellseg_d2.cells.coco import annotate, dataset, to_results, to_xywh, to_xyxy
+from cellseg_d2.cells.instances import CellInstances
 from cellseg_d2.cells.label_maps import LabelMap
 from cellseg_d2.cells.tiling import tile_windows
 from cellseg_d2.files import write_json
@@ -97,6 +98,32 @@ def test_large_ids_cost_no_memory():
     finally:
         tracemalloc.stop()
     assert [(a["label"], a["area"], a["iscrowd"]) for a in (first, second)] == [(1, 1, 1), (LARGEST_ID, 1, 1)]
+
+
+def test_windows_of_one_label_map_share_one_pass_over_its_pixels():
+    (layer,) = layers_of({1: np.array([[0, 5, 5], [7, 0, 0]], np.int32)})
+    annotate([layer], (0, 0, 2, 2))
+    ids, cells = layer.cells
+    annotate([layer], (1, 0, 3, 2))
+    assert layer.cells[1] is cells
+    assert ids.tolist() == [5, 7]
+
+
+def test_boxes_become_cocos_and_back():
+    boxes = np.array([[1.5, 2, 4, 8], [0, 0, 1, 1]])
+    assert to_xywh(boxes).tolist() == [[1.5, 2, 2.5, 6], [0, 0, 1, 1]]
+    assert to_xyxy(to_xywh(boxes)).tolist() == boxes.tolist()
+    assert to_xywh(np.zeros((0, 4))).shape == (0, 4)
+
+
+def test_results_state_the_boxes_that_are_given():
+    rles = [
+        annotation["segmentation"] for annotation in annotate(layers_of({1: np.eye(3, dtype=np.int32)}), (0, 0, 3, 3))
+    ]
+    cells = CellInstances.from_rles(rles, [0], (3, 3), [0.25])
+    (tight,), (stated,) = to_results(cells, 4), to_results(cells, 4, np.array([[0.5, 0, 2, 1.25]]))
+    assert (tight["bbox"], stated["bbox"]) == ([0, 0, 3, 3], [0.5, 0, 2, 1.25])
+    assert {**stated, "bbox": tight["bbox"]} == tight
 
 
 def test_datasets_number_images_and_annotations_from_1():

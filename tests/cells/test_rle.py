@@ -149,6 +149,16 @@ def test_decoding_and_encoding_gives_back_the_text(masks):
     assert runs.areas.tolist() == [np.count_nonzero(mask) for mask in masks]
 
 
+@drawn
+@given(overlapping_masks(min_count=1), st.data())
+def test_picked_cells_are_those_asked_for_in_that_order(masks, data):
+    numbers = data.draw(st.lists(st.integers(0, len(masks) - 1), unique=True))
+    rles = [pycocotools_rle(mask) for mask in masks]
+    picked = decode_runs(rles, masks[0].shape).pick(np.array(numbers, np.int64))
+    assert len(picked) == len(numbers)
+    assert picked.rles() == [rles[number] for number in numbers]
+
+
 @pytest.mark.parametrize(
     ("polygon", "size"),
     [
