@@ -36,7 +36,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the table to this file as well")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="which checks")
     parser.add_argument(
-        "--device", choices=("cuda", "cpu"), default="cuda", help="what is compared with the CPU; cpu tries the check"
+        "--device",
+        choices=("cuda", "cpu"),
+        default="cuda",
+        help="what is compared with the CPU; cpu tries the check itself, the models without oneDNN's kernels",
     )
     parser.add_argument("--quick", action="store_true", help="two small models and tiny sizes: tries the check")
     return parser
@@ -105,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"there is no GPU here that torch {torch.__version__} (built for CUDA {torch.version.cuda}) can use, so "
             "nothing was compared; --device cpu --quick tries the check itself"
         )
-    reference, device = Side("cpu"), Side(args.device, tuple(overrides))
+    reference, device = Side("cpu"), Side(args.device, tuple(overrides), onednn=args.device != "cpu")
     settings = small(reference, device) if args.quick else Settings(reference, device)
     findings = find(settings, args.only)
     text = report(findings, args.device)

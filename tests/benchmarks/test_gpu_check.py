@@ -34,6 +34,12 @@ def test_a_model_is_like_itself():
     assert {finding.ended for finding in findings} == {"ok"}
 
 
+def test_other_kernels_differ_by_less_than_is_allowed():
+    findings = list(models.compare_models(LITE, small(CPU, replace(CPU, onednn=False))))
+    assert {finding.ended for finding in findings} == {"ok"}
+    assert float(findings[0].difference) > 0
+
+
 def test_a_model_that_sees_other_pixels_is_found():
     ended = _ended(models.compare_models(LITE, small(CPU, OTHER)))
     assert ended[f"{LITE}: features"] == ended[f"{LITE}: gradient"] == "FAILED"
