@@ -14,6 +14,15 @@ def one_line(error: BaseException, length: int = 200) -> str:
     return (" ".join(str(error).split()) or type(error).__name__)[:length]
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun.
+
+    >>> counted(1, "image"), counted(1_204, "image")
+    ('1 image', '1204 images')
+    """
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def size_text(shape: tuple[int, ...]) -> str:
     """The size of an image in messages.
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import nn
 
-from cellseg_d2.cells.rle import encode_label_map
+from cellseg_d2.cells.rle import column_runs
 from cellseg_d2.config import get_cfg
 from cellseg_d2.images.listing import InputImage
 from cellseg_d2.inference import folder
@@ -38,7 +38,7 @@ class GroundTruthModel(nn.Module):
 
     def _instances(self, image):
         labels, classes = image[0] + 256 * image[1], image[2]
-        cells = encode_label_map(labels)
+        ids, cells = column_runs(labels)
         instances = Instances(labels.shape)
         instances.pred_boxes = Boxes(torch.from_numpy(cells.boxes).float())
         instances.scores = torch.linspace(0.9, 0.8, len(cells))
@@ -49,7 +49,7 @@ class GroundTruthModel(nn.Module):
                 (self.mask_size, self.mask_size),
                 mode="bilinear",
             )[0]
-            for number, (x0, y0, x1, y1) in zip(cells.ids, cells.boxes)
+            for number, (x0, y0, x1, y1) in zip(ids, cells.boxes)
         ]
         instances.pred_masks = torch.stack(masks) if masks else torch.zeros(0, 1, self.mask_size, self.mask_size)
         return instances

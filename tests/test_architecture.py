@@ -54,14 +54,13 @@ def test_an_export_format(examples, tmp_path, monkeypatch):
 
 def test_an_annotation_format(examples, tmp_path, monkeypatch):
     reader, rng = run(examples["An annotation format"])["READER"], np.random.default_rng(0)
-    for folder in ("images", "masks"):
-        (tmp_path / "in" / folder).mkdir(parents=True)
+    (tmp_path / "in").mkdir()
     cells = 0
     for number in range(3):
         labels = discs(rng, 50, 60, 4)
         cells += len(np.unique(labels)) - 1
-        tifffile.imwrite(tmp_path / "in" / "images" / f"{number}.tif", noise(rng, 50, 60), photometric="rgb")
-        tifffile.imwrite(tmp_path / "in" / "masks" / f"{number}.tif", labels)
+        tifffile.imwrite(tmp_path / "in" / f"{number}.tif", noise(rng, 50, 60), photometric="rgb")
+        np.save(tmp_path / "in" / f"{number}.npy", labels)
     monkeypatch.setattr(readers, "READERS", {**readers.READERS, reader.name: reader})
     summary = convert(tmp_path / "in", tmp_path / "out", ConvertOptions(val_fraction=0))
     assert summary["counts"]["train"]["cells"] == {"cell": cells}

@@ -1,7 +1,7 @@
 """Metrics of cell segmentation: PQ, mPQ+, AJI, F1 by IoU, detection and confusion of classes, counts.
 
-All are of predictions flattened by score, see :func:`cellseg_d2.evaluation.overlap_table.flat_overlaps`; what crowds do
-is said in :mod:`cellseg_d2.evaluation.tally`. Needs neither torch nor Detectron2.
+Predictions are flattened by score first, see :func:`cellseg_d2.evaluation.overlap_table.flat_overlaps`;
+:mod:`cellseg_d2.evaluation.tally` says what crowds do.
 
 >>> truth = Cells.from_label_map(np.array([[1, 1, 0, 2], [1, 1, 0, 2]]), classes=[0, 1])
 >>> found = Cells.from_label_map(np.array([[7, 7, 0, 0], [7, 0, 0, 0]]), classes=[0], scores=[0.9])
@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cellseg_d2.evaluation.overlap_table import Cells, Floats, Ints, flat_overlaps
+from cellseg_d2.cells.arrays import Floats, Ints
+from cellseg_d2.evaluation.overlap_table import Cells, flat_overlaps
 from cellseg_d2.evaluation.tally import IOU_THRESHOLDS, Hits, ImageTally, divide, tally
 
 __all__ = ["CellMetrics", "Cells", "flat_overlaps", "summarise", "tally"]
@@ -62,7 +63,7 @@ def summarise(
     - ``detection_F1``, ``detection_precision``, ``detection_recall``: whether a cell was found, whatever its class;
       ``classification_accuracy``: share of those found that have the right class; ``detection_IoU``: their mean IoU.
     - ``cells``, ``predictions``: matched, spurious and missed ones, so without those that crowds took out; ``hidden``:
-      predictions of which flattening left no pixel.
+      predictions that better ones hide, see :mod:`cellseg_d2.cells.hidden`.
 
     Args:
         tallies: one tally per image, at least one.
@@ -138,5 +139,5 @@ def mean(values: NDArray[Any]) -> float:
 
 def _by_tissue(values: Floats, tissues: Sequence[str | None] | None) -> float:
     """Mean over tissues of the means over their images."""
-    known = [str(tissue) for tissue in tissues or [None] * len(values)]
-    return mean(np.array([mean(values[[own == tissue for own in known]]) for tissue in sorted(set(known))]))
+    known = np.array([str(tissue) for tissue in tissues or [None] * len(values)])
+    return mean(np.array([mean(values[known == tissue]) for tissue in sorted(set(known))]))

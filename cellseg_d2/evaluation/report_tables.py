@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from cellseg_d2.evaluation.error_breakdown import KINDS
 from cellseg_d2.evaluation.judgement import CellJudgement, Judgement
 from cellseg_d2.evaluation.thresholds import write_thresholds
-from cellseg_d2.files import whole_file, write_json
+from cellseg_d2.files import write_csv, write_json
 
 MISSED, SPURIOUS = "(missed)", "(spurious)"
 """Names of the confusion's last column and last row."""
@@ -33,7 +32,7 @@ def text_of(judgement: Judgement) -> str:
     for name in next(iter(tasks.values())):
         lines.append(f"{name:24}" + "".join(f"{number_text(values[name]):>8}" for values in tasks.values()))
     if judgement.cells is None:
-        lines += ["", "Without masks of all cells and of all results there are no metrics of cells."]
+        lines += ["", "Without masks of cells and of results there are no metrics of cells."]
     else:
         lines += _cell_lines(judgement.cells)
     return "\n".join(lines)
@@ -42,8 +41,8 @@ def text_of(judgement: Judgement) -> str:
 def _cell_lines(cells: CellJudgement) -> list[str]:
     lines = [
         "",
-        f"Metrics of cells in percent: predictions that score {cells.score_threshold:g} or more, flattened by score;",
-        "where several lie on a pixel, it belongs to the best. Those that this left no pixel are hidden.",
+        f"Metrics of cells in percent: predictions that score {cells.score_threshold:g} or more, but for those that",
+        "better ones hide: what predict counts and exports. Where several lie on a pixel, it belongs to the best.",
     ]
     lines += [f"{name:24}{value:>8}" for name, value in summary_rows(cells)]
     lines += ["", *_aligned(*class_table(cells)), "", CONFUSION_TITLE, *_aligned(*confusion_table(cells))]
@@ -125,12 +124,12 @@ def write_files(folder: Path, judgement: Judgement, ground_truth: Path, predicti
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "metrics.json", _without_nan(_content(judgement)), indent=1)
-    _write_csv(folder / "metrics.csv", ["group", "class", "metric", "value"], _rows(judgement))
+    write_csv(folder / "metrics.csv", ["group", "class", "metric", "value"], _rows(judgement))
     if judgement.cells is not None:
         cells = judgement.cells
-        _write_csv(folder / "counts.csv", ["image", "class", *COUNTS], _count_rows(cells))
+        write_csv(folder / "counts.csv", ["image", "class", *COUNTS], _count_rows(cells))
         rows = [[name, *row] for name, row in zip([*cells.class_names, SPURIOUS], cells.metrics.confusion.tolist())]
-        _write_csv(folder / "confusion.csv", ["cell", *cells.class_names, MISSED], rows)
+        write_csv(folder / "confusion.csv", ["cell", *cells.class_names, MISSED], rows)
         write_thresholds(folder / "thresholds.json", cells.thresholds, ground_truth, predictions)
 
 
@@ -180,13 +179,6 @@ def _count_rows(cells: CellJudgement) -> Iterable[list[Any]]:
     for image, by_class in zip(cells.images, cells.metrics.counts.tolist()):
         for name, (hit, spurious, missed) in zip(cells.class_names, by_class):
             yield [image, name, hit + missed, hit + spurious, hit, spurious, missed]
-
-
-def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    with whole_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
 
 
 def _without_nan(content: Any) -> Any:

@@ -14,8 +14,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike
 
+from cellseg_d2.cells.arrays import Bools, Floats, Ints
 from cellseg_d2.evaluation.matching import match, one_to_one
-from cellseg_d2.evaluation.overlap_table import Bools, Floats, Ints, Overlaps, Pairs
+from cellseg_d2.evaluation.overlap_table import Overlaps, Pairs
 
 IOU_THRESHOLDS = np.arange(50, 100, 5) / 100
 """0.50, 0.55, ... 0.95: the doubles that fractions of pixels are compared with exactly."""
@@ -23,7 +24,7 @@ IOU_THRESHOLDS = np.arange(50, 100, 5) / 100
 
 @dataclass(frozen=True)
 class Hits:
-    """Numbers of matches; all arrays have the same shape, which is up to who makes them.
+    """Numbers of matches; all arrays have the same shape, such as one value per class.
 
     Attributes:
         hit, spurious, missed: int64, matched pairs, predictions without a cell, cells without a prediction.
@@ -77,7 +78,7 @@ class ImageTally:
         confusion: (K + 1, K + 1) int64, of these matches: rows are the classes of cells and then spurious predictions,
             columns the classes of predictions and then missed cells.
         aji, aji_plus: in 0 .. 1; NaN for an image with neither cells nor predictions.
-        hidden: predictions of which flattening left no pixel.
+        hidden: predictions that better ones hide.
     """
 
     panoptic: Hits

@@ -24,7 +24,7 @@ from cellseg_d2.images.regions import ImageHeader, ImageRegions, WholeImage
 from cellseg_d2.inference.detect import Detector
 from cellseg_d2.inference.paste import to_cell_instances
 from cellseg_d2.inference.stitch import stitch
-from cellseg_d2.inference.suppress import suppress
+from cellseg_d2.inference.suppress import Selection, suppress
 from cellseg_d2.modeling.build import use_available_device
 from cellseg_d2.weights.checkpoint import CellCheckpointer, WeightsFile
 from cellseg_d2.weights.locations import register_package_weights
@@ -131,17 +131,10 @@ class WholeImagePredictor:
         side = max(round(options.TILE_SIZE / self.scale_of(image)), 1)
         return TileGrid(*image.size, side, options.OVERLAP)
 
-    def one_a_cell(self, cells: CellInstances) -> CellInstances:
-        """An image's cells of which no two show the same one in two classes, as CELLSEG.INFERENCE.SUPPRESSION asks for.
-
-        With SUPPRESS_RESULTS they are that already, and stay as they are.
-        """
-        return cells if self.cfg.CELLSEG.INFERENCE.SUPPRESS_RESULTS else self._suppressed(cells)
-
     def confident(
         self, cells: CellInstances, min_score: float = 0.5, min_score_of_class: Mapping[str, float] | None = None
     ) -> CellInstances:
-        """The cells that a person wants to see: those with a high score, one per nucleus.
+        """The cells that a person wants to see, see :class:`cellseg_d2.inference.suppress.Selection`.
 
         Args:
             cells: all cells of an image, with scores down to MODEL.ROI_HEADS.SCORE_THRESH_TEST.
@@ -151,15 +144,17 @@ class WholeImagePredictor:
         Raises:
             CellSegError: a score is not from 0 to 1, or a class is unknown.
         """
+        return self.selection(min_score, min_score_of_class).of(cells)
+
+    def selection(self, min_score: float = 0.5, min_score_of_class: Mapping[str, float] | None = None) -> Selection:
+        """Which cells a person wants to see, by CELLSEG.INFERENCE; arguments and errors as of :meth:`confident`."""
+        options = self.cfg.CELLSEG.INFERENCE
+        lowered = options.SUPPRESS_RESULTS and options.SUPPRESSION == "soft"  # the scores are that already
+        method = "hard" if lowered else options.SUPPRESSION
         by_class = dict(min_score_of_class or {})
-        for score in (min_score, *by_class.values()):
-            if not 0 <= score <= 1:
-                raise CellSegError(f"the least score of a cell is from 0 to 1, not {score}")
-        if unknown := sorted(by_class.keys() - set(self.class_names)):
-            raise CellSegError(f"{unknown[0]!r} is not among the classes: {', '.join(self.class_names)}")
-        least = np.array([by_class.get(name, min_score) for name in self.class_names])
-        kept = self.one_a_cell(cells[cells.scores >= least[cells.classes]])
-        return kept[kept.scores >= least[kept.classes]]  # soft suppression lowers scores
+        return Selection(
+            self.class_names, min_score, by_class, method, options.SUPPRESSION_IOU, options.SUPPRESSION_COVERED
+        )
 
     def _suppressed(self, cells: CellInstances) -> CellInstances:
         options = self.cfg.CELLSEG.INFERENCE

@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
+from cellseg_d2.cells.arrays import Bools, Floats, Ints
 from cellseg_d2.cells.instances import CellInstances
+from cellseg_d2.cells.overlaps import crop, neighbours, shared_pixels, suppress_pairs
 from cellseg_d2.cells.tiling import Tile
-from cellseg_d2.inference.overlaps import Bools, Floats, Ints, crop, neighbours, shared_pixels, suppress_pairs
 
 logger = logging.getLogger(__name__)
 
@@ -275,7 +276,7 @@ def _face(pool: _Candidates, a: int, b: int, axis: int) -> bool:
     facing, faced = one[max(shift, 0) :], other[max(-shift, 0) :]
     length = min(len(facing), len(faced))
     contact = np.count_nonzero(facing[:length] & faced[:length])
-    return contact > 0 and 2 * contact >= min(np.count_nonzero(one), np.count_nonzero(other))
+    return bool(contact > 0 and 2 * contact >= min(np.count_nonzero(one), np.count_nonzero(other)))
 
 
 def _union(pool: _Candidates, group: Ints) -> CellInstances:

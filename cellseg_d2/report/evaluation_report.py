@@ -14,14 +14,15 @@ from matplotlib import patheffects
 from matplotlib.figure import Figure
 
 from cellseg_d2.cells.coco import Record
+from cellseg_d2.cells.coco_input import read_pair
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.evaluation.cell_metrics import F1_NAMES
-from cellseg_d2.evaluation.coco_ap import AREAS, read_files, tasks_of
+from cellseg_d2.evaluation.coco_ap import AREAS, detection_cap, tasks_of
 from cellseg_d2.evaluation.coco_cells import class_names
-from cellseg_d2.evaluation.error_breakdown import KINDS, RECALLS
+from cellseg_d2.evaluation.coco_matching import RECALLS
+from cellseg_d2.evaluation.error_breakdown import KINDS
 from cellseg_d2.evaluation.image_scores import ImageScore, image_scores, worst_first
 from cellseg_d2.evaluation.judgement import CellJudgement, Judgement, judge_results
-from cellseg_d2.evaluation.pr_curves import precision_curves
 from cellseg_d2.evaluation.report_tables import (
     CONFUSION_TITLE,
     THRESHOLDS_TITLE,
@@ -33,6 +34,7 @@ from cellseg_d2.evaluation.report_tables import (
     summary_rows,
     threshold_table,
 )
+from cellseg_d2.evaluation.thresholds import precision_curves
 from cellseg_d2.export.overlay import class_color, class_hex
 from cellseg_d2.images.tiff import INTENSITY_RULE
 from cellseg_d2.report.gallery import ImageFiles, draw_gallery
@@ -60,7 +62,7 @@ NOTES = {
     "detection_IoU": "mean of the cells found",
     "cells": "found and missed ones, without crowds",
     "predictions": "with and without a cell, but for those on crowds",
-    "hidden": "predictions of which better ones left no pixel",
+    "hidden": "predictions that better ones hide, in none of the counts",
 }
 
 
@@ -102,7 +104,7 @@ def write_evaluation_report(
     gallery: GalleryOptions,
     *,
     score_threshold: float = 0.5,
-    max_detections: int = 1000,
+    max_detections: int | None = None,
 ) -> None:
     """Writes the page; of results or cells without masks it has AP alone, and says so.
 
@@ -112,13 +114,15 @@ def write_evaluation_report(
         output: the HTML file.
         gallery: what is shown of the images.
         score_threshold: for the metrics of cells, the counts and the gallery, predictions below it are left out.
-        max_detections: for AP, precision by recall and errors: scored per image and class, the best first.
+        max_detections: for AP, precision by recall and errors: scored per image and class, the best first; None for
+            1,000, or as many as the densest image has.
 
     Raises:
         CellSegError: a file cannot be read or written, is of another form, or does not fit the others.
     """
     files = None if gallery.images is None else ImageFiles.find(gallery.images, gallery.image_ids, gallery.rule)
-    truth, results = read_files(ground_truth, predictions)
+    truth, results = read_pair(ground_truth, predictions)
+    max_detections = detection_cap(truth, results, max_detections)
     judgement = judge_results(truth, results, max_detections, score_threshold)
     content: dict[str, Any] = {"cells": None, "missing": _what_is_missing(judgement, results)}
     if judgement.cells is not None:
@@ -154,7 +158,7 @@ def _what_is_missing(judgement: Judgement, results: Sequence[Mapping[str, Any]])
     if judgement.cells is not None:
         return ""
     masked = "segm" in tasks_of(results)
-    return "not every cell of the ground truth has a mask" if masked else "not every result has a mask"
+    return "no cell of the ground truth has a mask" if masked else "no result has a mask"
 
 
 def _headline(judgement: Judgement) -> list[tuple[str, str]]:

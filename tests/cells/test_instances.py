@@ -51,7 +51,7 @@ def test_cells_from_rles_have_their_masks_tight_boxes_and_texts(masks):
 @pytest.mark.parametrize(
     ("rle", "message"),
     [
-        pytest.param(pycocotools_rle(np.zeros(SIZE, bool)), "RLE 1 has no pixel", id="no pixel"),
+        pytest.param(pycocotools_rle(np.zeros(SIZE, bool)), "cell 1, counted from 0, has no pixel", id="no pixel"),
         pytest.param(pycocotools_rle(np.ones((12, 9), bool)), "expected a compressed RLE of size", id="other size"),
         pytest.param({"size": [9, 12], "counts": [0, 108]}, "expected a compressed RLE", id="uncompressed"),
     ],
