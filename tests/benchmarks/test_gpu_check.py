@@ -139,6 +139,12 @@ def test_without_a_gpu_one_line_says_so(repo_root, tmp_path):
     assert not (tmp_path / "table.md").exists()
 
 
+def test_a_key_that_does_not_exist_is_no_difference(repo_root):
+    done = _run(repo_root, "--device", "cpu", "--quick", "MODEL.PIXEL_MEEN", "1")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "MODEL.PIXEL_MEEN" in done.stderr
+
+
 def test_the_table_names_device_and_versions(repo_root, tmp_path):
     output = tmp_path / "new" / "table.md"
     done = _run(repo_root, "--device", "cpu", "--quick", "--only", "speed", "--output", output)
