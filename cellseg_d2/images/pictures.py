@@ -16,13 +16,13 @@ from cellseg_d2.images.tiff import INTENSITY_RULE, MAX_PIXELS, IntensityRule, ch
 
 EXIF_ORIENTATION = 0x0112
 EXIF_QUARTER_TURNS = range(5, 9)
-"""Orientations in which the width is the height of what is stored."""
+"""EXIF orientations that exchange the stored width and height."""
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 def read_picture(path: Path, rule: str = INTENSITY_RULE, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
-    """Reads a picture in any format that OpenCV knows, the right way up if the file states it; an alpha is dropped.
+    """Reads a picture in any format that OpenCV knows; follows the EXIF orientation and drops an alpha channel.
 
     Args:
         path: the file.
@@ -40,7 +40,7 @@ def read_picture(path: Path, rule: str = INTENSITY_RULE, max_pixels: int = MAX_P
         with _opencv_silent():
             pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR)
     except cv2.error as error:
-        reason = getattr(error, "err", None) or one_line(error)  # the message is mostly a path of OpenCV's own source
+        reason = getattr(error, "err", None) or one_line(error)  # the full message is mostly a path in OpenCV's source
         raise CellSegError(f"{path}: cannot be read as an image ({reason}); export it again") from error
     except MemoryError as error:
         raise CellSegError(f"{path}: does not fit into memory") from error
@@ -70,7 +70,7 @@ def picture_size(path: Path) -> tuple[int, int]:
 
 @contextmanager
 def _opencv_silent() -> Iterator[None]:
-    """Keeps OpenCV from logging a damaged file, which is reported in one line."""
+    """Keeps OpenCV from logging a damaged file, because the error reports it in one line."""
     if not hasattr(cv2, "setLogLevel"):
         yield
         return

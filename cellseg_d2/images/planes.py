@@ -1,4 +1,4 @@
-"""One plane of grey or colour pixels, wherever an array of microscopy data keeps it."""
+"""The one plane of grey or colour pixels in an array of microscopy data, whatever the order of its axes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NO_RGB = {
     "ICCLAB": "ICCLAB colours",
     "ITULAB": "ITULAB colours",
 }
-"""Photometric interpretations (tifffile's names) whose values would be taken for RGB or grey and are neither."""
+"""Photometric interpretations (tifffile's names) whose values are neither RGB nor grey."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Plane:
         y: number of the axis of rows.
         x: number of the axis of columns.
         channel: number of the axis of channels; None where there is none.
-        photometric: tifffile's name of what the values mean.
+        photometric: what the values mean, by tifffile's name.
     """
 
     path: Path
@@ -46,7 +46,7 @@ class Plane:
 
     @classmethod
     def of(cls, path: Path, axes: str, shape: Sequence[int], photometric: str) -> Plane:
-        """The plane of an array with tifffile's letters for axes.
+        """The plane of an array whose axes have tifffile's letters.
 
         Raises:
             CellSegError: it has pages or channels that no RGB image has, or is of another colour space.
@@ -79,10 +79,10 @@ class Plane:
         return 1 if self.channel is None else min(self.shape[self.channel], 3)
 
     def cut(self, array: Any, window: Window) -> NDArray[Any]:
-        """A window of an array of this shape, (h, w, channels) of its type in native order.
+        """Cuts a window out of an array of this shape: (h, w, channels) of its type in native byte order.
 
         Args:
-            array: anything that is sliced as a numpy array.
+            array: anything that can be sliced as a numpy array.
             window: inside the image.
         """
         x0, y0, x1, y1 = window
@@ -98,7 +98,7 @@ class Plane:
         return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
 
     def colours(self, pixels: NDArray[Any]) -> tuple[NDArray[Any], bool]:
-        """What :meth:`cut` gives, without alpha, bilevel values as 0 and 255; and whether the alpha was opaque.
+        """The result of :meth:`cut` without alpha and with 0 and 255 for bilevel values; and whether alpha was opaque.
 
         Raises:
             CellSegError: complex, NaN or infinite values.
@@ -110,7 +110,7 @@ class Plane:
         return (pixels.astype(np.uint8) * 255 if pixels.dtype == bool else pixels), opaque
 
     def rgb(self, scaled: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Colours scaled to 8 bit, (h, w, 1 or 3), the right way round: a min-is-white image is inverted."""
+        """Colours scaled to 8 bit, (h, w, 1 or 3); a min-is-white image is inverted, so that 0 is black."""
         return np.invert(scaled) if self.photometric == "MINISWHITE" else scaled
 
 
@@ -121,10 +121,10 @@ def is_opaque(alpha: NDArray[Any]) -> bool:
 
 
 def describe_axes(axes: str, shape: Sequence[int]) -> str:
-    """Axes and lengths for a message, as in ``CYX 2 x 8 x 9``."""
+    """Axes and lengths for a message, such as ``CYX 2 x 8 x 9``."""
     return f"{axes} {describe_shape(shape)}"
 
 
 def describe_shape(shape: Sequence[int]) -> str:
-    """Lengths for a message, as in ``8 x 9``."""
+    """Lengths for a message, such as ``8 x 9``."""
     return " x ".join(str(side) for side in shape)
