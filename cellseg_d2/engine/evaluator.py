@@ -1,4 +1,4 @@
-"""Detectron2's COCO evaluator for cells: whole images, masks that were never pasted, scoring that holds at density."""
+"""Detectron2's COCO evaluator for cells: whole images, masks kept inside their boxes, and scoring of dense images."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from cellseg_d2.evaluation.coco_ap import average_precision
 
 
 class CellCOCOEvaluator(COCOEvaluator):
-    """Mask and box AP of :class:`cellseg_d2.cells.instances.CellInstances`; gathering over processes is Detectron2's.
+    """Mask and box AP of :class:`cellseg_d2.cells.instances.CellInstances`; Detectron2 gathers them over processes.
 
     Args:
         dataset_name: a registered COCO dataset.
-        max_dets_per_image: detections scored per image and class; raised to twice the most cells that an image has,
-            as untiled images may have more than any tile.
+        max_dets_per_image: detections scored per image and class. It is raised to twice the cells of the densest image,
+            because untiled images may have more cells than any tile.
 
     Attributes:
         truth: the COCO dataset.
         image_root: the folder that its file names are relative to.
-        results: COCO results of the last evaluation; on the first of several processes alone.
+        results: COCO results of the last evaluation; only in the first of several processes.
     """
 
     def __init__(self, dataset_name: str, *, max_dets_per_image: int) -> None:
@@ -38,16 +38,16 @@ class CellCOCOEvaluator(COCOEvaluator):
         self.max_detections = max(max_dets_per_image, 2 * max(cells.values(), default=0))
 
     def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]) -> None:
-        """Takes the cells of images.
+        """Adds the cells of images to the results.
 
         Args:
             inputs: dataset dicts; ``image_id`` is used.
-            outputs: for each a dict with ``cells``, a :class:`cellseg_d2.cells.instances.CellInstances`.
+            outputs: for each input a dict with ``cells``, a :class:`cellseg_d2.cells.instances.CellInstances`.
         """
         for sample, output in zip(inputs, outputs):
             results = to_results(output["cells"], sample["image_id"])
             for result, (x0, y0, x1, y1) in zip(results, output["cells"].boxes.tolist()):
-                result["bbox"] = [x0, y0, x1 - x0, y1 - y0]  # box AP is that of the boxes the model predicted
+                result["bbox"] = [x0, y0, x1 - x0, y1 - y0]  # box AP scores the boxes that the model predicted
             self._predictions.append({"image_id": sample["image_id"], "instances": results})
 
     def _eval_predictions(self, predictions: list[dict[str, Any]], img_ids: Any = None) -> None:
@@ -65,6 +65,6 @@ class CellCOCOEvaluator(COCOEvaluator):
             self._results[task] = metrics
             table = create_small_table(metrics)
             self._logger.info(
-                "%s of %s, %d detections an image and class:\n%s",
+                "%s of %s, %d detections per image and class:\n%s",
                 *(task, self._metadata.name, self.max_detections, table),
             )

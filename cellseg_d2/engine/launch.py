@@ -21,19 +21,19 @@ from torch.multiprocessing import ProcessRaisedException
 from cellseg_d2.errors import CellSegError
 
 FIRST_PORT, PORTS = 20_000, 20_000
-"""Where a Slurm job's processes meet if nothing says otherwise: a port by the numbers of job and step, as these share
-machines."""
+"""The ports where a Slurm job's processes meet by default: one by the numbers of job and step, since several jobs may
+share a machine."""
 
 
 @dataclass(frozen=True)
 class StartedProcess:
-    """One of several processes that something else started, and where they meet.
+    """This process, where torchrun or Slurm started it with others, and where they meet.
 
     Attributes:
-        rank: among all processes.
-        world_size: all processes.
-        local_rank: among those of this machine.
-        local_size: processes of this machine, the same on each.
+        rank: its number among all processes.
+        world_size: the number of all processes.
+        local_rank: its number among the processes of this machine.
+        local_size: the number of processes on this machine, the same on each machine.
         url: where they meet, as ``torch.distributed.init_process_group`` takes it.
     """
 
@@ -45,10 +45,10 @@ class StartedProcess:
 
 
 def started_process(environment: Mapping[str, str] = os.environ) -> StartedProcess | None:
-    """What torchrun's or ``srun``'s variables say of this process; None where it was started by itself.
+    """This process, from the environment variables of torchrun or ``srun``; None where neither started it.
 
-    The variables are those of https://pytorch.org/docs/stable/elastic/run.html and of srun's manual; an ``srun`` step
-    counts, a batch script or an interactive shell inside an allocation does not.
+    The variables are described in https://pytorch.org/docs/stable/elastic/run.html and in srun's manual. A step of
+    ``srun`` counts; a batch script or an interactive shell inside an allocation does not.
 
     Raises:
         CellSegError: a variable is missing, or the processes are spread unevenly over the machines.
@@ -82,7 +82,7 @@ def _slurm_task(environment: Mapping[str, str]) -> StartedProcess:
 
 
 def _first_host(environment: Mapping[str, str]) -> str:
-    """The machine of rank 0; Slurm writes its lists of machines in a short form that its own command knows."""
+    """The machine of rank 0. Slurm's list of machines has a short form, which only Slurm's command reads."""
     command = ["scontrol", "show", "hostnames", environment["SLURM_STEP_NODELIST"]]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]
@@ -95,16 +95,16 @@ def launch(
 ) -> None:
     """Runs ``main(*arguments)`` in every process of a run.
 
-    Under torchrun and ``srun`` this process is one of them already; else Detectron2's ``launch`` starts them.
+    Under torchrun and ``srun`` this process is one of them already. Otherwise Detectron2's ``launch`` starts them.
 
     Args:
         main: a function of a module.
-        args: with Detectron2's ``num_gpus``, ``num_machines``, ``machine_rank`` and ``dist_url``.
+        args: has Detectron2's ``num_gpus``, ``num_machines``, ``machine_rank`` and ``dist_url``.
         arguments: arguments for ``main``.
         timeout: how long a process waits for the others.
 
     Raises:
-        CellSegError: see :func:`started_process`; and what one of the processes raised.
+        CellSegError: see :func:`started_process`; or one of the processes raised it.
     """
     process = started_process()
     if process is None:
@@ -117,7 +117,7 @@ def launch(
             raise
         return
     cuda = torch.cuda.is_available()
-    if cuda:  # a task that Slurm gave a GPU of its own sees that one only
+    if cuda:  # a task to which Slurm gave one GPU sees only this one
         torch.cuda.set_device(process.local_rank % torch.cuda.device_count())
     dist.init_process_group(
         backend="nccl" if cuda else "gloo",

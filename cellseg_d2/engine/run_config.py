@@ -1,4 +1,4 @@
-"""From command-line arguments to a config that can run; everything wrong is said before a process is launched."""
+"""Makes a config that can run from command-line arguments, and refuses others before a process is launched."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from cellseg_d2.weights.locations import local_path
 logger = logging.getLogger(__name__)
 
 AMP_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
-"""What CELLSEG.AMP_DTYPE may be."""
+"""The values of CELLSEG.AMP_DTYPE."""
 
 
 def build_cfg(config_file: str, overrides: Sequence[str], *, whole_images: bool = False) -> CfgNode:
@@ -56,7 +56,7 @@ def prediction_cfg(weights: str, config_file: str, overrides: Sequence[str]) -> 
     """The frozen config of a prediction and its weights: a checkpoint's, or a config file's with its MODEL.WEIGHTS.
 
     Raises:
-        CellSegError: neither or both are given, weights that are not there, or see :func:`build_cfg`.
+        CellSegError: neither or both are given, the weights are missing, or see :func:`build_cfg`.
     """
     if bool(weights) == bool(config_file):
         raise CellSegError("give either --weights CHECKPOINT, which carries its config, or --config-file FILE")
@@ -76,10 +76,10 @@ def prediction_cfg(weights: str, config_file: str, overrides: Sequence[str]) -> 
 
 
 def resolve(cfg: CfgNode) -> None:
-    """Fills in, in place, what depends on the dataset and on the machine.
+    """Sets, in place, the keys that depend on the dataset and on the machine.
 
-    DATASETS from CELLSEG.DATASET, class count, class names and intensity rule from the dataset, SOLVER.MAX_ITER from
-    CELLSEG.EPOCHS, and the CPU where there is no CUDA.
+    DATASETS come from CELLSEG.DATASET; class count, class names and intensity rule from the dataset; SOLVER.MAX_ITER
+    from CELLSEG.EPOCHS; the device is the CPU where there is no CUDA.
 
     Raises:
         CellSegError: no dataset is named, one is not registered, or the class counts of config and dataset differ.
@@ -125,23 +125,23 @@ def _image_count(dataset: str) -> int:
 
 
 def log_to(output_dir: str) -> None:
-    """Sends the package's log lines where Detectron2's go: the terminal of the first process, and ``log.txt``."""
+    """Sends the package's log lines where Detectron2 sends its own: the first process's terminal, and ``log.txt``."""
     package = logging.getLogger("cellseg_d2")
     package.handlers.clear()
     setup_logger(output_dir, distributed_rank=comm.get_rank(), name="cellseg_d2")
-    package.setLevel(logging.INFO)  # Detectron2 asks for everything, a line for each image predicted among it
+    package.setLevel(logging.INFO)  # setup_logger sets DEBUG, which gives a line for each predicted image
 
 
 def check_run(cfg: CfgNode, args: argparse.Namespace) -> WeightsFile | None:
-    """Checks what would end as a traceback in a launched process.
+    """Checks everything that would end as a traceback in a launched process.
 
     Args:
         cfg: from :func:`build_cfg`.
         args: from Detectron2's ``default_argument_parser``.
 
     Returns:
-        The file of MODEL.WEIGHTS where this process alone needs it. Several processes read it themselves, and say in
-        one line what is wrong with it.
+        The file of MODEL.WEIGHTS, if this is the only process. Several processes read the file themselves, and report
+        in one line what is wrong with it.
 
     Raises:
         CellSegError: the run cannot work; the message says why.
@@ -191,11 +191,11 @@ def check_processes(
 
 
 def check_gpus(cfg: CfgNode, on_this_machine: int, processes: int) -> None:
-    """Raises CellSegError where processes on a machine with GPUs could not each have one of their own."""
+    """Raises CellSegError where a machine with GPUs has fewer GPUs than processes."""
     if not torch.cuda.is_available():
         return
     seen = torch.cuda.device_count()
-    if on_this_machine > seen and (started_process() is None or seen > 1):  # Slurm may show each task its own GPU only
+    if on_this_machine > seen and (started_process() is None or seen > 1):  # Slurm may show each task one GPU only
         raise CellSegError(f"{on_this_machine} processes on this machine, but it has {seen} GPUs; start as many")
     if processes > 1 and cfg.MODEL.DEVICE != "cuda":
         raise CellSegError(
@@ -205,7 +205,7 @@ def check_gpus(cfg: CfgNode, on_this_machine: int, processes: int) -> None:
 
 
 def resumes_from(output_dir: str) -> str:
-    """The checkpoint that ``--resume`` goes on from; empty where there is none to go on from.
+    """The checkpoint that ``--resume`` continues from; empty where there is none.
 
     Raises:
         CellSegError: ``last_checkpoint`` names a file that is not there.
