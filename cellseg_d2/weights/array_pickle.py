@@ -1,4 +1,4 @@
-"""Reads ``.pkl`` files of Detectron2's model zoo, numpy arrays in built-in containers, and runs no code of theirs."""
+"""Reads ``.pkl`` files of Detectron2's model zoo, numpy arrays in built-in containers, without running their code."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from cellseg_d2.errors import CellSegError, one_line
 _PLAIN_DTYPES = frozenset(
     f"{kind}{size}" for kind, sizes in {"i": "1248", "u": "1248", "f": "248"}.items() for size in sizes
 )
-"""Numbers and ``b1``. Arrays of objects could hold anything, and their pickles addresses in memory."""
+"""Numbers and ``b1``. Arrays of objects are not read: they could hold anything."""
 
 
 def read_array_pickle(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The content of a ``.pkl`` file that holds numpy arrays and built-in containers.
 
-    Arrays are made here from the file's bytes: numpy's own way to rebuild them trusts what the file says of their type.
+    Arrays are made here from the file's bytes, because numpy would trust what the file says about their type.
 
     Raises:
         CellSegError: no such file, damaged, or it holds anything else.
@@ -101,19 +101,19 @@ _KNOWN = {
     "_codecs.encode": _text_as_bytes,
     "__builtin__.bytes": _no_bytes,
 }
-"""All that a file may ask for, and what it gets instead."""
+"""The functions and classes that a file may name -> their replacements."""
 
 
 class _ArraysOnly(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        """The stand-in of a function or class that the pickle asks for."""
+        """The replacement for a function or class that the pickle names."""
         if f"{module}.{name}" not in _KNOWN:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}")
         return _KNOWN[f"{module}.{name}"]
 
 
 def _finished(value: Any) -> Any:
-    """The same containers with arrays in place of :class:`_Array`."""
+    """The same containers with numpy arrays instead of :class:`_Array`."""
     if isinstance(value, _Array):
         return value.value
     if isinstance(value, dict):
