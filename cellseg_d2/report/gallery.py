@@ -1,4 +1,4 @@
-"""Images with the outlines of their cells and predictions, for a page that switches layers and zooms."""
+"""Images with the outlines of their cells and predictions, for a page with layers and zoom."""
 
 from __future__ import annotations
 
@@ -26,15 +26,16 @@ from cellseg_d2.images.listing import InputImage, list_images
 from cellseg_d2.report.page import picture_uri
 
 TOLERANCE = 0.75
-"""Pixels of the shown picture that an outline may be off: a staircase of pixels is off a straight line by 0.71."""
+"""How far a simplified outline may be from the true one, in pixels of the shown picture. The steps of a pixel outline
+are up to 0.71 from a straight line."""
 
 
 @dataclass(frozen=True)
 class Outline:
-    """A cell as a page draws it.
+    """A cell for drawing on a page.
 
     Attributes:
-        path: SVG's path data, in pixels of the shown picture, rounded to tenths.
+        path: SVG path data, in pixels of the shown picture, rounded to tenths.
         color: its class's colour, ``#rrggbb``.
         title: its class, score and area.
         kind: ``missed``, ``spurious``, ``crowd`` or empty.
@@ -51,9 +52,9 @@ class Picture:
     """An image of the gallery.
 
     Attributes:
-        score: the least score of what is drawn.
-        width, height: the shown picture's size in its pixels, not rounded.
-        uri: the image as the address of itself; None where it is not at hand.
+        score: the metrics of the image.
+        width, height: the size of the shown picture in pixels, not rounded.
+        uri: the image as a ``data:`` address; None where the image is not given.
         truth, predictions: the outlines.
     """
 
@@ -66,7 +67,7 @@ class Picture:
 
     @property
     def label(self) -> str:
-        """Its name and numbers."""
+        """The image's name and numbers."""
         score = self.score
         numbers = f"{score.cells} cells, {score.missed} missed, {score.spurious} spurious, F1 {score.f1:.0f}"
         return f"{score.name}: {numbers}"
@@ -74,12 +75,12 @@ class Picture:
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """The files of a dataset's images, found by the ids of an id file or else by their names.
+    """The files of a dataset's images, found by the ids of an id file, or by their names.
 
     Attributes:
         source: where they are, for messages.
-        files: by image id, or by name.
-        named: whether it is by name.
+        files: image id, or file name -> image.
+        named: whether the keys of ``files`` are names.
         rule: how images that are not 8 bit are scaled.
     """
 
@@ -90,7 +91,7 @@ class ImageFiles:
 
     @classmethod
     def find(cls, source: Path, ids: Path | None, rule: str) -> ImageFiles:
-        """Those of a folder, or one file; see :func:`cellseg_d2.images.listing.list_images`, also for the errors."""
+        """The images of a folder, or one file; errors as in :func:`cellseg_d2.images.listing.list_images`."""
         images = list_images(source, ids)
         files = {image.path.name if ids is None else image.id: image for image in images}
         return cls(source, files, ids is None, rule)
@@ -127,16 +128,16 @@ def draw_gallery(
     max_detections: int,
     max_side: int | None,
 ) -> Iterator[Picture]:
-    """Pictures of some images of a dataset, one after the other.
+    """Yields pictures of some images of a dataset.
 
     Args:
         truth: a COCO dataset.
         results: COCO results with segmentations.
         ids: the image ids in the order of the pictures.
-        files: the images themselves; None draws the outlines alone.
+        files: the images; None draws only the outlines.
         score_threshold: predictions below it are neither drawn nor matched.
-        max_detections: nor are those of a class beyond so many, the best first.
-        max_side: larger pictures are made smaller, so that the larger side is this; None for never.
+        max_detections: the most predictions of a class to draw and match, the best first.
+        max_side: larger pictures are reduced so that their larger side is this; None for never.
 
     Raises:
         CellSegError: an image cannot be read or is not of its masks' size; a segmentation is damaged.
@@ -147,8 +148,8 @@ def draw_gallery(
     cells, found = by_image(truth["annotations"]), by_image(results)
     names = class_names(truth)
     for number in ids:
-        own = {**truth, "images": [records[number]], "annotations": cells[number]}
-        image = next(image_cells(own, found[number]))
+        alone = {**truth, "images": [records[number]], "annotations": cells[number]}
+        image = next(image_cells(alone, found[number]))
         judged = np.sort(within_cap(image.predictions, max_detections))
         image = replace(image, predictions=image.predictions.pick(judged))
         pixels = None if files is None else files.read(records[number], image.truth.runs.size)
@@ -156,7 +157,7 @@ def draw_gallery(
 
 
 def _check_names(records: Sequence[Record]) -> None:
-    """Raises CellSegError where file names, without their folders, do not tell all images apart."""
+    """Raises CellSegError where two images have the same file name in different folders."""
     names = Counter(Path(str(record.get("file_name", ""))).name for record in records)
     name, count = names.most_common(1)[0] if names else ("", 1)
     if count > 1:
@@ -192,19 +193,23 @@ def _draw(
 def _outlines(
     cells: Cells, numbers: Ints, kinds: NDArray[np.object_], names: Sequence[str], scale: float, scored: bool
 ) -> list[Outline]:
-    """Of the cells of these numbers that have a pixel."""
+    """Outlines of the cells with these numbers; empty masks are left out."""
     areas = cells.areas
     numbers = numbers[areas[numbers] > 0]
     picked = cells.pick(numbers)
     masks = CellInstances.from_rles(picked.runs.rles(len(picked)), picked.classes, picked.runs.size)
     outlines = []
     for place, number in enumerate(numbers.tolist()):
-        own, kind = int(cells.classes[number]), str(kinds[number])
-        title = f"{names[own]}, " + (f"score {cells.scores[number]:.2f}, " if scored else "") + f"{areas[number]:,} px"
+        class_number, kind = int(cells.classes[number]), str(kinds[number])
+        title = (
+            f"{names[class_number]}, "
+            + (f"score {cells.scores[number]:.2f}, " if scored else "")
+            + f"{areas[number]:,} px"
+        )
         outlines.append(
             Outline(
                 path=outline_path(masks.masks[place], masks.origins[place], scale),
-                color=class_hex(own),
+                color=class_hex(class_number),
                 title={"": title, "crowd": f"not judged: {title}"}.get(kind, f"{kind}: {title}"),
                 kind=kind,
             )
@@ -213,12 +218,12 @@ def _outlines(
 
 
 def outline_path(mask: NDArray[np.bool_], origin: NDArray[np.int64], scale: float) -> str:
-    """SVG path data of a mask's outlines, simplified by :data:`TOLERANCE`; holes are told by the even-odd rule.
+    """SVG path data of a mask's outlines, simplified by :data:`TOLERANCE`; the even-odd rule makes the holes.
 
     Args:
         mask: (h, w) bool, with a pixel.
         origin: (x, y) of its first pixel in the image.
-        scale: pixels of the shown picture by pixels of the image.
+        scale: pixels of the shown picture per pixel of the image.
     """
     return "".join(_ring_path(ring, scale) for polygon in trace(mask, origin) for ring in polygon)
 
