@@ -1,4 +1,4 @@
-"""A folder of images -> ``test-results.json`` and the files that people open next; by several processes, resumable."""
+"""Predicts a folder of images, in one or several processes, and writes the results; an interrupted run can continue."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ RESULTS_FILE = "test-results.json"
 IDS_FILE = "image_ids.json"
 
 PARTS_FOLDER = ".parts"
-"""Holds the results of each image that is done, until all are."""
+"""The folder for the results of single images, until all images are done."""
 
 SHARED_TILES = 64
 """An image of more tiles than this for each process is shared by all processes, a smaller one is one process's."""
 
 LARGEST_PICTURE = 10**8
-"""Pixels of an image of which overlays are drawn and intensities measured, which needs all of it in memory."""
+"""The most pixels of an image for overlays and mean intensities, which need the whole image in memory."""
 
 
 @dataclass(frozen=True)
 class Output:
-    """Where the results go, and which.
+    """The results to write, and where.
 
     Attributes:
         folder: the folder for all files.
@@ -115,7 +115,7 @@ def predict_images(predictor: WholeImagePredictor, images: Sequence[InputImage],
 
 
 def _fingerprint(cfg: CfgNode, output: Output) -> str:
-    """Differs where a part of an earlier run would not be a part of this one."""
+    """A fingerprint of the run; it differs from an earlier run's if that run's parts must not be used."""
     weights = Path(cfg.MODEL.WEIGHTS)
     state = weights.stat() if weights.is_file() else None
     known = [cfg.dump(), sorted(output.formats), output.min_score, sorted(output.min_score_of_class.items())]

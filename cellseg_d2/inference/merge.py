@@ -1,7 +1,7 @@
-"""One set of results of several: of two checkpoints, or of two passes over the same images such as whole and in tiles.
+"""Merges several sets of results: of two checkpoints, or of two passes over the same images, whole and in tiles.
 
-Weighted Boxes Fusion (Solovyev et al., Image and Vision Computing 2021) with masks in the place of boxes: what several
-files show is one cell, and the more of them show it, the higher it scores.
+The method is Weighted Boxes Fusion (Solovyev et al., Image and Vision Computing 2021) with masks instead of boxes:
+instances of several files that overlap become one cell, and its score grows with the number of files that have it.
 """
 
 from __future__ import annotations
@@ -37,31 +37,32 @@ def merge(
     iou: float = 0.5,
     class_agnostic: bool = False,
 ) -> CellInstances:
-    """Joins what several passes over one image found, an instance of one with those of the others on the same place.
+    """Joins the instances that several passes found in one image: those of different passes in the same place.
 
-    The best-scored instance that belongs to no cluster yet takes from each other pass the one instance that it overlaps
-    most, and so on. Instances of one pass never join: which of those to keep is for the pass itself to decide. The
+    The instance with the best score that is in no cluster yet forms one with the instance of each other pass that it
+    overlaps most, and so on. Instances of one pass are never joined, because the pass has decided to keep both. The
     order of the passes does not matter, only their weights do.
 
     Args:
         passes: the instances that each pass found.
-        weights: the weight of each file, above 0; all 1 if not given.
-        iou: above which two masks show one cell, in [0, 1).
-        class_agnostic: instances of different classes join too, and the class with most votes wins; otherwise they are
-            different guesses that all stay, as average precision likes it.
+        weights: the weight of each pass, above 0; all 1 if not given.
+        iou: masks with a larger IoU than this show one cell; in [0, 1).
+        class_agnostic: whether instances of different classes are joined too; the class with most votes wins. Otherwise
+            all of them stay as different guesses, which is better for average precision.
 
     Returns:
-        One instance a cluster, the best-scored first. An instance's vote is its score by its pass's weight. A cluster's
-        score is the sum of the votes for its class by the sum of all weights, so a pass that does not show it counts as
-        0; its box is the mean of its members' by their votes; its mask is the best member's if that has half of the
-        votes, as it always has of two, and otherwise what at least half of the votes show.
+        One instance per cluster, sorted by falling score. The vote of an instance is its score times the weight of its
+        pass. A cluster's score is the sum of the votes for its class divided by the sum of all weights, so a pass
+        without the cell counts as 0. Its box is the mean of the members' boxes, weighted by their votes. Its mask is
+        that of the best member if this has at least half of the votes, as always with two passes; otherwise it is the
+        pixels that have at least half of the votes.
 
     Raises:
         ValueError: the passes are of images of different sizes, or none is given.
     """
     weights = [1.0] * len(passes) if weights is None else weights
     cells = CellInstances.concatenate(passes)
-    source = np.repeat(np.arange(len(passes)), [len(own) for own in passes])
+    source = np.repeat(np.arange(len(passes)), [len(cells_of_pass) for cells_of_pass in passes])
     weight = np.array(weights, np.float64)[source]
     votes = weight * cells.scores / math.fsum(weights)
     order = _ranking(cells, votes, weight)
@@ -72,9 +73,9 @@ def merge(
     for number, first in enumerate(leader.tolist()):
         members[first].append(number)
     leads = np.array(list(members), np.int64)
-    elected = [_elect(cells.classes, votes, own) for own in members.values()]
+    elected = [_elect(cells.classes, votes, cluster) for cluster in members.values()]
     classes, scores = np.array(elected, np.float64).reshape(-1, 2).T
-    voted = [_voted_mask(cells, votes, own) for own in members.values()]
+    voted = [_voted_mask(cells, votes, cluster) for cluster in members.values()]
     merged = CellInstances(
         cells.image_size,
         _mean_boxes(cells.boxes, votes, leader)[leads],
@@ -87,14 +88,14 @@ def merge(
 
 
 def _ranking(cells: CellInstances, votes: Floats, weight: Floats) -> Ints:
-    """Numbers of the cells, the best vote first; only what is alike in everything is left in the order given."""
+    """Indices of the cells, the best vote first; the given order only matters for cells that are equal in all else."""
     keys = zip((-votes).tolist(), (-weight).tolist(), cells.classes.tolist(), cells.mask_boxes.tolist(), cells.masks)
     ranked = sorted((*key, mask.tobytes(), number) for number, (*key, mask) in enumerate(keys))
     return np.array([number for *_, number in ranked], np.int64)
 
 
 def _leaders(cells: CellInstances, source: Ints, iou: float, class_agnostic: bool) -> Ints:
-    """(N,), for each of the cells, which come ranked, the number of the best one of its cluster."""
+    """(N,), for each of the ranked cells the index of the best cell in its cluster."""
     a, b, overlap = overlapping_pairs(cells, iou)
     joins = source[a] != source[b]
     if not class_agnostic:
@@ -113,7 +114,7 @@ def _leaders(cells: CellInstances, source: Ints, iou: float, class_agnostic: boo
 
 
 def _elect(classes: Ints, votes: Floats, members: Sequence[int]) -> tuple[int, float]:
-    """The class with most votes of a cluster, the lower of two with as many, and its votes."""
+    """The class with most votes in a cluster, the lowest if several have as many, and its votes."""
     tally: defaultdict[int, float] = defaultdict(float)
     for member in members:
         tally[int(classes[member])] += float(votes[member])
@@ -121,7 +122,7 @@ def _elect(classes: Ints, votes: Floats, members: Sequence[int]) -> tuple[int, f
 
 
 def _voted_mask(cells: CellInstances, votes: Floats, members: Sequence[int]) -> tuple[Bools, Ints]:
-    """A cluster's mask and its place in the image; ``members`` come ranked."""
+    """A cluster's mask and its place in the image; ``members`` are ranked."""
     best, needed = members[0], votes[members].sum() / 2
     if votes[best] >= needed:
         return cells.masks[best], cells.origins[best]
@@ -132,12 +133,12 @@ def _voted_mask(cells: CellInstances, votes: Floats, members: Sequence[int]) -> 
     for member, (x0, y0), (x1, y1) in zip(members, cells.origins[members] - origin, ends - origin):
         seen[y0:y1, x0:x1] += votes[member] * cells.masks[member]
     mask: Bools = seen >= needed
-    # Below an IoU of a half, many members may each overlap the best one elsewhere.
+    # With an IoU below one half, members may overlap the best one in different places.
     return (mask, origin) if mask.any() else (cells.masks[best], cells.origins[best])
 
 
 def _mean_boxes(boxes: NDArray[np.float32], votes: Floats, leader: Ints) -> NDArray[np.float32]:
-    """(N, 4), at each leader's number the mean of its members' boxes by their votes."""
+    """(N, 4), at the index of each cluster's best cell the mean of the members' boxes, weighted by their votes."""
     pull = np.maximum(votes, 1e-9)  # a score may be 0
     sums = [np.bincount(leader, pull * side, len(leader)) for side in boxes.T.astype(np.float64)]
     means = np.stack(sums, axis=1) / np.maximum(np.bincount(leader, pull, len(leader)), 1e-9)[:, None]
@@ -146,12 +147,12 @@ def _mean_boxes(boxes: NDArray[np.float32], votes: Floats, leader: Ints) -> NDAr
 
 @dataclass(frozen=True)
 class MergeCounts:
-    """What went in and came out.
+    """Numbers of images and results.
 
     Attributes:
-        images: with at least one result in any file.
-        given: results of each file.
-        merged: results written.
+        images: images with at least one result in any file.
+        given: results in each file.
+        merged: results that were written.
     """
 
     images: int
@@ -171,21 +172,22 @@ def merge_files(
     """Merges COCO results files, of this or any other tool, image by image with :func:`merge`.
 
     Args:
-        paths: results files with compressed RLE masks, of the same images. COCO results do not tell an image without a
-            cell from one that was never predicted: an image that a file lacks counts as one without a cell.
-        output: the merged results, by image id and then by score; it appears whole and checked, or not at all.
-        weights: one a file; all 1 if not given.
-        iou: above which two masks show one cell.
-        score_threshold: what has less after merging is left out.
+        paths: results files with compressed RLE masks, for the same images. An image that a file lacks counts as one
+            without a cell, because COCO results do not distinguish it from one that was never predicted.
+        output: the file for the merged results, sorted by image id and then by score; written whole and checked, or not
+            at all.
+        weights: one per file; all 1 if not given.
+        iou: masks with a larger IoU than this show one cell.
+        score_threshold: cells with a lower score after merging are left out.
         class_agnostic: see :func:`merge`.
 
     Raises:
-        CellSegError: weights do not fit the files, or a value is out of its range; a file cannot be read, is of another
-            form, or of images of other sizes than the rest; the output cannot be written.
+        CellSegError: weights do not fit the files, or a value is out of its range; a file cannot be read, has another
+            form, or images of other sizes than the others; the output cannot be written.
     """
     weights = [1.0] * len(paths) if weights is None else list(weights)
     if len(weights) != len(paths):
-        raise CellSegError(f"weights: {len(weights)} given for {len(paths)} files; give one a file")
+        raise CellSegError(f"weights: {len(weights)} given for {len(paths)} files; give one per file")
     if not all(0 < weight < math.inf for weight in weights):
         raise CellSegError(f"weights: must each be above 0 and finite, not {weights}; leave a file out instead")
     if not 0 <= iou < 1:
@@ -208,7 +210,7 @@ def merge_files(
 
 
 def _results(cells: CellInstances, image: int) -> list[Result]:
-    """COCO results with the cells' own boxes: the mean of several is closer to the truth than the mask's tight one."""
+    """COCO results with the cells' boxes, because the mean of several boxes is better than the mask's tight box."""
     sides = np.concatenate([cells.boxes[:, :2], cells.boxes[:, 2:] - cells.boxes[:, :2]], axis=1).astype(np.float64)
     boxes = sides.round(2).tolist()
     return [{**result, "bbox": box} for result, box in zip(to_results(cells, image), boxes)]
@@ -218,7 +220,9 @@ def _read(path: Path) -> defaultdict[int, list[Result]]:
     """The results of a file by image id."""
     content = read_json(path)
     if not isinstance(content, list):
-        raise CellSegError(f"{path}: is no list of COCO results; give what tools/predict.py writes, test-results.json")
+        raise CellSegError(
+            f"{path}: is no list of COCO results; give test-results.json, as cellseg-d2 predict writes it"
+        )
     for number, result in enumerate(content):
         problem = _problem(result)
         if problem:
@@ -227,7 +231,7 @@ def _read(path: Path) -> defaultdict[int, list[Result]]:
 
 
 def _problem(result: Any) -> str | None:
-    """What keeps a result from being merged, and how to fix it."""
+    """Why a result cannot be merged, and how to fix it."""
     if not isinstance(result, dict):
         return "is no object; write COCO results"
     missing = [key for key in ("image_id", "category_id", "score", "segmentation") if key not in result]
@@ -240,7 +244,7 @@ def _problem(result: Any) -> str | None:
     if type(score) not in (int, float) or not 0 <= score <= 1:
         return f"has score {score!r}; write scores from 0 to 1"
     if "bbox" in result and not _is_box(result["bbox"]):
-        return f"has bbox {str(result['bbox'])[:80]}; write [x, y, width, height], or no bbox for the mask's own"
+        return f"has bbox {str(result['bbox'])[:80]}; write [x, y, width, height], or no bbox to use the mask's"
     kind = "polygons" if isinstance(masks, list) else "an RLE that is not compressed"
     if isinstance(masks, list) or (isinstance(masks, dict) and isinstance(masks.get("counts"), list)):
         return f"has {kind}; compress it with pycocotools.mask.frPyObjects"
@@ -259,7 +263,7 @@ def _is_size(size: Any) -> bool:
 
 
 def _common_sizes(paths: Sequence[Path], files: Sequence[dict[int, list[Result]]]) -> dict[int, Size]:
-    """(height, width) of each image of any file, which all files agree on."""
+    """(height, width) of each image in any file; all files must agree."""
     found: dict[int, tuple[Size, Path]] = {}
     for path, file in zip(paths, files):
         for image, results in file.items():
@@ -286,7 +290,7 @@ def _common_sizes(paths: Sequence[Path], files: Sequence[dict[int, list[Result]]
 
 
 def _cells(path: Path, results: Sequence[Result], image: int, size: Size) -> CellInstances:
-    """What a file has of an image; masks without a pixel, which other tools may write, are left out."""
+    """The results of one file for an image; empty masks, which other tools may write, are left out."""
     try:
         areas = decode_runs([result["segmentation"] for result in results], size).areas(len(results))
         shown = [result for result, area in zip(results, areas.tolist()) if area]

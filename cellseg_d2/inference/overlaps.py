@@ -1,4 +1,4 @@
-"""Which instances lie on each other, and by how many pixels: near pairs by a spatial index, masks by their crops."""
+"""Finds instances that overlap, and by how many pixels: a spatial index finds pairs, and cropped masks are compared."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Floats = NDArray[np.float64]
 
 
 def neighbours(first: Ints, second: Ints) -> tuple[Ints, Ints]:
-    """Numbers of all pairs of boxes, one of each set, that overlap or touch."""
+    """Indices of all pairs of boxes, one from each set, that overlap or touch."""
     pairs = shapely.STRtree(shapely.box(*second.T)).query(shapely.box(*first.T))
     return pairs[0].astype(np.int64), pairs[1].astype(np.int64)
 
@@ -27,7 +27,7 @@ def crop(mask: Bools, origin: tuple[int, int], window: tuple[int, int, int, int]
 
 
 def shared_pixels(first: CellInstances, second: CellInstances, a: Ints, b: Ints) -> Ints:
-    """(M,), pixels that the masks ``first[a[m]]`` and ``second[b[m]]`` have in common."""
+    """(M,) number of pixels that the masks ``first[a[m]]`` and ``second[b[m]]`` share."""
     boxes, others = first.mask_boxes[a], second.mask_boxes[b]
     common = np.concatenate([np.maximum(boxes, others)[:, :2], np.minimum(boxes, others)[:, 2:]], axis=1)
     shared = np.zeros(len(a), np.int64)
@@ -40,7 +40,7 @@ def shared_pixels(first: CellInstances, second: CellInstances, a: Ints, b: Ints)
 
 
 def overlapping_pairs(cells: CellInstances, iou: float) -> tuple[Ints, Ints, Floats]:
-    """Numbers of the pairs of instances, the lower first, whose masks' IoU is above ``iou``, and that IoU."""
+    """Indices of the pairs of instances whose masks have an IoU above ``iou``, the lower index first, and this IoU."""
     areas, boxes = cells.areas, cells.mask_boxes
     a, b = neighbours(boxes, boxes)
     small, large = np.minimum(areas[a], areas[b]), np.maximum(areas[a], areas[b])
@@ -53,7 +53,7 @@ def overlapping_pairs(cells: CellInstances, iou: float) -> tuple[Ints, Ints, Flo
 
 
 def suppress_pairs(stays: Bools, rank: Ints, a: Ints, b: Ints) -> None:
-    """Takes the worse one of each matching pair out of ``stays``; one that is out itself takes out no other."""
+    """Removes the worse one of each matching pair from ``stays``; one that is removed does not remove others."""
     better, worse = np.where(rank[a] < rank[b], (a, b), (b, a))
     for pair in np.argsort(rank[better], kind="stable").tolist():
         if stays[better[pair]]:
