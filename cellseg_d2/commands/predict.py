@@ -1,4 +1,4 @@
-"""Finds the cells in whole images of any size: test-results.json, and files for QuPath, ImageJ and others."""
+"""Finds the cells in whole images of any size; writes test-results.json, and files for QuPath, ImageJ and others."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--weights",
         default="",
         metavar="CKPT",
-        help="a checkpoint, which carries its config, or nuclei: this package's own weights",
+        help="a checkpoint, which contains its config, or nuclei, the weights in this package",
     )
     parser.add_argument("--config-file", default="", metavar="FILE", help="instead: a config, with MODEL.WEIGHTS PATH")
     parser.add_argument(
@@ -90,7 +90,7 @@ def predict(cfg: CfgNode, opened: WeightsFile | None, images: Sequence[InputImag
     from cellseg_d2.inference.predictor import WholeImagePredictor
 
     if comm.is_main_process():
-        configure_logging()  # a process that was started anew has none
+        configure_logging()  # a spawned process has no logging yet
     counts = predict_images(WholeImagePredictor.from_cfg(cfg, opened), images, output)
     if comm.is_main_process():
         print(f"{len(images)} images: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
