@@ -1,4 +1,7 @@
-"""Compares ways to train with the same data, seeds and iterations; writes a figure and a table per study."""
+"""Compares ways to train with the same data, seeds and iterations; writes a figure and a table per study.
+
+The recipe is the set of training settings of the course benchmark that this project began with.
+"""
 
 from __future__ import annotations
 
