@@ -11,6 +11,7 @@ from detectron2.config import CfgNode
 from numpy.typing import NDArray
 
 from cellseg_d2.cells.instances import CellInstances
+from cellseg_d2.config_checks import check_config
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.export.formats import WRITERS, ImageCells
 from cellseg_d2.images.regions import WholeImage
@@ -46,8 +47,8 @@ def segment(
         ``none``. An image without cells gives none.
 
     Raises:
-        CellSegError: there are no weights, they cannot be read or do not fit, a score is not in [0, 1], a class or a
-            format is unknown, or a file cannot be written.
+        CellSegError: there are no weights, they cannot be read or do not fit, a value of the config is not allowed, a
+            score is not in [0, 1], a class or a format is unknown, or a file cannot be written.
         ValueError: the image is of another shape, or holds complex, NaN or infinite values.
     """
     if unknown := sorted(set(formats) - WRITERS.keys()):
@@ -70,6 +71,7 @@ def _predictor_of(model: str | Path | CfgNode | WholeImagePredictor) -> WholeIma
         return model
     if not model.MODEL.WEIGHTS:
         raise CellSegError("prediction needs weights; set MODEL.WEIGHTS")
+    check_config(model)
     return WholeImagePredictor.from_cfg(model)
 
 
