@@ -1,4 +1,4 @@
-"""The cells of an image beside those that were predicted in it, with what was missed and what is spurious."""
+"""Draws the ground truth of an image beside its prediction, and marks missed and spurious cells."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def compare(
         truth: its COCO annotations. Crowds are not drawn, and excuse what :func:`unmatched` says they do.
         results: its COCO results that are to be shown; those that better ones hide are left out.
         name: the image's name, for errors.
-        max_side: larger pictures are made smaller, so that the larger side is this; None for never.
+        max_side: larger pictures are reduced so that their larger side is this; None for never.
 
     Returns:
         Two pictures, (H, W, 3) uint8 RGB, and what each shows.
@@ -60,7 +60,7 @@ def compare(
 def _crossed(
     image: NDArray[np.uint8], cells: CellInstances, wrong: CellInstances, max_side: int | None
 ) -> NDArray[np.uint8]:
-    """Cells over their image, with crosses on some that are as large however small the picture is."""
+    """Cells drawn over their image, with crosses on some; crosses are equally large in pictures of any size."""
     picture = draw_overlay(image, cells)
     if max_side is not None:
         picture = shrunk(picture, max_side)
@@ -68,7 +68,7 @@ def _crossed(
 
 
 def to_instances(records: Sequence[Record], image: NDArray[np.uint8], name: str) -> tuple[CellInstances, Bools]:
-    """COCO annotations or results of an image, and (N,) bool, which of them are crowds; none that has no pixel.
+    """COCO annotations or results of an image, and (N,) bool, which of them are crowds; empty masks are left out.
 
     Raises:
         CellSegError: a segmentation is damaged or of another size.

@@ -1,4 +1,4 @@
-"""Images with the outlines of their cells and predictions, for a page that switches layers and zooms."""
+"""Images with the outlines of their cells and predictions, for a page with layers and zoom."""
 
 from __future__ import annotations
 
@@ -25,15 +25,16 @@ from cellseg_d2.images.listing import ByFileName, InputImage, list_images
 from cellseg_d2.report.page import picture_uri
 
 TOLERANCE = 0.75
-"""Pixels of the shown picture that an outline may be off: a staircase of pixels is off a straight line by 0.71."""
+"""How far a simplified outline may be from the true one, in pixels of the shown picture. The steps of a pixel outline
+are up to 0.71 from a straight line."""
 
 
 @dataclass(frozen=True)
 class Outline:
-    """A cell as a page draws it.
+    """A cell for drawing on a page.
 
     Attributes:
-        path: SVG's path data, in pixels of the shown picture, rounded to tenths.
+        path: SVG path data, in pixels of the shown picture, rounded to tenths.
         color: its class's colour, ``#rrggbb``.
         title: its class, score and area.
         kind: ``missed``, ``spurious``, ``crowd`` or empty.
@@ -73,7 +74,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """The files of a dataset's images, found by the ids of an id file or else by their names.
+    """The files of a dataset's images, found by the ids of an id file, or by their names.
 
     Attributes:
         source: where the files are, for messages.
@@ -138,13 +139,13 @@ def draw_gallery(
     max_detections: int,
     max_side: int | None,
 ) -> Iterator[Picture]:
-    """Pictures of some images of a dataset, one after the other.
+    """Yields pictures of some images of a dataset.
 
     Args:
         truth: a COCO dataset.
         results: COCO results with segmentations.
         ids: the image ids in the order of the pictures.
-        files: the images themselves; None draws the outlines alone.
+        files: the images; None draws only the outlines.
         score_threshold: predictions below it are neither drawn nor matched.
         max_detections: predictions of a class beyond so many, best first, are neither drawn nor matched.
         max_side: larger pictures are made smaller, so that the larger side is this; None for never.
