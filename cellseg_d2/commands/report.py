@@ -41,9 +41,9 @@ def add_dataset(commands: argparse._SubParsersAction[ToolParser]) -> None:
     reading.add_argument(
         "--class-names", nargs="+", default=[], metavar="NAME", help="names of class1.tif, class2.tif, ..."
     )
-    own.add_argument("--format", metavar="NAME", help="format of the annotations (default: guessed), see convert")
-    own.add_argument("--from-coco", type=Path, metavar="GT.json", help="a COCO dataset of whole images in FOLDER")
-    own.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)")
+    reading.add_argument("--format", metavar="NAME", help="format of the annotations (default: guessed), see convert")
+    reading.add_argument("--from-coco", type=Path, metavar="GT.json", help="a COCO dataset of whole images in FOLDER")
+    reading.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)")
 
 
 def add_training(commands: argparse._SubParsersAction[ToolParser]) -> None:

@@ -13,6 +13,7 @@ from detectron2.config import CfgNode
 from numpy.typing import NDArray
 
 from cellseg_d2.cells.instances import LARGEST_SIDE, CellInstances
+from cellseg_d2.config_checks import check_config
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.export.formats import WRITERS, ImageCells
 from cellseg_d2.export.overlay import draw_overlay

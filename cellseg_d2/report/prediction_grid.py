@@ -56,11 +56,11 @@ def write_prediction_grid(
     for shown in images:
         image, name = shown.read(rule), str(shown.path)
         if truth is None:
-            cells = visible(to_instances(found[own.id], image, name)[0])
+            cells = visible(to_instances(found[shown.id], image, name)[0])
             panels = [(draw_overlay(image, cells), f"prediction: {len(cells)} cells")]
         else:
-            panels = compare(image, truth[own.id], found[own.id], name)
-        row = [titled(panel, text) for panel, text in [(image, own.file_name), *panels]]
+            panels = compare(image, truth[shown.id], found[shown.id], name)
+        row = [titled(panel, text) for panel, text in [(image, shown.file_name), *panels]]
         rows.append(draw_grid(row, columns=len(row)))
     write_picture(output, stacked(rows))
 
