@@ -96,8 +96,8 @@ def run_tool(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[
 
     Returns:
         The exit code: the result of ``main``, or 0 for None; 2 on :class:`CellSegError` (bad input or wrong usage) and
-        without torch or Detectron2, with one line on stderr; 130 on Ctrl-C; 0 where a reader such as ``head`` closes the pipe. Other exceptions are raised,
-        and Python ends with exit code 1.
+        without torch or Detectron2, with one line on stderr; 130 on Ctrl-C; 0 where a reader such as ``head`` closes
+        the pipe. Other exceptions are raised, and Python ends with exit code 1.
     """
     configure_logging()
     try:
