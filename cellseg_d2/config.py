@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,7 +199,7 @@ def get_cfg(name: str | Path | None = None, overrides: Sequence[str] = ()) -> Cf
     add_cellseg_config(cfg)
     if name is not None:
         path = config_path(name)
-        _merge(lambda: cfg.merge_from_file(str(path), allow_unsafe=False), str(path))
+        _merge(lambda: _merge_file(cfg, str(path)), str(path))
     return cfg_with_overrides(cfg, overrides)
 
 
@@ -212,7 +213,7 @@ def cfg_with_overrides(cfg: CfgNode, overrides: Sequence[str]) -> CfgNode:
         raise CellSegError(f"options stand before config keys; move {options[0]} there")
     if len(overrides) % 2:
         raise CellSegError(f"config overrides come as KEY VALUE pairs, {overrides[-1]!r} has no partner")
-    _merge(lambda: cfg.merge_from_list(list(overrides)), "command line")
+    _merge(lambda: _merge_pairs(cfg, overrides), "command line")
     return cfg
 
 
@@ -226,7 +227,8 @@ def cfg_from_text(text: str) -> CfgNode:
     where = "the checkpoint's config"
 
     def merge() -> None:
-        cfg.merge_from_other_cfg(CfgNode(_without_removed_keys(yaml.safe_load(text), where)))
+        content = _without_removed_keys(yaml.safe_load(text), where)
+        cfg.merge_from_other_cfg(CfgNode(_with_floats(content, cfg)))
 
     _merge(merge, where)
     return cfg
@@ -273,6 +275,40 @@ def _without_removed_keys(content: dict[str, Any], where: str) -> dict[str, Any]
     return content
 
 
+def _merge_file(cfg: CfgNode, path: str) -> None:
+    """Merges a YAML file and the files that its ``_BASE_`` names."""
+    content = CfgNode.load_yaml_with_base(path)
+    if not isinstance(content, dict):
+        raise ValueError("it holds no keys; write KEY: VALUE lines")
+    if content.get("VERSION", cfg.VERSION) == cfg.VERSION:
+        cfg.merge_from_other_cfg(CfgNode(_with_floats(content, cfg)))
+    else:
+        cfg.merge_from_file(path, allow_unsafe=False)  # Detectron2 translates the keys of its first version
+
+
+def _merge_pairs(cfg: CfgNode, overrides: Sequence[str]) -> None:
+    """Merges KEY VALUE KEY VALUE ..., whose values Detectron2 reads as Python writes them."""
+    for key, text in zip(overrides[::2], overrides[1::2]):
+        *parents, name = key.split(".")
+        node = cfg
+        for parent in parents:
+            node = node.get(parent) if isinstance(node, CfgNode) else None
+        is_float = isinstance(node, CfgNode) and isinstance(node.get(name), float)
+        cfg.merge_from_list([key, float(text) if is_float and re.fullmatch(r"[+-]?\d{1,300}", text) else text])
+
+
+def _with_floats(content: dict[str, Any], cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """The content with floats where it has integers for keys that are floats: people write ``BASE_LR: 1``."""
+    changed = {}
+    for key, value in content.items():
+        if isinstance(value, dict) and isinstance(cfg.get(key), dict):
+            value = _with_floats(value, cfg[key])
+        elif type(value) is int and isinstance(cfg.get(key), float):
+            value = float(value)
+        changed[key] = value
+    return changed
+
+
 def _merge(merge: Callable[[], None], where: str) -> None:
     """Runs a merge and turns what yacs raises into one line."""
     try:
@@ -286,7 +322,9 @@ def _merge(merge: Callable[[], None], where: str) -> None:
         raise CellSegError(
             f"{where}: {text[0].lower()}{text[1:]}; check its spelling in the config reference"
         ) from error
-    except (ValueError, TypeError, AttributeError, OSError, yaml.YAMLError) as error:
+    except RecursionError as error:
+        raise CellSegError(f"{where}: its _BASE_ leads back to itself, or it is nested too deeply") from error
+    except (ValueError, TypeError, AttributeError, ArithmeticError, OSError, yaml.YAMLError) as error:
         raise CellSegError(f"{where}: {one_line(error)}") from error
 
 

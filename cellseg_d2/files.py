@@ -100,17 +100,20 @@ def _put_back(old: Path, output: Path) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file.
+    """The content of a JSON file in UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
 
     Raises:
         CellSegError: it cannot be read, or is not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        data = path.read_bytes()
+        return json.loads(data.decode(json.detect_encoding(data)))
     except OSError as error:
         raise CellSegError(f"{path}: cannot be read ({error.strerror})") from error
     except ValueError as error:  # of JSON, or of UTF-8
         raise CellSegError(f"{path}: is not JSON ({one_line(error, 100)})") from error
+    except RecursionError as error:
+        raise CellSegError(f"{path}: is nested too deeply to be read; write plain lists and objects") from error
 
 
 def write_json(path: Path, content: Any, indent: int | None = None) -> None:

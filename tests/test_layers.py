@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 
 LAYERS = """
-    errors files progress
-    config config_checks
+    errors files progress array_pickle
+    config
     cells
     images
     annotations
     conversion
     structures
     modeling
+    config_checks
     weights
     data
     plugin

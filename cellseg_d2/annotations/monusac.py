@@ -26,6 +26,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from cellseg_d2.annotations.reader import ImageLabels, LabelledImage, LabelledSet, Reader
+from cellseg_d2.annotations.shapes import inside_rings
 from cellseg_d2.cells.label_maps import LabelMap
 from cellseg_d2.errors import CellSegError, one_line
 from cellseg_d2.files import appear_whole
@@ -304,7 +305,7 @@ def paint_polygons(polygons: Sequence[Polygon], size: tuple[int, int]) -> Painte
     [[0, 1, 1, 0], [0, 1, 1, 2], [0, 0, 2, 2]]
     """
     painted = Painted(np.zeros(size, np.int32))
-    places = [inside_polygon(polygon, size) for polygon in polygons]
+    places = [inside_rings([polygon], size, centre=0.0) for polygon in polygons]
     covered = np.zeros(size, np.uint16)
     for number in sorted(range(len(places)), key=lambda number: (-len(places[number][0]), -number)):
         painted.labels[places[number]] = number + 1
@@ -316,31 +317,6 @@ def paint_polygons(polygons: Sequence[Polygon], size: tuple[int, int]) -> Painte
     limits = np.array([size[1], size[0]], np.float64)
     painted.clipped = sum(bool((polygon < 0).any() or (polygon > limits).any()) for polygon in polygons)
     return painted
-
-
-def inside_polygon(polygon: Polygon, size: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows and columns of an image's pixels in a polygon, see :func:`paint_polygons`.
-
-    Memory follows the part of the polygon's box that lies in the image.
-    """
-    none = np.zeros(0, np.int64)
-    if len(polygon) < 3:
-        return none, none
-    first, second = polygon, np.roll(polygon, -1, axis=0)
-    low = np.ceil(np.clip(polygon.min(axis=0), 0, size[::-1])).astype(np.int64)
-    high = np.ceil(np.clip(polygon.max(axis=0), 0, size[::-1])).astype(np.int64)
-    if (low >= high).any():
-        return none, none
-    rows = np.arange(low[1], high[1])
-    # An edge crosses the rows from its upper end on, that of its lower end left out, so that each corner counts once.
-    edge, row = np.nonzero((first[:, 1:] <= rows) != (second[:, 1:] <= rows))
-    start, step = first[edge], second[edge] - first[edge]
-    crossing = start[:, 0] + (rows[row] - start[:, 1]) * step[:, 0] / step[:, 1]
-    column = np.ceil(np.clip(crossing, low[0], high[0])).astype(np.int64) - low[0]
-    toggles = np.zeros((len(rows), high[0] - low[0] + 1), np.int64)
-    np.add.at(toggles, (row, column), 1)
-    y, x = np.nonzero(toggles.cumsum(axis=1)[:, :-1] % 2)
-    return y + low[1], x + low[0]
 
 
 def class_counts(counts: Mapping[str, int]) -> str:

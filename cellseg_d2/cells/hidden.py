@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from cellseg_d2.cells.arrays import Bools, Ints
 from cellseg_d2.cells.instances import CellInstances
-from cellseg_d2.cells.overlaps import Bools, Ints, neighbours
+from cellseg_d2.cells.overlaps import neighbours
 
 SAME_IOU = 0.5
 """Above this IoU two masks show one nucleus."""

@@ -12,12 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cellseg_d2.cells.rle import Rle, Runs, decode_runs, encode_crops
+from cellseg_d2.cells.arrays import Bools, Ints
+from cellseg_d2.cells.rle import Rle, Runs, decode_runs
 from cellseg_d2.errors import counted, size_text
-
-ENCODED_AT_ONCE = 500
-"""Masks that become RLEs in one go: encoding takes some 40 bytes a pixel for as long as it lasts."""
-
 
 LARGEST_SIDE = 1024
 """Pixels of a picture of cells in a notebook."""
@@ -42,9 +39,9 @@ class CellInstances:
     image_size: tuple[int, int]
     boxes: NDArray[np.float32]
     scores: NDArray[np.float32]
-    classes: NDArray[np.int64]
-    masks: list[NDArray[np.bool_]]
-    origins: NDArray[np.int64]
+    classes: Ints
+    masks: list[Bools]
+    origins: Ints
     class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -74,15 +71,19 @@ class CellInstances:
         return f"{found} in an image of {size_text(self.image_size)} pixels"
 
     @property
-    def mask_boxes(self) -> NDArray[np.int64]:
+    def mask_boxes(self) -> Ints:
         """(N, 4) int64, (x0, y0, x1, y1), half open: the part of the image that each mask's array covers."""
         shapes = np.array([mask.shape[::-1] for mask in self.masks], np.int64).reshape(-1, 2)
         return np.concatenate([self.origins, self.origins + shapes], axis=1)
 
     @property
-    def areas(self) -> NDArray[np.int64]:
+    def areas(self) -> Ints:
         """(N,) int64, pixels of each mask."""
         return np.array([np.count_nonzero(mask) for mask in self.masks], np.int64)
+
+    def runs(self) -> Runs:
+        """The pixels of the masks as runs in the frame of the image."""
+        return Runs.from_crops(self.masks, self.origins, self.image_size)
 
     @property
     def stated_scores(self) -> NDArray[np.float64]:
@@ -135,8 +136,7 @@ class CellInstances:
 
     def rles(self) -> list[Rle]:
         """The masks as COCO RLEs in the frame of the image."""
-        parts = [slice(first, first + ENCODED_AT_ONCE) for first in range(0, len(self), ENCODED_AT_ONCE)]
-        return [rle for part in parts for rle in encode_crops(self.masks[part], self.origins[part], self.image_size)]
+        return self.runs().rles()
 
     def trimmed(self) -> CellInstances:
         """The same cells with masks cropped tight to their pixels; cells without a pixel are left out."""
@@ -206,52 +206,42 @@ class CellInstances:
         )
 
     @classmethod
-    def from_rles(
-        cls,
-        rles: Sequence[Rle],
-        classes: Sequence[int] | NDArray[np.int64],
-        image_size: tuple[int, int],
-        scores: Sequence[float] | NDArray[np.float32] | None = None,
-    ) -> CellInstances:
-        """Cells from COCO RLEs in the frame of the image, with tight boxes; scores are 1 where none are given.
-
-        Raises:
-            ValueError: an RLE is uncompressed, malformed, of another image size, or has no pixel.
-        """
-        return cls.from_runs(decode_runs(rles, image_size), len(rles), classes, scores)
-
-    @classmethod
     def from_runs(
         cls,
         runs: Runs,
-        count: int,
-        classes: Sequence[int] | NDArray[np.int64],
+        classes: Sequence[int] | Ints,
         scores: Sequence[float] | NDArray[np.floating[Any]] | None = None,
     ) -> CellInstances:
-        """``count`` cells from the runs of their pixels; the rest as :meth:`from_rles`.
+        """Cells from their runs, with tight boxes; scores are 1 where none are given.
 
         Raises:
             ValueError: a cell has no pixel.
         """
-        height, image_size = runs.size[0], runs.size
-        boxes = runs.bboxes(count)
-        if count and not (boxes[:, 2] > boxes[:, 0]).all():
-            raise ValueError(f"RLE {int(np.argmin(boxes[:, 2]))} has no pixel")
-        masks = []
-        bounds = np.searchsorted(runs.index, np.arange(count + 1))
-        for number, (x0, y0, x1, y1) in enumerate(boxes.tolist()):
-            columns = np.zeros((x1 - x0) * height, bool)
-            for run in range(bounds[number], bounds[number + 1]):
-                columns[runs.starts[run] - x0 * height : runs.stops[run] - x0 * height] = True
-            masks.append(np.ascontiguousarray(columns.reshape(x1 - x0, height)[:, y0:y1].T))
+        if not runs.areas.all():
+            raise ValueError(f"cell {int(np.argmin(runs.areas))}, counted from 0, has no pixel")
         return cls(
-            image_size,
-            boxes.astype(np.float32),
-            np.ones(count, np.float32) if scores is None else np.asarray(scores, np.float32),
+            runs.size,
+            runs.boxes.astype(np.float32),
+            np.ones(len(runs), np.float32) if scores is None else np.asarray(scores, np.float32),
             np.asarray(classes, np.int64),
-            masks,
-            boxes[:, :2],
+            runs.crops(),
+            runs.boxes[:, :2],
         )
+
+    @classmethod
+    def from_rles(
+        cls,
+        rles: Sequence[Rle],
+        classes: Sequence[int] | Ints,
+        image_size: tuple[int, int],
+        scores: Sequence[float] | NDArray[np.floating[Any]] | None = None,
+    ) -> CellInstances:
+        """Cells from COCO RLEs in the frame of the image; otherwise as :meth:`from_runs`.
+
+        Raises:
+            ValueError: an RLE is uncompressed, malformed, of another image size, or has no pixel.
+        """
+        return cls.from_runs(decode_runs(rles, image_size), classes, scores)
 
     @classmethod
     def from_annotations(cls, annotations: Iterable[Mapping[str, Any]], image_size: tuple[int, int]) -> CellInstances:
@@ -260,6 +250,6 @@ class CellInstances:
         Raises:
             ValueError: see :meth:`from_rles`.
         """
-        cells = [own for own in annotations if not own["iscrowd"]]
-        classes = [own["category_id"] - 1 for own in cells]
-        return cls.from_rles([own["segmentation"] for own in cells], classes, image_size)
+        cells = [annotation for annotation in annotations if not annotation["iscrowd"]]
+        classes = [cell["category_id"] - 1 for cell in cells]
+        return cls.from_rles([cell["segmentation"] for cell in cells], classes, image_size)

@@ -26,7 +26,7 @@ def _formats() -> str:
 def build_parser() -> argparse.ArgumentParser:
     defaults = ConvertOptions()
     parser = ToolParser(__doc__)
-    parser.add_argument("--input", type=Path, required=True, help="a folder with train/<id>/image.tif and class<k>.tif")
+    parser.add_argument("--input", type=Path, required=True, help="the folder of images and annotations, see --format")
     parser.add_argument(
         "--output", type=Path, help="the dataset's folder, such as datasets/NAME; not needed with --check"
     )
@@ -67,7 +67,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--split-blobs", action="store_true", help="parts of a cell that do not touch become cells")
     parser.add_argument("--split", type=Path, metavar="CSV", help="your own split: id,split[,group]; train or val")
     parser.add_argument(
-        "--format", choices=list(READERS), help=f"format of the annotations (default: guessed). {_formats()}"
+        "--format",
+        metavar="NAME[:OPTION=VALUE,...]",
+        help=f"format of the annotations (default: guessed). {_formats()}",
     )
     parser.add_argument(
         "--from-coco", type=Path, metavar="GT.json", help="tile a COCO dataset of whole images; --input is their folder"

@@ -12,6 +12,7 @@ import importlib.util
 import io
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -23,10 +24,15 @@ from types import ModuleType
 
 import cellseg_d2
 from cellseg_d2.commands.cli import ToolParser
+from cellseg_d2.commands.trial import trials
+from cellseg_d2.errors import CellSegError
 
 OPENCV_BUILDS = {"opencv-python", "opencv-contrib-python", "opencv-python-headless", "opencv-contrib-python-headless"}
 SHARED_MEMORY_WANTED = 1 << 30
 """Bytes; loader processes hand over batches in shared memory, and containers often have 64 MB of it."""
+
+SAFE_TORCH = (2, 6)
+"""The first release whose ``torch.load`` runs no code of a TorchScript archive."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +121,7 @@ def _package(report: Report, distribution: str, module: str, fix: str) -> Module
 
 
 def _torch(report: Report, torch: ModuleType) -> None:
+    _known_holes(report, str(torch.__version__))
     report.add("torch threads", torch.get_num_threads())
     devices = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     report.add("CUDA", f"built for {torch.version.cuda or 'none'}; available: {torch.cuda.is_available()}")
@@ -139,6 +146,16 @@ def _torch(report: Report, torch: ModuleType) -> None:
             )
 
 
+def _known_holes(report: Report, version: str) -> None:
+    release = re.match(r"(\d+)\.(\d+)", version)
+    if release and (int(release[1]), int(release[2])) < SAFE_TORCH:
+        report.problem(
+            f"torch {version} runs code of TorchScript archives in torch.load, with weights_only too (CVE-2025-32434)",
+            "pip install -U 'torch>=2.6' and the torchvision that goes with it; until then open foreign weights with "
+            "cellseg-d2 alone, which refuses such files",
+        )
+
+
 def _driver_sees_gpu() -> bool:
     try:
         listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=False).stdout
@@ -153,15 +170,15 @@ def _detectron2(report: Report) -> None:
         return
     try:
         import_module("detectron2._C")
-        report.add("detectron2._C", "loads")
+        report.add("detectron2._C", "loads; nothing here needs it")
+    except ImportError:  # not there, or built for another Python or torch: Detectron2 goes on without it
+        report.add("detectron2._C", "does not load; nothing here needs it")
     except Exception as error:
-        report.add("detectron2._C", f"does not load ({_cause(error)}); evaluation falls back to pycocotools")
-        # Without the file it is a pure-Python installation, which works; with it, it was built for another torch.
-        if any(Path(detectron2.__path__[0]).glob("_C*")):
-            report.problem(
-                f"Detectron2's compiled part does not load ({_cause(error)})",
-                "build Detectron2 again against the torch that is installed now, or install the torch it was built for",
-            )
+        report.add("detectron2._C", f"does not load ({_cause(error)})")
+        report.problem(
+            f"Detectron2's compiled part breaks the import of its layers ({_cause(error)})",
+            f"remove {Path(detectron2.__path__[0])}/_C*, which nothing here needs",
+        )
 
 
 def _setuptools(report: Report) -> None:
@@ -203,21 +220,41 @@ def _lzw(report: Report) -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command's options: none but --help."""
-    return ToolParser(
+    parser = ToolParser(
         "Prints what a bug report needs about this installation, and what is wrong with it (exit code 1)."
     )
+    parser.add_argument(
+        "--deep",
+        action="store_true",
+        help="also try the main job on drawn images, for a minute: decode, convert, train a step, predict; exit code 2 "
+        "where one of them fails",
+    )
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prints the report; exit code 1 where something is wrong."""
-    build_parser().parse_args(argv)
+    """Prints the report; exit code 1 where something is wrong, 2 where the main job fails."""
+    args = build_parser().parse_args(argv)
     report = examine()
-    print("\n".join(report.lines))
-    if not report.problems:
-        print("\nNo problem found.")
-        return 0
-    print(f"\nProblems found: {len(report.problems)}")
+    print("\n".join(report.lines), flush=True)
+    failed = _try_all() if args.deep else []
+    if report.problems:
+        print(f"\nProblems found: {len(report.problems)}")
     for problem in report.problems:
         print(f"- {problem.what}\n  fix: {problem.fix}")
-    return 1
+    if failed:
+        raise CellSegError(f"{len(failed)} of what was tried failed: {'; '.join(failed)}")
+    if not report.problems:
+        print("\nNo problem found.")
+    return 1 if report.problems else 0
+
+
+def _try_all() -> list[str]:
+    """Prints how each trial ended, and gives the lines of those that failed."""
+    print("\nTried:")
+    failed = []
+    for trial in trials():
+        print(f"- {trial.line()}", flush=True)
+        if not trial.passed:
+            failed.append(f"{trial.what} ({trial.ended})")
+    return failed

@@ -45,6 +45,7 @@ JOBS = {
     "Compare settings over seeds": "ablate --study anchors --data my_data --output output/studies --iterations 300 "
     "--repeats 2",
     "Check the installation": "doctor",
+    "Check it by doing the main job on tiny images": "doctor --deep",
 }
 """What users want to do -> the command line, after ``cellseg-d2``."""
 

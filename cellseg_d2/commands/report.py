@@ -7,7 +7,6 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from cellseg_d2.annotations.readers import READERS
 from cellseg_d2.commands.cli import ToolParser
 from cellseg_d2.conversion.options import ConvertOptions
 
@@ -40,7 +39,7 @@ def add_dataset(commands: argparse._SubParsersAction[ToolParser]) -> None:
     own.add_argument(
         "--class-names", nargs="+", default=[], metavar="NAME", help="names of class1.tif, class2.tif, ..."
     )
-    own.add_argument("--format", choices=list(READERS), help="format of the annotations (default: guessed)")
+    own.add_argument("--format", metavar="NAME", help="format of the annotations (default: guessed), see convert")
     own.add_argument("--from-coco", type=Path, metavar="GT.json", help="a COCO dataset of whole images in FOLDER")
     own.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)")
 
@@ -65,7 +64,12 @@ def add_evaluation(commands: argparse._SubParsersAction[ToolParser]) -> None:
     size.add_argument("--max-side", type=int, default=1024, metavar="PX", help="largest side of the pictures")
     size.add_argument("--full-size", action="store_true", help="show images in the size that they have")
     parser.add_argument("--score-threshold", type=float, default=0.5, metavar="S", help="for all but AP and errors")
-    parser.add_argument("--max-detections", type=int, default=1000, metavar="N", help="for AP, per image and class")
+    parser.add_argument(
+        "--max-detections",
+        type=int,
+        metavar="N",
+        help="for AP, per image and class (default: 1000, or as many as the densest image has)",
+    )
 
 
 def report_dataset(args: argparse.Namespace) -> None:

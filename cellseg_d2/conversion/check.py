@@ -1,4 +1,4 @@
-"""What a careful colleague would say of a dataset before it is converted: `tools/convert_tifs.py --check`."""
+"""The report on a dataset before it is converted, as a careful colleague would write it: ``convert --check``."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from cellseg_d2.errors import CellSegError, counted
 from cellseg_d2.images.listing import InputImage
 
 SHIPPED_OVERLAP = 0.25
-"""``CELLSEG.INFERENCE.OVERLAP``'s default."""
+"""The default of ``CELLSEG.INFERENCE.OVERLAP``."""
 
 MANY_CUT = 0.1
-"""Share of cells cut by tiles from which it is worth a word."""
+"""The report mentions cells that are cut by tiles if they are at least this share of all."""
 
 NOTHING_FOUND = "nothing: all files can be read, and the labels look sound."
 
 COLUMNS = {"min": "min", "p5": "5 %", "p50": "median", "p95": "95 %", "max": "max"}
-"""What is shown of a distribution, and how it is called."""
+"""The numbers shown of a distribution -> their column titles."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class CheckReport:
 
     Attributes:
         root: the input.
-        summary: see :func:`cellseg_d2.conversion.statistics.summarise`; ``dataset.json`` has the same.
-        test_images: how many there are.
+        summary: see :func:`cellseg_d2.conversion.statistics.summarise`; ``dataset.json`` holds the same.
+        test_images: the number of test images.
         suggestions: config keys and values that suit the dataset.
     """
 
@@ -61,7 +61,7 @@ def check(
 
     Args:
         root: the input, see :func:`cellseg_d2.conversion.convert.convert`.
-        options: what it is to be converted with.
+        options: the options that conversion would get.
         workers: processes; the result does not depend on it.
         scheduler: a Dask scheduler to run on instead, ``tcp://HOST:PORT``.
         from_coco: a COCO file of whole images, instead of label TIFFs.
@@ -94,6 +94,8 @@ def check(
                 problems += lines
     measured = [statistics for statistics, _ in results if statistics is not None]
     summary = summarise(measured, given.class_names, options, below(given.root, problems))
+    if given.notes:
+        summary["left_out"] = below(given.root, given.notes)
     return CheckReport(root, summary, len(tests), suggest(summary))
 
 
@@ -112,7 +114,7 @@ def _examine_test(test: InputImage, options: ConvertOptions) -> list[str]:
 
 
 def render(report: CheckReport, base: str) -> str:
-    """The report as plain text: what to look at, the numbers, and the settings as YAML on top of ``base``, a config."""
+    """The report as plain text: what to look at, the numbers, and settings as YAML with the config ``base`` as base."""
     summary = report.summary
     cells, images = summary["cells"]["count"], summary["images"]["count"]
     tests = f", {counted(report.test_images, 'test image')}" if report.test_images else ""
@@ -136,7 +138,7 @@ def render(report: CheckReport, base: str) -> str:
 
 
 def notes(summary: Mapping[str, Any]) -> list[list[str]]:
-    """What to look at, each in one line or several; none where all is sound."""
+    """The points to look at, each in one line or several; none where all is sound."""
     return [*_file_notes(summary), *_label_notes(summary), *_class_notes(summary), *_size_notes(summary)]
 
 
@@ -147,6 +149,7 @@ def _file_notes(summary: Mapping[str, Any]) -> list[list[str]]:
         found.append(
             [f"{counted(len(problems), 'file')} cannot be used; the numbers leave their images out:", *problems]
         )
+    found += [[line] for line in summary.get("left_out", [])]
     if duplicates:
         first = "These images have the same pixels. Keep one of each, or training sees what validation asks:"
         found.append([first, *(" = ".join(ids) for ids in duplicates)])
@@ -176,10 +179,10 @@ def _label_notes(summary: Mapping[str, Any]) -> list[list[str]]:
 
 def _class_notes(summary: Mapping[str, Any]) -> list[list[str]]:
     found = []
-    for name, own in summary["classes"].items():
-        if own["images"] == 0 < summary["images"]["count"]:
+    for name, cells in summary["classes"].items():
+        if cells["images"] == 0 < summary["images"]["count"]:
             found.append([f"No image has a cell of {name}."])
-        elif own["images"] == 1 < summary["images"]["count"]:
+        elif cells["images"] == 1 < summary["images"]["count"]:
             found.append([f"Only one image has cells of {name}: they can be learnt, but not validated."])
     if without := summary["images"]["count"] - summary["cells"]["images"]:
         found.append([f"{counted(without, 'image')} without any cell. Were their label files forgotten?"])
@@ -209,7 +212,7 @@ def _size_notes(summary: Mapping[str, Any]) -> list[list[str]]:
 
 
 def distributions(summary: Mapping[str, Any]) -> list[tuple[str, Record]]:
-    """One a quantity, over all classes and, where there are several, by class, indented."""
+    """A row per quantity over all classes and, where there are several, an indented row per class."""
     images, classes, tiles = summary["images"], summary["classes"], summary["tiles"]
     rows: list[tuple[str, Record]] = [
         ("image height, px", images["height"]),
@@ -222,9 +225,9 @@ def distributions(summary: Mapping[str, Any]) -> list[tuple[str, Record]]:
         ("area of a cell, px", "area"),
     ):
         rows.append((title, summary["cells"][key]))
-        rows += [(f"  {name}", own[key]) for name, own in classes.items() if len(classes) > 1]
+        rows += [(f"  {name}", cells[key]) for name, cells in classes.items() if len(classes) > 1]
     rows.append(("cells a tile with cells", tiles["instances"]))
-    rows += [(f"  {name}", own["instances"]) for name, own in tiles["classes"].items() if len(classes) > 1]
+    rows += [(f"  {name}", cells["instances"]) for name, cells in tiles["classes"].items() if len(classes) > 1]
     return rows
 
 
@@ -239,13 +242,13 @@ def _table(summary: Mapping[str, Any]) -> list[str]:
 
 
 def closing_lines(summary: Mapping[str, Any]) -> list[str]:
-    """Classes, formats and tiles, a line each."""
+    """One line each about classes, formats and tiles."""
     tiles, formats = summary["tiles"], summary["images"]["formats"]
     classes = summary["classes"]
     lines = []
     if len(classes) > 1:
         counts = ", ".join(
-            f"{own['count']} {name} in {counted(own['images'], 'image')}" for name, own in classes.items()
+            f"{cells['count']} {name} in {counted(cells['images'], 'image')}" for name, cells in classes.items()
         )
         lines.append(f"Classes: {counts}.")
     if formats:

@@ -22,15 +22,15 @@ Best = dict[str, Any]
 
 
 def _is_due(trainer: TrainerBase, period: int) -> bool:
-    """Whether there is an evaluation after this iteration: every ``period`` iterations, and after the last one."""
+    """Whether an evaluation follows this iteration: every ``period`` iterations, and after the last one."""
     done = trainer.iter + 1
     return done >= trainer.max_iter or (period > 0 and done % period == 0)
 
 
 class Evaluation(EvalHook):
-    """Detectron2's ``EvalHook`` that evaluates the last iteration as all others: before the checkpoint is written.
+    """Detectron2's ``EvalHook``, but the last evaluation, like all others, comes before the checkpoint is written.
 
-    Detectron2's own does so after it, so that the last checkpoint would not know what was best.
+    Detectron2 evaluates last after it, so that the last checkpoint would not contain the best value.
     """
 
     def after_step(self) -> None:
@@ -44,7 +44,7 @@ class Evaluation(EvalHook):
 
 
 class _AfterEvaluation(HookBase):
-    """Looks at the metrics whenever :class:`Evaluation`, of the same period, has just written them.
+    """A hook that reads the metrics right after :class:`Evaluation`, of the same period, has written them.
 
     Args:
         period: iterations between evaluations; 0 evaluates at the end only.
@@ -69,7 +69,7 @@ class _AfterEvaluation(HookBase):
 
 
 class BestCheckpoint(_AfterEvaluation):
-    """Saves the weights whenever a metric is better than ever.
+    """Saves the weights whenever a metric reaches a new best value.
 
     Unlike Detectron2's ``BestCheckpointer`` it knows the best value after a resume, and ``last_checkpoint`` stays where
     it is. It must run after the evaluation and before the periodic checkpointer, which then saves its state.
@@ -99,7 +99,7 @@ class BestCheckpoint(_AfterEvaluation):
             save(iteration, float(value))
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps of this hook."""
+        """The state of this hook for a checkpoint."""
         return {"best": self.best}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -95,11 +95,11 @@ class CellTrainer(DefaultTrainer):
         cv2.setNumThreads(0)  # the loader's workers are forked: one thread each, and no lock of OpenCV's pool
         dataset, sampler = build_stream(cfg, seed, start)
         mapper = CellDatasetMapper(cfg, is_train=True, copy_paste=build_copy_paste(cfg, dataset.dicts))
-        # a seed of its own: else the loader would draw one from the state that the model's sampling draws from
+        # a separate seed: otherwise the loader would draw one from the random state that the model's sampling uses
         return build_detection_train_loader(cfg, mapper=mapper, dataset=dataset, sampler=sampler, seed=seed)
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Loads weights, and on a resume all that makes the run go on as if it had not been stopped.
+        """Loads weights and, with resume, the whole state, so that the run continues as if it had not been stopped.
 
         With one process on a CPU that is exact: the order of the tiles, their augmentations and torch's random state
         are those of the unbroken run. Further processes draw their random numbers anew.
@@ -122,7 +122,7 @@ class CellTrainer(DefaultTrainer):
         return {**super().state_dict(), **stream, **random}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes up from a checkpoint; one of Detectron2's own has no stream to go on from."""
+        """Restores the state from a checkpoint; one that Detectron2 wrote has no stream to continue."""
         loop = state_dict["_trainer"]
         if isinstance(self._trainer, AMPTrainer) and not loop.get("grad_scaler"):  # the run had another precision
             loop["grad_scaler"] = self._trainer.grad_scaler.state_dict()
@@ -176,7 +176,7 @@ class CellTrainer(DefaultTrainer):
     def _put_overlays(self, evaluators: Sequence[DatasetEvaluator]) -> None:
         """Pictures of the first validation dataset for TensorBoard, from what was just predicted.
 
-        What cannot be drawn is a line in the log: no picture is worth a training.
+        A picture that cannot be drawn gives a line in the log and does not end the training.
         """
         evaluator, count = evaluators[0] if evaluators else None, self.cfg.CELLSEG.VALIDATION_OVERLAYS
         # a subclass may evaluate otherwise; and what has no annotations has no ground truth to draw
@@ -210,7 +210,7 @@ class CellTrainer(DefaultTrainer):
         return [*ours, *periodic, *writers, *bar]
 
     def _best_savers(self) -> dict[str, Callable[[int, float], None]]:
-        """By metric, what keeps the weights that are best by it."""
+        """Metric -> the function that saves the weights with its best value."""
         metric = self.cfg.CELLSEG.BEST_METRIC
 
         def save(iteration: int, value: float, name: str = BEST_NAME) -> None:
@@ -231,7 +231,7 @@ class CellTrainer(DefaultTrainer):
             raise StopTraining
 
     def after_step(self) -> None:
-        """Detectron2's, and the end of training where a hook has asked for it."""
+        """Detectron2's step, and the end of training where a hook has asked for it."""
         super().after_step()
         self.done = self.iter + 1
         if self.stopping:

@@ -1,4 +1,4 @@
-"""F1 of each image, and which images went worst and best; needs neither torch nor Detectron2."""
+"""F1 per image, and which images went worst and best."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ImageScore:
         name: the image's name.
         cells: without crowds.
         missed: cells without a prediction.
-        spurious: predictions without a cell, but for those that crowds absorb.
+        spurious: predictions without a cell that no crowd absorbs.
     """
 
     name: str

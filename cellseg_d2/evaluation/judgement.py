@@ -38,13 +38,13 @@ class CellJudgement:
 
     @property
     def detections(self) -> Judged:
-        """Those of all images as of one."""
+        """The detections of all images as if they were of one."""
         return Judged.concatenate(self.judged)
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """COCO's AP by task, and the rest where there are masks on both sides and images at all."""
+    """COCO's AP by task; and what masks show, where the ground truth and the results have them."""
 
     ap: dict[str, dict[str, float]]
     cells: CellJudgement | None
@@ -53,13 +53,13 @@ class Judgement:
 def judge_results(
     truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], max_detections: int, score_threshold: float
 ) -> Judgement:
-    """Scores COCO results in every way that they are fit for.
+    """Scores COCO results by their masks, their boxes or both, whichever all of them have.
 
     Args:
         truth: a COCO dataset.
         results: COCO results.
-        max_detections: for AP, the breakdown of errors and the thresholds: scored per image and class, the best first.
-        score_threshold: for the metrics of cells, predictions below it are left out.
+        max_detections: how many detections per image and class, best first, count for AP, errors and thresholds.
+        score_threshold: predictions below it are left out of the metrics of cells.
 
     Raises:
         CellSegError: a number is out of its range; a result or a cell is damaged, or of an image or class that the
@@ -81,10 +81,10 @@ def judge_results(
 def judge_cells(
     truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], max_detections: int, score_threshold: float
 ) -> CellJudgement:
-    """The metrics of cells, the errors and the best thresholds; arguments and errors as of :func:`judge_results`.
+    """The metrics of cells, the errors and the best thresholds; arguments and errors as in :func:`judge_results`.
 
     Raises:
-        CellSegError: also where there is no image.
+        CellSegError: also if the ground truth lists no image.
     """
     if not truth["images"]:
         raise CellSegError("the ground truth lists no images")

@@ -1,4 +1,4 @@
-"""Images without labels: the folders they are listed from, their ids and their sizes."""
+"""Images without labels: how they are listed from folders, with their ids and sizes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ RESULT_FOLDERS = ("csv", "geojson", "labels", "overlays", "rois")
 
 @dataclass(frozen=True)
 class InputImage:
-    """One unlabelled image and the id that its predictions are handed in under.
+    """One unlabelled image and its id, which its predictions carry.
 
     Attributes:
         id: the image id.
@@ -51,7 +51,7 @@ class InputImage:
 
     @property
     def name(self) -> str:
-        """What its results are called, with its folder; no two images of :func:`list_images` have one name."""
+        """The name of its results, with its folder; no two images of :func:`list_images` have the same one."""
         return str(PurePosixPath(self.folder, plain_name(self.path)))
 
     @property
@@ -70,7 +70,7 @@ class InputImage:
         return image
 
     def open(self, rule: str, max_pixels: int = MAX_PIXELS) -> ImageRegions:
-        """The image, to be read by windows; to be closed.
+        """Opens the image to read it by windows; the caller closes it.
 
         Args:
             rule: see :class:`cellseg_d2.images.tiff.IntensityRule`.
@@ -95,12 +95,12 @@ class InputImage:
 
 
 def plain_name(path: Path) -> str:
-    """What an image's results are called: its file's name without ``.tif``, ``.ome.tif`` and the like."""
+    """The name of an image's results: its file's name without ``.tif``, ``.ome.tif`` and the like."""
     return path.name.removesuffix(path.suffix).removesuffix(".ome")
 
 
 def find_test_images(root: Path) -> list[InputImage]:
-    """The TIFFs of the test images under ``root``, by their ids; none where there is no test folder.
+    """The TIFFs of the test images under ``root``, sorted by id; none where there is no test folder.
 
     Without an id file, the sorted files are numbered from 1.
     """
@@ -118,9 +118,9 @@ def list_images(source: Path | Sequence[Path], ids: Path | None, output: Path | 
     Images of one name from several sources are told apart by the folders that they lie in.
 
     Args:
-        source: a file, an OME-Zarr folder, a folder that holds either, also in folders below, or several of these.
-            What is named twice, a file beside its folder, say, is taken once. Folders that ``predict`` wrote are left
-            out, unless they are named themselves.
+        source: a file, an OME-Zarr folder, a folder that holds either, also in folders below, or several of these. An
+            image that is named twice, for example by its file and by its folder, is taken once. Folders that
+            ``predict`` wrote are left out, unless they are named themselves.
         ids: a JSON file ``[{"file_name", "id", "height", "width"}, ...]``; without it the images are numbered from 1,
             in the order of ``source`` and by path in each folder.
         output: a folder for results, in which no images are looked for.
@@ -277,7 +277,7 @@ def read_image_ids(path: Path) -> list[tuple[str, int, tuple[int, int] | None]]:
     for kind, values in ("file name", [name for name, *_ in entries]), ("id", [number for _, number, *_ in entries]):
         twice = next((value for value, count in Counter(values).items() if count > 1), None)
         if twice is not None:
-            raise CellSegError(f"{path}: has the {kind} {twice!r} twice; each image has one entry and an id of its own")
+            raise CellSegError(f"{path}: has the {kind} {twice!r} twice; write one entry and another id for each image")
     return [(name, number, (height, width) if height and width else None) for name, number, height, width in entries]
 
 

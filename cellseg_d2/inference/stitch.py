@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,9 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
+from cellseg_d2.cells.arrays import Bools, Floats, Ints
 from cellseg_d2.cells.instances import CellInstances
-from cellseg_d2.cells.overlaps import Bools, Floats, Ints, crop, neighbours, shared_pixels, suppress_pairs
+from cellseg_d2.cells.overlaps import crop, neighbours, shared_pixels, suppress_pairs
 from cellseg_d2.cells.tiling import Tile
 
 logger = logging.getLogger(__name__)
@@ -48,15 +50,12 @@ class StitchReport:
 
 @dataclass(frozen=True)
 class _Candidates:
-    """N instances and the tile of each; boxes, windows and cores are (x0, y0, x1, y1), half open.
+    """N instances, each with its tile; boxes, windows and cores are (x0, y0, x1, y1), half open.
 
-    Boxes are tight around the masks, which are cropped to them; a point is the centre of its box.
+    Boxes are tight around the masks, which are cropped to them; the point of an instance is the centre of its box.
     """
 
     cells: CellInstances
-    boxes: Ints
-    areas: Ints
-    points: Floats
     tile: Ints
     windows: Ints
     cores: Ints
@@ -65,7 +64,19 @@ class _Candidates:
         return len(self.cells)
 
     def __getitem__(self, index: NDArray[Any]) -> _Candidates:
-        return _Candidates(*(values[index] for values in vars(self).values()))
+        return _Candidates(self.cells[index], self.tile[index], self.windows[index], self.cores[index])
+
+    @cached_property
+    def boxes(self) -> Ints:
+        return self.cells.mask_boxes
+
+    @cached_property
+    def areas(self) -> Ints:
+        return self.cells.areas
+
+    @cached_property
+    def points(self) -> Floats:
+        return _centres(self.boxes)
 
 
 def stitch(
@@ -133,10 +144,15 @@ def _collect(
     cells = CellInstances.concatenate([CellInstances.empty(image_size), *(cells for _, cells in given)])
     tile_of = np.repeat([rank[tile] for tile, _ in given], [len(cells) for _, cells in given]).astype(np.int64)
     windows, cores = _as_boxes([tile.window for tile in tiles]), _as_boxes([tile.core for tile in tiles])
-    boxes = cells.mask_boxes
-    points = (boxes[:, :2] + boxes[:, 2:]) / 2
-    found = _Candidates(cells, boxes, cells.areas, points, tile_of, windows[tile_of], cores[tile_of])
-    return tiles, found[np.lexsort((cells.scores, cells.classes, *boxes.T, tile_of))]
+    order = np.lexsort((cells.scores, cells.classes, *cells.mask_boxes.T, tile_of))
+    tile_of = tile_of[order]
+    return tiles, _Candidates(cells[order], tile_of, windows[tile_of], cores[tile_of])
+
+
+def _centres(boxes: Ints) -> Floats:
+    """(N, 2), the centre (x, y) of each box."""
+    centres: Floats = (boxes[:, :2] + boxes[:, 2:]) / 2
+    return centres
 
 
 def _as_boxes(boxes: list[tuple[int, int, int, int]]) -> Ints:
@@ -201,7 +217,7 @@ def _decided_by_owner(boxes: Ints, tiles: list[Tile], image_size: tuple[int, int
     this piece shows of a larger one, or found nothing worth a score.
     """
     cores, windows = _as_boxes([tile.core for tile in tiles]), _as_boxes([tile.window for tile in tiles])
-    points = (boxes[:, :2] + boxes[:, 2:]) / 2
+    points = _centres(boxes)
     box, tile = neighbours(np.concatenate([points, points], axis=1), cores)
     owns = _within(points[box], cores[tile], 0)
     box, tile = box[owns], tile[owns]
@@ -275,7 +291,7 @@ def _face(pool: _Candidates, a: int, b: int, axis: int) -> bool:
     facing, faced = one[max(shift, 0) :], other[max(-shift, 0) :]
     length = min(len(facing), len(faced))
     contact = np.count_nonzero(facing[:length] & faced[:length])
-    return contact > 0 and 2 * contact >= min(np.count_nonzero(one), np.count_nonzero(other))
+    return bool(contact > 0 and 2 * contact >= min(np.count_nonzero(one), np.count_nonzero(other)))
 
 
 def _union(pool: _Candidates, group: Ints) -> CellInstances:

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from cellseg_d2.cells.arrays import Floats, Ints
 from cellseg_d2.cells.hidden import MOST_COVERED, SAME_IOU, visible
 from cellseg_d2.cells.instances import CellInstances
-from cellseg_d2.cells.overlaps import Floats, Ints, overlapping_pairs, suppress_pairs
+from cellseg_d2.cells.overlaps import overlapping_pairs, suppress_pairs
 from cellseg_d2.errors import CellSegError
 
 METHODS = ("hard", "soft", "none")

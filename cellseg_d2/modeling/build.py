@@ -28,7 +28,7 @@ def use_available_precision(cfg: CfgNode) -> None:
 
 
 def build_on_cpu(cfg: CfgNode) -> torch.nn.Module:
-    """The model of a config on the CPU, whatever its MODEL.DEVICE: to look at, without taking memory of a GPU."""
+    """The model of a config on the CPU, whatever its MODEL.DEVICE: enough to inspect it, without GPU memory."""
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.DEVICE = "cpu"
@@ -36,12 +36,12 @@ def build_on_cpu(cfg: CfgNode) -> torch.nn.Module:
 
 
 def count_parameters(model: torch.nn.Module) -> int:
-    """All parameters of a model, frozen ones among them; frozen statistics are none."""
+    """The number of a model's parameters, frozen ones included; frozen batch statistics do not count."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def check_size(model: torch.nn.Module, cfg: CfgNode) -> None:
-    """Raises CellSegError, with the count of each part, where a model has more than CELLSEG.MAX_PARAMETERS."""
+    """Raises CellSegError where a model has more than CELLSEG.MAX_PARAMETERS; the message counts each part."""
     count, limit = count_parameters(model), cfg.CELLSEG.MAX_PARAMETERS
     if count > limit:
         parts = ", ".join(f"{name} {count_parameters(part) / 1e6:.1f} M" for name, part in model.named_children())

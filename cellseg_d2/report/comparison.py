@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from cellseg_d2.cells.arrays import Bools
 from cellseg_d2.cells.coco import Record, to_rle
 from cellseg_d2.cells.hidden import visible
 from cellseg_d2.cells.instances import CellInstances
 from cellseg_d2.cells.rle import decode_runs
 from cellseg_d2.errors import CellSegError, one_line
-from cellseg_d2.evaluation.overlap_table import Bools, Cells
-from cellseg_d2.evaluation.unmatched import unmatched
+from cellseg_d2.evaluation.coco_matching import unmatched
+from cellseg_d2.evaluation.overlap_table import Cells
 from cellseg_d2.export.overlay import draw_crosses, draw_overlay
 from cellseg_d2.report.panels import shrunk
 
@@ -73,18 +74,15 @@ def to_instances(records: Sequence[Record], image: NDArray[np.uint8], name: str)
     """
     height, width = image.shape[:2]
     try:
-        rles = [to_rle(record["segmentation"], (height, width)) for record in records]
-        there = np.flatnonzero(decode_runs(rles, (height, width)).areas(len(rles))).tolist()
-        cells = CellInstances.from_rles(
-            [rles[number] for number in there],
-            [records[number]["category_id"] - 1 for number in there],
-            (height, width),
-            [records[number].get("score", 1.0) for number in there],
-        )
+        runs = decode_runs([to_rle(record["segmentation"], (height, width)) for record in records], (height, width))
+        there = np.flatnonzero(runs.areas)
+        shown = [records[number] for number in there.tolist()]
+        classes = [record["category_id"] - 1 for record in shown]
+        cells = CellInstances.from_runs(runs.pick(there), classes, [record.get("score", 1.0) for record in shown])
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise CellSegError(f"{name}: one of its masks does not fit it ({one_line(error)})") from error
-    return cells, np.array([bool(records[number].get("iscrowd")) for number in there], bool)
+    return cells, np.array([bool(record.get("iscrowd")) for record in shown], bool)
 
 
 def _of(instances: CellInstances, crowd: Bools | None = None) -> Cells:
-    return Cells.from_rles(instances.rles(), instances.image_size, instances.classes, instances.scores, crowd)
+    return Cells.from_runs(instances.runs(), instances.classes, instances.scores, crowd)

@@ -14,14 +14,15 @@ from matplotlib import patheffects
 from matplotlib.figure import Figure
 
 from cellseg_d2.cells.coco import Record
+from cellseg_d2.cells.coco_input import read_pair
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.evaluation.cell_metrics import F1_NAMES
-from cellseg_d2.evaluation.coco_ap import AREAS, read_files, tasks_of
+from cellseg_d2.evaluation.coco_ap import AREAS, detection_cap, tasks_of
 from cellseg_d2.evaluation.coco_cells import class_names
-from cellseg_d2.evaluation.error_breakdown import KINDS, RECALLS
+from cellseg_d2.evaluation.coco_matching import RECALLS
+from cellseg_d2.evaluation.error_breakdown import KINDS
 from cellseg_d2.evaluation.image_scores import ImageScore, image_scores, worst_first
 from cellseg_d2.evaluation.judgement import CellJudgement, Judgement, judge_results
-from cellseg_d2.evaluation.pr_curves import precision_curves
 from cellseg_d2.evaluation.report_tables import (
     CONFUSION_TITLE,
     THRESHOLDS_TITLE,
@@ -33,6 +34,7 @@ from cellseg_d2.evaluation.report_tables import (
     summary_rows,
     threshold_table,
 )
+from cellseg_d2.evaluation.thresholds import precision_curves
 from cellseg_d2.export.overlay import class_color, class_hex
 from cellseg_d2.images.tiff import INTENSITY_RULE
 from cellseg_d2.report.gallery import ImageFiles, draw_gallery
@@ -102,7 +104,7 @@ def write_evaluation_report(
     gallery: GalleryOptions,
     *,
     score_threshold: float = 0.5,
-    max_detections: int = 1000,
+    max_detections: int | None = None,
 ) -> None:
     """Writes the page; of results or cells without masks it has AP alone, and says so.
 
@@ -112,13 +114,15 @@ def write_evaluation_report(
         output: the HTML file.
         gallery: what is shown of the images.
         score_threshold: for the metrics of cells, the counts and the gallery, predictions below it are left out.
-        max_detections: for AP, precision by recall and errors: scored per image and class, the best first.
+        max_detections: for AP, precision by recall and errors: scored per image and class, the best first; None for
+            1,000, or as many as the densest image has.
 
     Raises:
         CellSegError: a file cannot be read or written, is of another form, or does not fit the others.
     """
     files = None if gallery.images is None else ImageFiles.find(gallery.images, gallery.image_ids, gallery.rule)
-    truth, results = read_files(ground_truth, predictions)
+    truth, results = read_pair(ground_truth, predictions)
+    max_detections = detection_cap(truth, results, max_detections)
     judgement = judge_results(truth, results, max_detections, score_threshold)
     content: dict[str, Any] = {"cells": None, "missing": _what_is_missing(judgement, results)}
     if judgement.cells is not None:
@@ -154,7 +158,7 @@ def _what_is_missing(judgement: Judgement, results: Sequence[Mapping[str, Any]])
     if judgement.cells is not None:
         return ""
     masked = "segm" in tasks_of(results)
-    return "not every cell of the ground truth has a mask" if masked else "not every result has a mask"
+    return "no cell of the ground truth has a mask" if masked else "no result has a mask"
 
 
 def _headline(judgement: Judgement) -> list[tuple[str, str]]:
@@ -177,14 +181,14 @@ def ap_table(ap: Mapping[str, Mapping[str, float]]) -> Table:
 
 
 def class_ap_table(ap: Mapping[str, Mapping[str, float]], names: Sequence[str]) -> Table:
-    """AP of each class by task."""
+    """AP per class and task."""
     columns = [(task, name) for task in ap for name in ("AP", "AP50")]
-    rows = [[own, *(number_text(ap[task][f"{name}-{own}"]) for task, name in columns)] for own in names]
+    rows = [[label, *(number_text(ap[task][f"{name}-{label}"]) for task, name in columns)] for label in names]
     return ["class", *(f"{TASKS[task]} {name}" for task, name in columns)], rows
 
 
 def image_row(score: ImageScore) -> list[str]:
-    """Of the table of images."""
+    """A row of the table of images."""
     counts = (score.cells, score.hit, score.missed, score.spurious)
     return [score.name, *(f"{count:,}" for count in counts), number_text(score.f1)]
 
@@ -255,17 +259,17 @@ def heat_of(confusion: Sequence[Sequence[int]]) -> list[list[str]]:
     return [
         [
             ""
-            if place == own == last
-            else f"rgba({'0,114,178' if place == own else '213,94,0'},{0.6 * count / max(sum(row), 1):.2f})"
-            for own, count in enumerate(row)
+            if truth == found == last
+            else f"rgba({'0,114,178' if truth == found else '213,94,0'},{0.6 * count / max(sum(row), 1):.2f})"
+            for found, count in enumerate(row)
         ]
-        for place, row in enumerate(confusion)
+        for truth, row in enumerate(confusion)
     ]
 
 
 @matplotlib.rc_context(PAGE_STYLE)
 def pr_figure(cells: CellJudgement) -> Markup | None:
-    """Precision by recall of each class with the threshold of the best F1; None where there are no cells."""
+    """Precision by recall per class, and the thresholds of the best F1; None where there are no cells."""
     curves = precision_curves(cells.detections, cells.class_names)
     if not curves:
         return None
@@ -297,7 +301,7 @@ def error_figure(cells: CellJudgement) -> Markup | None:
     axes = figure.subplots()
     bars = axes.barh(list(KINDS), costs, height=0.65, color="#d55e00")
     axes.bar_label(bars, [number_text(cost) for cost in costs], padding=4, color=INK)
-    axes.set(xlabel="AP50 that mending it would add", xlim=(0, 1.12 * max(*costs, 1.0)))
+    axes.set(xlabel="AP50 that fixing it would add", xlim=(0, 1.12 * max(*costs, 1.0)))
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
     return figure_svg(figure)

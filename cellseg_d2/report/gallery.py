@@ -12,15 +12,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from cellseg_d2.cells.arrays import Bools, Ints
 from cellseg_d2.cells.coco import Record, by_image
-from cellseg_d2.cells.instances import CellInstances
 from cellseg_d2.cells.outlines import Ring, trace
 from cellseg_d2.errors import CellSegError
-from cellseg_d2.evaluation.coco_cells import ImageCells, class_names, image_cells
-from cellseg_d2.evaluation.error_breakdown import within_cap
+from cellseg_d2.evaluation.coco_cells import EvaluatedImage, class_names, image_cells
+from cellseg_d2.evaluation.coco_matching import unmatched, within_cap
 from cellseg_d2.evaluation.image_scores import ImageScore
-from cellseg_d2.evaluation.overlap_table import Cells, Ints
-from cellseg_d2.evaluation.unmatched import unmatched
+from cellseg_d2.evaluation.overlap_table import Cells
 from cellseg_d2.export.overlay import class_hex
 from cellseg_d2.images.listing import ByFileName, InputImage, list_images
 from cellseg_d2.report.page import picture_uri
@@ -51,9 +50,9 @@ class Picture:
     """An image of the gallery.
 
     Attributes:
-        score: the least score of what is drawn.
+        score: the image's name, its numbers of cells and errors, and its F1.
         width, height: the shown picture's size in its pixels, not rounded.
-        uri: the image as the address of itself; None where it is not at hand.
+        uri: the picture as a ``data:`` address, which holds its pixels; None where the image is not at hand.
         truth, predictions: the outlines.
     """
 
@@ -66,7 +65,7 @@ class Picture:
 
     @property
     def label(self) -> str:
-        """Its name and numbers."""
+        """The image's name and numbers."""
         score = self.score
         numbers = f"{score.cells} cells, {score.missed} missed, {score.spurious} spurious, F1 {score.f1:.0f}"
         return f"{score.name}: {numbers}"
@@ -77,9 +76,9 @@ class ImageFiles:
     """The files of a dataset's images, found by the ids of an id file or else by their names.
 
     Attributes:
-        source: where they are, for messages.
-        files: by image id, or by the name that the ground truth states.
-        named: whether it is by name.
+        source: where the files are, for messages.
+        files: the files by image id, or by the name that the ground truth states.
+        named: whether they are found by name.
         rule: how images that are not 8 bit are scaled.
     """
 
@@ -90,7 +89,7 @@ class ImageFiles:
 
     @classmethod
     def find(cls, source: Path, ids: Path | None, rule: str) -> ImageFiles:
-        """Those of a folder, or one file; see :func:`cellseg_d2.images.listing.list_images`, also for the errors."""
+        """The images of a folder, or one file; see :func:`cellseg_d2.images.listing.list_images`, also for errors."""
         images = list_images(source, ids)
         files = ByFileName(images) if ids is None else {image.id: image for image in images}
         return cls(source, files, ids is None, rule)
@@ -147,7 +146,7 @@ def draw_gallery(
         ids: the image ids in the order of the pictures.
         files: the images themselves; None draws the outlines alone.
         score_threshold: predictions below it are neither drawn nor matched.
-        max_detections: nor are those of a class beyond so many, the best first.
+        max_detections: predictions of a class beyond so many, best first, are neither drawn nor matched.
         max_side: larger pictures are made smaller, so that the larger side is this; None for never.
 
     Raises:
@@ -159,8 +158,8 @@ def draw_gallery(
     cells, found = by_image(truth["annotations"]), by_image(results)
     names = class_names(truth)
     for number in ids:
-        own = {**truth, "images": [records[number]], "annotations": cells[number]}
-        image = next(image_cells(own, found[number]))
+        alone = {**truth, "images": [records[number]], "annotations": cells[number]}
+        image = next(image_cells(alone, found[number]))
         judged = np.sort(within_cap(image.predictions, max_detections))
         image = replace(image, predictions=image.predictions.pick(judged).visible(score_threshold))
         pixels = None if files is None else files.read(records[number], image.truth.runs.size)
@@ -168,7 +167,7 @@ def draw_gallery(
 
 
 def _draw(
-    image: ImageCells,
+    image: EvaluatedImage,
     pixels: NDArray[np.uint8] | None,
     names: Sequence[str],
     score_threshold: float,
@@ -196,19 +195,19 @@ def _draw(
 def _outlines(
     cells: Cells, numbers: Ints, kinds: NDArray[np.object_], names: Sequence[str], scale: float, scored: bool
 ) -> list[Outline]:
-    """Of the cells of these numbers that have a pixel."""
+    """The outlines of the cells with these numbers; cells without a pixel have none."""
     areas = cells.areas
     numbers = numbers[areas[numbers] > 0]
-    picked = cells.pick(numbers)
-    masks = CellInstances.from_rles(picked.runs.rles(len(picked)), picked.classes, picked.runs.size)
+    drawn = cells.pick(numbers).instances()
     outlines = []
-    for place, number in enumerate(numbers.tolist()):
-        own, kind = int(cells.classes[number]), str(kinds[number])
-        title = f"{names[own]}, " + (f"score {cells.scores[number]:.2f}, " if scored else "") + f"{areas[number]:,} px"
+    for number, label, mask, origin in zip(numbers.tolist(), drawn.classes.tolist(), drawn.masks, drawn.origins):
+        kind = str(kinds[number])
+        score = f"score {cells.scores[number]:.2f}, " if scored else ""
+        title = f"{names[label]}, {score}{areas[number]:,} px"
         outlines.append(
             Outline(
-                path=outline_path(masks.masks[place], masks.origins[place], scale),
-                color=class_hex(own),
+                path=outline_path(mask, origin, scale),
+                color=class_hex(label),
                 title={"": title, "crowd": f"not judged: {title}"}.get(kind, f"{kind}: {title}"),
                 kind=kind,
             )
@@ -216,13 +215,13 @@ def _outlines(
     return outlines
 
 
-def outline_path(mask: NDArray[np.bool_], origin: NDArray[np.int64], scale: float) -> str:
-    """SVG path data of a mask's outlines, simplified by :data:`TOLERANCE`; holes are told by the even-odd rule.
+def outline_path(mask: Bools, origin: Ints, scale: float) -> str:
+    """SVG path data of a mask's outlines, simplified by :data:`TOLERANCE`; the even-odd rule leaves its holes out.
 
     Args:
         mask: (h, w) bool, with a pixel.
         origin: (x, y) of its first pixel in the image.
-        scale: pixels of the shown picture by pixels of the image.
+        scale: pixels of the shown picture per pixel of the image.
     """
     return "".join(_ring_path(ring, scale) for polygon in trace(mask, origin) for ring in polygon)
 

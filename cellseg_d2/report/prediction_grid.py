@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from cellseg_d2.cells.coco import Record, by_image
+from cellseg_d2.cells.coco_input import read_pair, read_results
 from cellseg_d2.cells.hidden import visible
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.export.overlay import draw_grid, draw_overlay, write_picture
-from cellseg_d2.files import read_json
 from cellseg_d2.images.listing import ByFileName, InputImage
 from cellseg_d2.images.tiff import INTENSITY_RULE
 from cellseg_d2.report.comparison import compare, to_instances
@@ -45,15 +45,14 @@ def write_prediction_grid(
     Raises:
         CellSegError: a file cannot be read or is of another form, or the ground truth does not list an image.
     """
-    try:
-        found = by_image(result for result in read_json(results) if result["score"] >= score_threshold)
-        dataset = None if ground_truth is None else read_json(ground_truth)
-        truth = None if dataset is None else by_image(dataset["annotations"])
-        if dataset is not None and not numbered:
+    if ground_truth is None:
+        truth, given = None, read_results([results]).files[0]
+    else:
+        dataset, given = read_pair(ground_truth, results)
+        truth = by_image(dataset["annotations"])
+        if not numbered:
             images = _numbered_as(images, dataset["images"], ground_truth)
-    except (KeyError, TypeError) as error:
-        files = " or ".join(str(path) for path in (results, ground_truth) if path is not None)
-        raise CellSegError(f"{files}: holds no COCO results, or no COCO dataset ({error})") from error
+    found = by_image(result for result in given if result["score"] >= score_threshold)
     rows = []
     for own in images:
         image, name = own.read(rule), str(own.path)
@@ -67,7 +66,7 @@ def write_prediction_grid(
     write_picture(output, stacked(rows))
 
 
-def _numbered_as(images: Sequence[InputImage], records: Sequence[Record], source: Path | None) -> list[InputImage]:
+def _numbered_as(images: Sequence[InputImage], records: Sequence[Record], source: Path) -> list[InputImage]:
     """Images with the ids that a dataset's records have for their file names."""
     named = ByFileName(images)
     ids = {image.path: record["id"] for record in records if (image := named[str(record["file_name"])]) is not None}

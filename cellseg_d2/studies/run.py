@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import cellseg_d2
+from cellseg_d2.cells.coco_input import read_pair
 from cellseg_d2.conversion.convert import convert
 from cellseg_d2.conversion.options import ConvertOptions
 from cellseg_d2.errors import CellSegError
-from cellseg_d2.evaluation.coco_ap import average_precision, read_files
+from cellseg_d2.evaluation.coco_ap import average_precision, detection_cap
 from cellseg_d2.files import write_json
 from cellseg_d2.images.listing import TEST_FOLDER, TEST_IDS
 from cellseg_d2.report.run_folder import METRICS_FILE
@@ -38,8 +39,6 @@ from cellseg_d2.studies.settings import reference_cfg, run_overrides, run_settin
 logger = logging.getLogger(__name__)
 
 TEST_TRUTH = "test_gt.json"
-MAX_DETECTIONS = 1000
-"""Scored per image and class on the test images, as tools/evaluate.py does."""
 
 OWN_KEYS = {
     "SOLVER.MAX_ITER": "--iterations",
@@ -232,7 +231,8 @@ def _test_ap50(run: Run, options: Options) -> float:
     if ids.is_file():
         arguments += ["--image-ids", str(ids)]
     _call("predict", arguments, run.folder, options)
-    return average_precision(*read_files(truth, output / "test-results.json"), "segm", MAX_DETECTIONS)["AP50"]
+    content, results = read_pair(truth, output / "test-results.json")
+    return average_precision(content, results, "segm", detection_cap(content, results))["AP50"]
 
 
 def _call(verb: str, arguments: Sequence[str], folder: Path, options: Options) -> None:

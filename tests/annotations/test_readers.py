@@ -56,6 +56,14 @@ def test_the_format_is_guessed_and_said(monusac, sample_root, caplog):
     assert not caplog.records
 
 
+def test_a_folder_that_may_be_of_two_formats_is_not_guessed(monusac, tmp_path):
+    write_pair(tmp_path / "slide", "a", np.zeros((8, 9, 3), np.uint8), {"Epithelial": [box(1, 1, 4, 4)]})
+    for folder in ("images", "masks"):
+        (tmp_path / "id" / folder).mkdir(parents=True)
+    with pytest.raises(CellSegError, match=r": may be monusac or bbbc038; say which with --format"):
+        find_labelled(tmp_path)
+
+
 def test_a_check_reads_every_format(monusac):
     summary = check(monusac, ConvertOptions(), annotation_format="monusac").summary
     assert summary["classes"]["Epithelial"]["count"] == 12
@@ -64,7 +72,10 @@ def test_a_check_reads_every_format(monusac):
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("qupath", "no annotation format 'qupath'; choose from class-tiffs, coco, monusac"), ("coco", "add --from-coco")],
+    [
+        ("dots", "no annotation format 'dots'; choose from class-tiffs, coco, monusac, bbbc038"),
+        ("coco", "add --from-coco"),
+    ],
 )
 def test_what_cannot_be_read_is_one_line(name, message, tmp_path):
     with pytest.raises(CellSegError, match=message):

@@ -52,7 +52,7 @@ def test_cells_from_rles_have_their_masks_tight_boxes_and_texts(masks):
 @pytest.mark.parametrize(
     ("rle", "message"),
     [
-        pytest.param(pycocotools_rle(np.zeros(SIZE, bool)), "RLE 1 has no pixel", id="no pixel"),
+        pytest.param(pycocotools_rle(np.zeros(SIZE, bool)), "cell 1, counted from 0, has no pixel", id="no pixel"),
         pytest.param(pycocotools_rle(np.ones((12, 9), bool)), "expected a compressed RLE of size", id="other size"),
         pytest.param({"size": [9, 12], "counts": [0, 108]}, "expected a compressed RLE", id="uncompressed"),
     ],
@@ -192,7 +192,7 @@ def test_cells_say_in_a_line_how_many_they_are(cells, text):
 def test_class_names_stay_with_the_cells():
     cells = three_cells(class_names=("a", "b"))
     kept = [cells[1:], cells.trimmed(), cells.moved(1, 1, (9, 9)), CellInstances.concatenate([cells, cells])]
-    assert {own.class_names for own in kept} == {("a", "b")}
+    assert {cells.class_names for cells in kept} == {("a", "b")}
     assert cells.names == ["a", "a", "b"]
 
 

@@ -101,13 +101,11 @@ def test_no_results_are_scored_too(files, run_tool):
     ("results", "message"),
     [
         pytest.param('{"a": 1}', "results.json: is no list of COCO results", id="no list"),
-        pytest.param(
-            '[{"image_id": 4, "category_id": 1, "score": 1}]', "not every result has a segmentation", id="bare"
-        ),
+        pytest.param('[{"image_id": 4, "category_id": 1, "score": 1}]', "has neither a mask nor a box", id="bare"),
         pytest.param(
             '[{"image_id": 4, "category_id": 8, "score": 1, "bbox": [0, 0, 1, 1], "segmentation": '
             '{"size": [100, 100], "counts": "0T3"}}]',
-            "results have the category_id 8",
+            "result 0, counted from 0, has the category_id 8, which ",
             id="unknown class",
         ),
     ],

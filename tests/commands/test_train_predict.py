@@ -274,8 +274,13 @@ def test_one_file_and_tiles_by_config(trained, run_tool, nuclei, repo_root, samp
         (["--eval-only", "CELLSEG.DATASET", "nuclei", "MODEL.WEIGHTS", "nowhere.pth"], "nowhere.pth"),
         (["--num-gpus", "3", "CELLSEG.DATASET", "nuclei"], "cannot be shared by 3 processes"),
         (["CELLSEG.DATASET", "nuclei", "--resume"], "options stand before config keys; move --resume"),
+        (["CELLSEG.DATASET", "nuclei", "SOLVER.IMS_PER_BATCH", "0"], "SOLVER.IMS_PER_BATCH is 0; write a number from"),
+        (["CELLSEG.DATASET", "nuclei", "MODEL.ROI_HEADS.NAME", "Hydra"], "NAME is Hydra; write CascadeROIHeads or"),
     ],
-    ids=["unknown key", "unknown dataset", "weights of another model", "no weights file", "batch", "option at the end"],
+    ids=[
+        *("unknown key", "unknown dataset", "weights of another model", "no weights file", "batch"),
+        *("option at the end", "empty batch", "unknown heads"),
+    ],
 )
 def test_training_refuses_in_one_line(args, named, train, tmp_path):
     done = train(*args, "OUTPUT_DIR", tmp_path / "out")

@@ -1,4 +1,5 @@
 import logging
+from unittest import mock
 
 import pytest
 import torch
@@ -31,23 +32,26 @@ def test_weights_of_classes_are_told_by_name(nuclei, caplog):
     assert "weights in the box loss: class1 1, class2 1, class3 2, class4 4, background 0.5" in caplog.messages
 
 
-def test_a_picture_that_cannot_be_drawn_is_a_line_in_the_log(nuclei, tmp_path, caplog):
+def test_a_picture_that_cannot_be_drawn_is_a_line_in_the_log(nuclei, tmp_path, caplog, monkeypatch):
     opts = ["CELLSEG.DATASET", "nuclei", "MODEL.DEVICE", "cpu", "OUTPUT_DIR", str(tmp_path)]
-    trainer = CellTrainer(build_cfg(LITE, [*opts, "DATALOADER.NUM_WORKERS", "0"]))
+    trainer = CellTrainer(build_cfg(LITE, [*opts, "DATALOADER.NUM_WORKERS", "0", "CELLSEG.VALIDATION_LOSS", "False"]))
     evaluator = CellTrainer.build_evaluator(trainer.cfg, trainer.cfg.DATASETS.TEST[0])
+    monkeypatch.setattr(trainer, "build_evaluator", lambda cfg, name: evaluator)
+    monkeypatch.setattr(trainer, "test", lambda cfg, model, evaluators: {})  # pictures of the ground truth are enough
     trainer.storage = EventStorage()
-    trainer._put_overlays([evaluator])
-    assert len(trainer.storage._vis_data) == 2
+    with mock.patch.object(trainer.storage, "put_image", wraps=trainer.storage.put_image) as put_image:
+        trainer.evaluate()
+    assert put_image.call_count == 2
     evaluator.image_root = tmp_path / "gone"
     with caplog.at_level(logging.WARNING, "cellseg_d2"):
-        trainer._put_overlays([evaluator])
+        trainer.evaluate()
     assert "no picture of this evaluation: " in caplog.text
 
 
 def test_what_a_checkpoint_keeps_is_known_before_it_is_written(nuclei, tmp_path):
     opts = ["CELLSEG.DATASET", "nuclei", "MODEL.DEVICE", "cpu", "OUTPUT_DIR", str(tmp_path), "CELLSEG.EMA_DECAY", "0.9"]
     trainer = CellTrainer(build_cfg(LITE, [*opts, "DATALOADER.NUM_WORKERS", "0", "CELLSEG.EARLY_STOPPING", "3"]))
-    kinds = [type(hook) for hook in trainer._hooks]
+    kinds = [type(hook) for hook in trainer.build_hooks()]
     wanted = [
         WeightAverage,
         Evaluation,

@@ -7,9 +7,9 @@ import pytest
 from coco_cases import draw_case
 
 from cellseg_d2.evaluation.coco_cells import image_cells
+from cellseg_d2.evaluation.coco_matching import unmatched
 from cellseg_d2.evaluation.image_scores import ImageScore, image_scores, worst_first
 from cellseg_d2.evaluation.judgement import judge_results
-from cellseg_d2.evaluation.unmatched import unmatched
 
 
 @pytest.mark.parametrize("threshold", [0, 0.3, 0.8, 1.0])

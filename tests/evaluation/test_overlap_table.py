@@ -6,7 +6,7 @@ from drawing import drawn, label_maps, overlapping_masks, pycocotools_rle
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cellseg_d2.cells.rle import encode_label_map
+from cellseg_d2.cells.rle import column_runs
 from cellseg_d2.evaluation.overlap_table import Cells, flat_overlaps, whole_overlaps
 
 
@@ -91,13 +91,13 @@ def test_whole_predictions_share_all_of_their_pixels_with_cells_that_overlap(sce
 @drawn
 @given(label_maps(shape=(9, 11)), label_maps(shape=(9, 11)))
 def test_label_maps_of_any_ids_give_what_their_rles_give(first, second):
-    encoded = [encode_label_map(label_map) for label_map in (first, second)]
-    kinds = [np.arange(len(one)) % 3 for one in encoded]
+    encoded = [column_runs(label_map) for label_map in (first, second)]
+    kinds = [np.arange(len(ids)) % 3 for ids, _ in encoded]
     direct = [Cells.from_label_map(one, classes) for one, classes in zip((first, second), kinds)]
-    by_rle = [Cells.from_rles(one.rles, first.shape, classes) for one, classes in zip(encoded, kinds)]
+    by_rle = [Cells.from_rles(runs.rles(), first.shape, classes) for (_, runs), classes in zip(encoded, kinds)]
     ours, theirs = flat_overlaps(*direct), flat_overlaps(*by_rle)
     assert as_dict(ours.pairs) == as_dict(theirs.pairs) == as_dict(whole_overlaps(*direct))
-    masks = [[label_map == number for number in one.ids] for label_map, one in zip((first, second), encoded)]
+    masks = [[label_map == number for number in ids] for label_map, (ids, _) in zip((first, second), encoded)]
     assert as_dict(ours.pairs) == shared(*masks)
 
 

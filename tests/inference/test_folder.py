@@ -129,8 +129,8 @@ def test_each_class_keeps_its_own_least_score(suppressed, rows, images, tmp_path
     """Two classes see each cell: the second guess has a score that is enough for its class, but not once lowered."""
 
     class TwoClasses(BlobModel):
-        def _instances(self, image):
-            once = super()._instances(image)[:1]
+        def instances_of(self, image):
+            once = super().instances_of(image)[:1]
             once.scores = torch.tensor([0.9])
             other = Instances(once.image_size, **once.get_fields())
             other.scores, other.pred_classes = torch.tensor([0.85]), torch.tensor([1])

@@ -12,9 +12,9 @@ from drawing import noise
 
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.evaluation.coco_cells import image_cells
+from cellseg_d2.evaluation.coco_matching import unmatched
 from cellseg_d2.evaluation.image_scores import image_scores
 from cellseg_d2.evaluation.judgement import judge_results
-from cellseg_d2.evaluation.unmatched import unmatched
 from cellseg_d2.export.overlay import PALETTE
 from cellseg_d2.images.tiff import INTENSITY_RULE
 from cellseg_d2.report.gallery import TOLERANCE, ImageFiles, draw_gallery, outline_path

@@ -9,7 +9,7 @@ from drawing import places, pycocotools_rle
 from cellseg_d2.cells.coco import to_results
 from cellseg_d2.cells.instances import CellInstances
 from cellseg_d2.errors import CellSegError
-from cellseg_d2.export.coco_results import write_results
+from cellseg_d2.export.coco_results import ResultsWriter
 from cellseg_d2.export.overlay import draw_crosses, draw_overlay
 from cellseg_d2.images.listing import list_images
 from cellseg_d2.report.prediction_grid import write_prediction_grid
@@ -38,7 +38,8 @@ def instances(cells, classes=None, scores=None):
 
 def draw(folder, images, found, truth=None):
     """The grid of results of the first image, as RGB."""
-    write_results(folder / "results.json", to_results(found, images[0].id))
+    with ResultsWriter.open(folder / "results.json") as writer:
+        writer.append(to_results(found, images[0].id))
     write_prediction_grid(images, folder / "results.json", folder / "grid.png", ground_truth=truth)
     return cv2.imread(str(folder / "grid.png"))[..., ::-1]
 
@@ -77,7 +78,11 @@ def test_with_ground_truth_what_is_missed_and_what_is_spurious_is_crossed(images
 def test_a_crowd_is_not_drawn_and_excuses_what_lies_on_it(images, cells, tmp_path):
     height, width = cells[0]["segmentation"]["size"]
     crowd = {**cells[0], "iscrowd": 1, "segmentation": pycocotools_rle(np.ones((height, width), bool))}
-    truth = {"images": [{"id": images[0].id}], "annotations": [crowd], "categories": [{"id": 1, "name": "a"}]}
+    truth = {
+        "images": [{"id": images[0].id}],
+        "annotations": [crowd],
+        "categories": [{"id": number} for number in range(1, 7)],
+    }
     (tmp_path / "gt.json").write_text(json.dumps(truth))
     found = instances(cells[:2], [crowd["category_id"] - 1] * 2)
     grid = draw(tmp_path, images[:1], found, tmp_path / "gt.json")
@@ -103,7 +108,7 @@ def test_a_mask_of_another_size_is_refused_with_the_image(images, cells, tmp_pat
 
 
 def test_a_dataset_instead_of_results_is_named(images, sample_root, tmp_path):
-    with pytest.raises(CellSegError, match=r"test_gt.json: holds no COCO results"):
+    with pytest.raises(CellSegError, match=r"test_gt.json: is no list of COCO results"):
         write_prediction_grid(images, sample_root / "test_gt.json", tmp_path / "grid.png")
 
 
