@@ -30,3 +30,15 @@ def size_text(shape: tuple[int, ...]) -> str:
     '96 x 128'
     """
     return f"{shape[0]} x {shape[1]}"
+
+
+def turned_text(shape: tuple[int, ...], expected: tuple[int, ...]) -> str:
+    """What to add to a message on two sizes that differ by a quarter turn, as of a photograph; else nothing.
+
+    >>> turned_text((128, 96, 3), (96, 128))
+    '; it is turned by a quarter, as EXIF orientation does: save both the same way up'
+    >>> turned_text((128, 95), (96, 128))
+    ''
+    """
+    turned = shape[:2] == expected[:2][::-1] != expected[:2]
+    return "; it is turned by a quarter, as EXIF orientation does: save both the same way up" if turned else ""

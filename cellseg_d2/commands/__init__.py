@@ -23,10 +23,10 @@ VERBS = {
     "visualize": "draw a dataset, its augmentation or predictions",
     "ablate": "train the variants of a study and compare them",
     "plot-curves": "draw the loss and AP curves of a training",
-    "import-monusac": "bring MoNuSAC into the input layout of convert",
+    "import-monusac": "write MoNuSAC as label TIFFs, the input of convert",
     "doctor": "check this installation",
 }
-"""Verb -> what it does, in the order in which help lists them."""
+"""Verb -> its help text, in the order of the list in ``--help``."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,17 +41,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     verb, rest = words[0], words[1:]
     if verb not in VERBS:
         return run_tool(_refuse, words)
-    sys.argv = [f"cellseg-d2 {verb}", *rest]  # where argparse takes the program's name from
+    sys.argv = [f"cellseg-d2 {verb}", *rest]  # argparse takes the program's name from here
     return run_tool(command_module(verb).main, rest)
 
 
 def command_module(verb: str) -> ModuleType:
-    """The module of a verb, imported on first use: help must not load torch."""
+    """The module of a verb, imported on first use, because help must not load torch."""
     return import_module(f"{__name__}.{verb.replace('-', '_')}")
 
 
 def help_text() -> str:
-    """What ``cellseg-d2 --help`` prints."""
+    """The text of ``cellseg-d2 --help``."""
     width = max(map(len, VERBS))
     lines = [f"  {verb:<{width}}  {what}" for verb, what in VERBS.items()]
     return "\n".join(

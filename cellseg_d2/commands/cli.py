@@ -1,4 +1,4 @@
-"""What all commands share: help with defaults, logging, and one clear line instead of a traceback."""
+"""Shared by all commands: help with defaults, logging, and one clear line instead of a traceback."""
 
 from __future__ import annotations
 
@@ -27,10 +27,7 @@ class DefaultsFormatter(argparse.RawDescriptionHelpFormatter):
 
 
 def default_text(action: argparse.Action) -> str:
-    """An option's default as help shows it; empty where there is none to tell.
-
-    A help text that tells the default itself, as "(default: ...", is left alone.
-    """
+    """An option's default for its help text; empty where there is none, or where the help text states it already."""
     if action.required or action.nargs == 0 or "(default" in (action.help or ""):
         return ""
     if action.default is None or action.default is False or action.default in ("", argparse.SUPPRESS):
@@ -66,7 +63,7 @@ def positive(text: str) -> int:
 def split_overrides(argv: Sequence[str] | None) -> tuple[list[str], list[str]]:
     """A command line's options, and the config keys and values that end it.
 
-    They begin at the first word that looks like a key, so that an option with several values may stand before them.
+    The keys begin at the first word that looks like one, so that an option with several values may stand before them.
 
     Args:
         argv: the words after the command's name; None for those of this process.
@@ -94,9 +91,9 @@ def run_tool(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[
     """Runs a command's ``main``.
 
     Returns:
-        The exit code: what ``main`` returns, 0 for None; 2 on :class:`CellSegError` (bad input or wrong usage, one line
-        on stderr), 130 on Ctrl-C. Anything else stays an exception, which Python ends with exit code 1. A reader that
-        closes the pipe, such as ``head``, ends the command silently with 0.
+        The exit code: the result of ``main``, or 0 for None; 2 on :class:`CellSegError` (bad input or wrong usage, one
+        line on stderr); 130 on Ctrl-C; 0 where a reader such as ``head`` closes the pipe. Other exceptions are raised,
+        and Python ends with exit code 1.
     """
     configure_logging()
     try:
@@ -113,7 +110,7 @@ def run_tool(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[
         sys.stderr.write("interrupted\n")
         return 130
     except BrokenPipeError:
-        # Python flushes stdout once more at its end, which must not fail again
+        # Python flushes stdout again when it ends; that must not fail
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return code

@@ -65,7 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="how 16-bit and float images become 8 bit: percentile:LOW,HIGH of each image, or range:LOW,HIGH",
     )
     parser.add_argument("--split-blobs", action="store_true", help="parts of a cell that do not touch become cells")
-    parser.add_argument("--split", type=Path, metavar="CSV", help="your own split: id,split[,group]; train or val")
+    parser.add_argument("--split", type=Path, metavar="CSV", help="your split: id,split[,group]; train or val")
     parser.add_argument(
         "--format",
         metavar="NAME[:OPTION=VALUE,...]",
@@ -87,7 +87,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--check",
         action="store_true",
-        help="convert nothing: say what is in the input, what is wrong, what settings suit",
+        help="convert nothing: report what is in the input, what is wrong, and which settings suit it",
     )
     parser.add_argument("--suggest", type=Path, metavar="FILE", help="with --check: write those settings to this YAML")
     parser.add_argument(

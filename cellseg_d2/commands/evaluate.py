@@ -1,4 +1,4 @@
-"""Judges a COCO results file, of this or any other tool, by a COCO ground truth: AP, metrics of cells, errors."""
+"""Scores a COCO results file of any tool against a COCO ground truth: AP, metrics of cells, errors."""
 
 from __future__ import annotations
 

@@ -220,7 +220,7 @@ def distributions(summary: Mapping[str, Any]) -> list[tuple[str, Record]]:
         ("megapixels", images["megapixels"]),
     ]
     for title, key in (
-        ("cells an image", "per_image"),
+        ("cells per image", "per_image"),
         ("longest side of a cell, px", "longest_side"),
         ("area of a cell, px", "area"),
     ):

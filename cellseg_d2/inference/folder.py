@@ -1,4 +1,4 @@
-"""A folder of images -> ``test-results.json`` and the files that people open next; by several processes, resumable."""
+"""Predicts a folder of images, in one or several processes, and writes the results; an interrupted run can continue."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 PARTS_FOLDER = ".parts"
-"""Holds the results of each image that is done, until all are."""
+"""The folder for the results of single images, until all images are done."""
 
 PARTS_FORM = 2
 """Parts of another form, of an earlier version, are not taken up."""
@@ -47,7 +47,7 @@ SHARED_TILES = 64
 
 @dataclass(frozen=True)
 class Output:
-    """Where the results go, and which.
+    """The results to write, and where.
 
     Attributes:
         folder: the folder for all files.
@@ -171,7 +171,7 @@ def _try(
 
 
 def _fingerprint(cfg: CfgNode, output: Output) -> str:
-    """Differs where a part of an earlier run would not be a part of this one."""
+    """A fingerprint of the run; it differs from an earlier run's if that run's parts must not be used."""
     weights = Path(cfg.MODEL.WEIGHTS)
     state = weights.stat() if weights.is_file() else None
     known = [

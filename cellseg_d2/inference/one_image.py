@@ -1,4 +1,4 @@
-"""An array in, its cells out: prediction in one call from Python."""
+"""Prediction in one call from Python: an array in, its cells out."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from detectron2.config import CfgNode
 from numpy.typing import NDArray
 
 from cellseg_d2.cells.instances import LARGEST_SIDE, CellInstances
+from cellseg_d2.config_checks import check_config
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.export.formats import WRITERS, ImageCells
 from cellseg_d2.export.overlay import draw_overlay
@@ -56,14 +57,14 @@ def segment(
     """Finds the cells of an image.
 
     Args:
-        image: (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA, whose alpha is left out; 8 bit, or of any other real type,
+        image: (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA, whose alpha is dropped; 8 bit, or any other real type,
             which is scaled as the model's training images were.
         model: a checkpoint's path, ``nuclei`` for the weights that come with this package, a config with MODEL.WEIGHTS,
-            or a predictor. For many images make a predictor once: all others load the weights with each call.
+            or a predictor. For many images make a predictor once, because all others load the weights in each call.
         min_score: the least score of a cell, in [0, 1].
-        min_score_of_class: the same for single classes, by name.
+        min_score_of_class: class name -> the least score of its cells, where it differs.
         output: a folder for files of the cells, as ``predict`` writes them; None writes nothing.
-        formats: which files, from :data:`cellseg_d2.export.formats.WRITERS`.
+        formats: which files to write, from :data:`cellseg_d2.export.formats.WRITERS`.
         name: the name of these files.
 
     Returns:
@@ -72,8 +73,8 @@ def segment(
         cells gives none.
 
     Raises:
-        CellSegError: there are no weights, they cannot be read or do not fit, a score is not in [0, 1], a class or a
-            format is unknown, or a file cannot be written.
+        CellSegError: there are no weights, they cannot be read or do not fit, a value of the config is not allowed, a
+            score is not in [0, 1], a class or a format is unknown, or a file cannot be written.
         ValueError: the image is of another shape, or holds complex, NaN or infinite values.
     """
     if unknown := sorted(set(formats) - WRITERS.keys()):
@@ -97,6 +98,7 @@ def _predictor_of(model: str | Path | CfgNode | WholeImagePredictor) -> WholeIma
         return model
     if not model.MODEL.WEIGHTS:
         raise CellSegError("prediction needs weights; set MODEL.WEIGHTS")
+    check_config(model)
     return WholeImagePredictor.from_cfg(model)
 
 

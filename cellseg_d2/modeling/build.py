@@ -1,4 +1,4 @@
-"""Builds a model on the device that is there, and measures its size."""
+"""Builds a model on an available device, and measures its size."""
 
 from __future__ import annotations
 

@@ -138,6 +138,12 @@ def test_a_config_without_weights_is_refused(predictor):
         segment(np.zeros((8, 8), np.uint8), get_cfg("mask_rcnn_lite0_FPN", ["MODEL.WEIGHTS", ""]))
 
 
+def test_a_config_with_a_value_that_is_not_allowed_is_refused():
+    cfg = get_cfg("mask_rcnn_lite0_FPN", ["MODEL.WEIGHTS", "nuclei", "INPUT.FORMAT", "HSV"])
+    with pytest.raises(CellSegError, match=r"INPUT\.FORMAT is HSV; write RGB or BGR"):
+        segment(np.zeros((8, 8), np.uint8), cfg)
+
+
 @pytest.mark.parametrize("shape", [(5,), (4, 4, 2), (2, 4, 4, 3), (0, 4)])
 def test_other_shapes_are_refused(shape, predictor):
     with pytest.raises(ValueError, match="an image has the shape"):
