@@ -262,6 +262,16 @@ def test_a_damaged_roi_is_one_line(write, data, message):
     assert str(caught.value).endswith("; remove it, or save it again")
 
 
+def test_an_archive_of_a_later_version_is_one_line(write):
+    path = write(polygon(box(2, 3, 10, 12)))
+    data = bytearray(path.read_bytes())
+    entry = data.rindex(b"PK\x01\x02")
+    data[entry + 6] = 210  # the version that is needed to extract it
+    path.write_bytes(data)
+    with pytest.raises(CellSegError, match=r"a\.zip: cannot be read as a zip of ROIs .*; save it again"):
+        find_labelled(path.parent)
+
+
 @pytest.mark.parametrize("cut", [0, 30])
 def test_a_damaged_archive_is_one_line(write, cut):
     path = write(polygon(box(2, 3, 10, 12)))

@@ -265,6 +265,8 @@ def test_what_prediction_writes_comes_back_pixel_for_pixel(write, tmp_path):
         ([feature(geometry={"type": "Circle"})], "object 1 is damaged .its geometry is of the type 'Circle'"),
         ([feature(geometry={"type": "Polygon"})], "object 1 is damaged"),
         ([feature(geometry=[1])], "object 1 is damaged"),
+        ([feature([[1, 2], [3, 10**400], [5, 6]])], "object 1 is damaged .int too large to convert to float"),
+        ([feature(box(1, 1, 3, 3)) | {"properties": "x"}], "object 1 has properties that are no JSON object"),
     ],
 )
 def test_what_cannot_be_read_is_one_line(write, content, message):
