@@ -101,12 +101,13 @@ def _roi(path: Path, entry: str, data: bytes) -> Roi:
     try:
         roi = ImagejRoi.frombytes(data)
         rings = [ring.astype(np.float64).reshape(-1, 2) for ring in _outlines(roi)]
-        if not all(np.isfinite(ring).all() for ring in rings):
+        oval = _box(roi) if roi.roitype == ROI_TYPE.OVAL else None
+        if not all(np.isfinite(numbers).all() for numbers in (*rings, oval or 0.0)):
             raise ValueError("its coordinates are not finite")
         return Roi(
             roi.name or entry,
             rings,
-            _box(roi) if roi.roitype == ROI_TYPE.OVAL else None,
+            oval,
             roi.group,
             _properties(data),
             roi.z_position <= 1 and roi.t_position <= 1,

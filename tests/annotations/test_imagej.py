@@ -249,6 +249,10 @@ def damaged(change):
         (composite((1, 2, 3)).tobytes(), "ROI '1' is damaged .its path has the segment 1 where none may be"),
         (composite((0, 2, 3), (7, 2)).tobytes(), "ROI '1' is damaged .its path has the segment 7"),
         (composite((0, 2, 3), (1, 2)).tobytes(), "ROI '1' is damaged"),
+        (
+            subpixel(2, 3, 4, 5, ROI_TYPE.OVAL).tobytes().replace(b"\x40\x80\x00\x00", b"\x7f\xc0\x00\x00"),
+            "ROI '1' is damaged .its coordinates are not finite",
+        ),
         (composite((0, 2, 3), (1, 2, np.nan)).tobytes(), "ROI '1' is damaged .its coordinates are not finite"),
     ],
 )
