@@ -249,6 +249,10 @@ def damaged(change):
         (composite((1, 2, 3)).tobytes(), "ROI '1' is damaged .its path has the segment 1 where none may be"),
         (composite((0, 2, 3), (7, 2)).tobytes(), "ROI '1' is damaged .its path has the segment 7"),
         (composite((0, 2, 3), (1, 2)).tobytes(), "ROI '1' is damaged"),
+        (
+            subpixel(2, 3, 4, 5, ROI_TYPE.OVAL).tobytes().replace(b"\x40\x80\x00\x00", b"\x7f\xc0\x00\x00"),
+            "ROI '1' is damaged .its coordinates are not finite",
+        ),
         (composite((0, 2, 3), (1, 2, np.nan)).tobytes(), "ROI '1' is damaged .its coordinates are not finite"),
     ],
 )
@@ -260,6 +264,16 @@ def test_a_damaged_roi_is_one_line(write, data, message):
         find_labelled(path.parent)
     assert str(caught.value).startswith(f"{path}: ")
     assert str(caught.value).endswith("; remove it, or save it again")
+
+
+def test_an_archive_of_a_later_version_is_one_line(write):
+    path = write(polygon(box(2, 3, 10, 12)))
+    data = bytearray(path.read_bytes())
+    entry = data.rindex(b"PK\x01\x02")
+    data[entry + 6] = 210  # the version that is needed to extract it
+    path.write_bytes(data)
+    with pytest.raises(CellSegError, match=r"a\.zip: cannot be read as a zip of ROIs .*; save it again"):
+        find_labelled(path.parent)
 
 
 @pytest.mark.parametrize("cut", [0, 30])
