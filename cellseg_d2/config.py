@@ -23,12 +23,12 @@ def add_cellseg_config(cfg: CfgNode) -> None:
     cfg.CELLSEG.DATASET = ""
     # Epochs to train, used where SOLVER.MAX_ITER is 0.
     cfg.CELLSEG.EPOCHS = 200
-    # Models with more parameters are refused; 200 M is the limit of the course benchmark the recipe was made for.
+    # Models with more parameters are refused; 200 M is the limit of the course benchmark that this project began with.
     cfg.CELLSEG.MAX_PARAMETERS = 200_000_000
     # The metric by which model_best.pth is chosen, as evaluation names it; larger is better.
     cfg.CELLSEG.BEST_METRIC = "segm/AP50"
-    # Refuse MODEL.WEIGHTS that are known to want another INPUT.FORMAT, other pixel statistics or another stride than
-    # the config says. To be switched off where statistics of one's own are wanted nevertheless.
+    # Refuse MODEL.WEIGHTS that are known to need another INPUT.FORMAT, other pixel statistics or another stride than
+    # the config says. Switch it off to use other statistics deliberately.
     cfg.CELLSEG.CHECK_WEIGHTS_ORIGIN = True
     # Evaluations without a better CELLSEG.BEST_METRIC after which training ends; 0 trains on.
     cfg.CELLSEG.EARLY_STOPPING = 0
@@ -68,7 +68,7 @@ def add_cellseg_config(cfg: CfgNode) -> None:
 
 def _add_loss_config(cfg: CfgNode) -> None:
     cfg.CELLSEG.LOSS = CfgNode()
-    # Weights of the classification and mask losses. Those of the box losses are Detectron2's own keys,
+    # Weights of the classification and mask losses. For those of the box losses Detectron2 has keys,
     # MODEL.RPN.BBOX_REG_LOSS_WEIGHT and MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT. A cascade's stages share one weight,
     # and so do PointRend's two losses.
     cfg.CELLSEG.LOSS.RPN_CLS_WEIGHT = 1.0

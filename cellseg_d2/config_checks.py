@@ -88,7 +88,6 @@ FACTOR = Numbers(0.05, 20)
 SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler")
 """Detectron2's samplers whose order depends on the seed alone, so that training can be resumed at any place."""
 
-CROP_TYPES = ("absolute", "absolute_range", "relative", "relative_range")
 
 RULES: Mapping[str, Numbers | Choice | Registered] = {
     "CELLSEG.EPOCHS": Numbers(1, 10**6),
@@ -140,10 +139,12 @@ RULES: Mapping[str, Numbers | Choice | Registered] = {
     "DATALOADER.NUM_WORKERS": Numbers(0, 1024),
     "DATALOADER.REPEAT_THRESHOLD": Numbers(),
     "DATALOADER.SAMPLER_TRAIN": Choice(SAMPLERS),
-    "INPUT.CROP.TYPE": Choice(CROP_TYPES),
+    "INPUT.CROP.TYPE": Choice(("absolute", "absolute_range", "relative", "relative_range")),
     "INPUT.FORMAT": Choice(("RGB", "BGR")),
     "MODEL.ANCHOR_GENERATOR.NAME": Registered(ANCHOR_GENERATOR_REGISTRY),
+    "MODEL.BACKBONE.FREEZE_AT": Numbers(0, 5),
     "MODEL.BACKBONE.NAME": Registered(BACKBONE_REGISTRY),
+    "MODEL.EFFICIENTNET_LITE.NORM": Choice(("FrozenBN", "BN")),
     "MODEL.META_ARCHITECTURE": Registered(META_ARCH_REGISTRY),
     "MODEL.PROPOSAL_GENERATOR.NAME": Registered(PROPOSAL_GENERATOR_REGISTRY),
     "MODEL.RESNETS.DEPTH": Choice((18, 34, 50, 101, 152)),
@@ -236,7 +237,7 @@ def check_training(cfg: CfgNode) -> None:
     if cfg.CELLSEG.IGNORE_CROWD and not ignores_crowd(cfg):
         raise CellSegError(
             "CELLSEG.IGNORE_CROWD needs MODEL.PROPOSAL_GENERATOR.NAME CellRPN and MODEL.ROI_HEADS.NAME CellROIHeads or "
-            "CellCascadeROIHeads; Detectron2's own would learn to find crowds"
+            "CellCascadeROIHeads; Detectron2's classes would learn to find crowds"
         )
     check_losses(cfg)
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from cellseg_d2.commands.cli import ToolParser, run_tool, split_overrides
 from cellseg_d2.errors import CellSegError
+from cellseg_d2.files import whole_file
 
 if TYPE_CHECKING:
     from benchmarks.gpu_check.findings import Finding, Settings
@@ -36,7 +37,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the table to this file as well")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="which checks")
     parser.add_argument(
-        "--device", choices=("cuda", "cpu"), default="cuda", help="what is compared with the CPU; cpu tries the check"
+        "--device",
+        choices=("cuda", "cpu"),
+        default="cuda",
+        help="what is compared with the CPU; cpu tries the check itself, the models without oneDNN's kernels",
     )
     parser.add_argument("--quick", action="store_true", help="two small models and tiny sizes: tries the check")
     return parser
@@ -58,18 +62,16 @@ def checks(settings: Settings, parts: Sequence[str]) -> Iterator[tuple[str, Call
         yield from works[part] if part in parts else ()
 
 
-def find(settings: Settings, parts: Sequence[str] = PARTS) -> list[Finding]:
-    """Runs checks; stderr says which is at work."""
+def find(settings: Settings, parts: Sequence[str]) -> Iterator[list[Finding]]:
+    """Runs checks one after the other and gives what each found; stderr says which is at work."""
     from benchmarks.gpu_check.findings import guarded
 
     logging.getLogger("cellseg_d2").setLevel(logging.ERROR)  # of its trainings nobody needs the log
     logger = logging.getLogger("cellseg_d2.gpu_check")
     logger.setLevel(logging.INFO)
-    findings: list[Finding] = []
     for name, work in checks(settings, parts):
         logger.info("%s", name)
-        findings += guarded(name, work)
-    return findings
+        yield list(guarded(name, work))
 
 
 def report(findings: Sequence[Finding], device: str) -> str:
@@ -99,20 +101,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     import torch
 
     from benchmarks.gpu_check.findings import Settings, Side, small
+    from cellseg_d2.config import get_cfg
 
     if args.device == "cuda" and not torch.cuda.is_available():
         raise CellSegError(
             f"there is no GPU here that torch {torch.__version__} (built for CUDA {torch.version.cuda}) can use, so "
             "nothing was compared; --device cpu --quick tries the check itself"
         )
-    reference, device = Side("cpu"), Side(args.device, tuple(overrides))
+    get_cfg(overrides=overrides)  # a wrong key is no difference between devices
+    reference, device = Side("cpu"), Side(args.device, tuple(overrides), onednn=args.device != "cpu")
     settings = small(reference, device) if args.quick else Settings(reference, device)
-    findings = find(settings, args.only)
-    text = report(findings, args.device)
-    print(text)
-    if args.output:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(text, encoding="utf-8")
+    findings: list[Finding] = []
+    for found in find(settings, args.only):
+        findings += found
+        if args.output:  # after each check: a machine may be lent for a while only
+            with whole_file(args.output) as partial_file:
+                partial_file.write_text(report(findings, args.device), encoding="utf-8")
+    print(report(findings, args.device))
     return 1 if any(finding.failed for finding in findings) else 0
 
 

@@ -35,10 +35,12 @@ class Side:
     Attributes:
         device: ``cpu`` or ``cuda``.
         overrides: config keys and values that this side alone has: differences that are to be found.
+        onednn: whether models are compared with oneDNN's kernels, where the device is the CPU; without, with torch's.
     """
 
     device: str
     overrides: tuple[str, ...] = ()
+    onednn: bool = True
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ def outcome(name: str, side: Side, batch: list[Sample]) -> Outcome:
     """A forward and a backward pass in float32."""
     model = random_model(name, side)
     torch.manual_seed(SEED)
-    with EventStorage(), full_precision(), DrawOnCPU():
+    with EventStorage(), full_precision(), DrawOnCPU(), torch.backends.mkldnn.flags(enabled=side.onednn):
         with torch.no_grad():
             features = model.backbone(model.preprocess_image(batch).tensor)
         losses = model(batch)

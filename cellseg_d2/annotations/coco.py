@@ -16,7 +16,7 @@ from cellseg_d2.cells.coco_input import open_truth, without_pixel
 from cellseg_d2.cells.coco_records import Records, annotation_ids, crowd_of
 from cellseg_d2.cells.label_maps import LabelMap
 from cellseg_d2.cells.rle import Rle, decode_runs, paint
-from cellseg_d2.errors import CellSegError, size_text
+from cellseg_d2.errors import CellSegError, size_text, turned_text
 from cellseg_d2.files import refuse_other_than_utf8
 from cellseg_d2.images.formats import image_header, read_whole
 from cellseg_d2.images.tiff import check_file
@@ -74,7 +74,7 @@ class CocoSample(LabelledImage):
             raise CellSegError(f"{self.image}: is {size_text(self.size)}, over the limit of {max_pixels} pixels")
         image = read_whole(self.image, rule, max_pixels)
         if image.shape[:2] != self.size:
-            turned = "; it is turned, as EXIF orientation does" if image.shape[1::-1] == self.size else ""
+            turned = turned_text(image.shape, self.size)
             raise CellSegError(
                 f"{self.image}: is {size_text(image.shape)}, the COCO file says {size_text(self.size)}{turned}"
             )

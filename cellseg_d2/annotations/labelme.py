@@ -97,10 +97,12 @@ def _to_shape(name: str, category: int, shape: Mapping[str, Any], size: tuple[in
         radius = float(np.hypot(x1 - x0, y1 - y0))
         return Shape.of_ellipse(name, category, (x0 - radius, y0 - radius, x0 + radius, y0 + radius), size)
     mask = _mask(shape["mask"])
-    left, top, right, bottom = int(x0), int(y0), int(x1), int(y1)  # of its first and last pixel
-    if mask.shape != (bottom - top + 1, right - left + 1):
-        box = f"{bottom - top + 1} x {right - left + 1}"
-        raise ValueError(f"its mask is {size_text(mask.shape)}, its box {box}")
+    (left, top), (right, bottom) = points.round().astype(int).tolist()  # of its first and last pixel
+    if (points % 1 == 0).all():  # where LabelMe has moved the corners by fractions, the mask knows better
+        height, width = bottom - top + 1, right - left + 1
+        if mask.shape[0] < height or mask.shape[1] < width:
+            raise ValueError(f"its mask is {size_text(mask.shape)}, its box {height} x {width}")
+        mask = mask[:height, :width]
     return Shape.of_mask(name, category, mask, size, (left, top))
 
 

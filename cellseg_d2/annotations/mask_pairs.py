@@ -84,7 +84,7 @@ class MaskPair(LabelledImage):
         return {label: self.class_names.index(names[label]) + 1 for label in present}
 
 
-def class_of_labels(path: Path, labels: NDArray[np.int32], classes: NDArray[np.int32]) -> dict[int, int]:
+def class_of_labels(path: Path | str, labels: NDArray[np.int32], classes: NDArray[np.int32]) -> dict[int, int]:
     """Label -> class number, where each pixel has both; a label's pixels are of one class.
 
     Raises:
@@ -200,9 +200,17 @@ def _plane_names(paths: Sequence[Path]) -> list[str]:
     return [f"class{number}" for number in range(1, max(1, int(numbers[-1])) + 1)]
 
 
+def _recognises(root: Path) -> bool:
+    """Whether there are the two folders, and label maps where they may lie."""
+    masks = _folder(root, MASK_FOLDERS)
+    if masks is None or _folder(root, IMAGE_FOLDERS) is None:
+        return False
+    return any(path.suffix.lower() in LABEL_SUFFIXES for level in ("*", "*/*") for path in masks.glob(level))
+
+
 READER = Reader(
     "mask-pairs",
     "images/x.tif (PNG, JPEG) with a label map masks/x.tif (PNG); classes from masks/x.csv, a plane or masks/CLASS/",
-    lambda root: _folder(root, IMAGE_FOLDERS) is not None and _folder(root, MASK_FOLDERS) is not None,
+    _recognises,
     find_labelled,
 )

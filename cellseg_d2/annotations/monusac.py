@@ -13,18 +13,16 @@ from __future__ import annotations
 
 import csv
 import logging
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from xml.etree.ElementTree import Element, TreeBuilder
-from xml.parsers import expat
 
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
+from cellseg_d2.annotations.imagescope import Polygon, patient_of, read_layers
 from cellseg_d2.annotations.reader import ImageLabels, LabelledImage, LabelledSet, Reader
 from cellseg_d2.annotations.shapes import inside_rings
 from cellseg_d2.cells.label_maps import LabelMap
@@ -46,11 +44,6 @@ PATIENTS_FILE = "patients.csv"
 
 IMAGE_SUFFIXES = (".svs", ".tif", ".tiff")
 """In the order of choice: the challenge's own script that makes TIFFs of the slides swaps red and blue."""
-
-_TCGA_PATIENT = re.compile(r"TCGA-\w{2}-\w{4}(?=-|$)")
-
-Polygon = NDArray[np.float64]
-"""(V, 2), x and y of the corners."""
 
 
 @dataclass(frozen=True)
@@ -165,8 +158,7 @@ def find_pairs(root: Path) -> list[Pair]:
             raise CellSegError(f"{path}: has no image beside it; put {path.stem}.svs or {path.stem}.tif there")
         slide = path.parent.resolve().name
         name = path.stem if path.stem.startswith(slide) else f"{slide}_{path.stem}"
-        match = _TCGA_PATIENT.match(slide)
-        pair = Pair(name, image, path, match[0] if match else slide)
+        pair = Pair(name, image, path, patient_of(slide) or slide)
         if (first := pairs.setdefault(name, pair)) is not pair:
             raise CellSegError(f"{path}: would be sample {name}, as {first.outlines} is; rename one of the two")
     if not pairs:
@@ -242,14 +234,7 @@ def read_outlines(path: Path, unknown_is_ambiguous: bool = False) -> dict[str, l
         CellSegError: not such a file, damaged, or with outlines of an unknown class.
     """
     outlines: dict[str, list[Polygon]] = {name: [] for name in (*CLASS_NAMES, AMBIGUOUS)}
-    root = _parse(path)
-    if root.tag != "Annotations":
-        raise CellSegError(f"{path}: begins with <{root.tag}>, not with ImageScope's <Annotations>")
-    for annotation in root.iterfind("Annotation"):
-        polygons = [_polygon(region, path) for region in annotation.iterfind("Regions/Region")]
-        if not polygons:  # ImageScope's empty layers have any name
-            continue
-        name = next((entry.get("Name", "") for entry in annotation.iterfind("Attributes/Attribute")), "")
+    for name, polygons in read_layers(path):
         if name not in outlines and not unknown_is_ambiguous:
             known = ", ".join(outlines)
             raise CellSegError(
@@ -258,37 +243,6 @@ def read_outlines(path: Path, unknown_is_ambiguous: bool = False) -> dict[str, l
             )
         outlines[name if name in outlines else AMBIGUOUS] += polygons
     return outlines
-
-
-def _parse(path: Path) -> Element:
-    """Parses XML without a document type: that alone can name other files or blow up a small file in memory."""
-    builder = TreeBuilder()
-    parser = expat.ParserCreate()
-    parser.StartElementHandler = builder.start
-    parser.EndElementHandler = builder.end
-    parser.CharacterDataHandler = builder.data
-
-    def refuse(*_: object) -> None:
-        raise CellSegError(f"{path}: has a document type (DTD), which ImageScope never writes; remove it")
-
-    parser.StartDoctypeDeclHandler = refuse
-    try:
-        with path.open("rb") as file:
-            parser.ParseFile(file)
-        return builder.close()
-    except (expat.ExpatError, OSError) as error:
-        raise CellSegError(f"{path}: is damaged ({error}); copy or unpack it again") from error
-
-
-def _polygon(region: Element, path: Path) -> Polygon:
-    try:
-        corners = [(float(v.attrib["X"]), float(v.attrib["Y"])) for v in region.iterfind("Vertices/Vertex")]
-    except (KeyError, ValueError) as error:
-        raise CellSegError(f"{path}: has a Vertex without a number for X or Y; correct it in ImageScope") from error
-    polygon = np.array(corners, np.float64).reshape(-1, 2)
-    if not np.isfinite(polygon).all():
-        raise CellSegError(f"{path}: has a Vertex at infinity or NaN; correct it in ImageScope")
-    return polygon
 
 
 def paint_polygons(polygons: Sequence[Polygon], size: tuple[int, int]) -> Painted:

@@ -31,21 +31,22 @@ class Pair(NamedTuple):
     annotations: Path
 
 
-def find_pairs(root: Path, name_of: Callable[[Path], str | None], kind: str) -> list[Pair]:
+def find_pairs(root: Path, name_of: Callable[[Path], str | None], kind: str, depth: int = 1) -> list[Pair]:
     """The annotation files in a folder and in its subfolders, each with the image of its name, sorted by id.
 
-    The image lies in the same folder or in another of these, such as ``images`` beside ``annotations``. Images without
-    annotations are left out with a warning.
+    The image lies in the same folder or in another of these, such as ``images`` beside ``annotations``; of several of
+    its name it is the one in a folder called so. Images without annotations are left out with a warning.
 
     Args:
         root: the folder.
         name_of: gives an annotation file's image name, with or without its suffix; None for other files.
-        kind: an annotation file with its article, for messages.
+        kind: what an annotation file is, for messages.
+        depth: how many folders deep files are looked for.
 
     Raises:
         CellSegError: no such folder, no annotation file, or one whose image is missing or not clear.
     """
-    files = list_files(root)
+    files = list_files(root, depth)
     annotations = [(name, path) for path in files if (name := name_of(path)) is not None]
     if not annotations:
         raise CellSegError(f"{root}: holds no {kind}, nor does a folder in it; give the folder of these")
@@ -60,8 +61,8 @@ def has_files(*patterns: str) -> Callable[[Path], bool]:
     return lambda root: any(any(root.glob(f"{place}{pattern}")) for pattern in patterns for place in ("", "*/"))
 
 
-def list_files(root: Path) -> list[Path]:
-    """What is in a folder and in its subfolders, sorted; an OME-Zarr image is one entry.
+def list_files(root: Path, depth: int = 1) -> list[Path]:
+    """What is in a folder and in those below it, ``depth`` deep, sorted; an OME-Zarr image is one entry.
 
     Raises:
         CellSegError: there is no such folder.
@@ -70,7 +71,10 @@ def list_files(root: Path) -> list[Path]:
         raise CellSegError(f"{root}: there is no such folder; give the one with the images and annotations")
     found = []
     for entry in visible_entries(root):
-        found += visible_entries(entry) if entry.is_dir() and not is_image(entry) else [entry]
+        if depth and entry.is_dir() and not is_image(entry):
+            found += list_files(entry, depth - 1)
+        else:
+            found.append(entry)
     return found
 
 
@@ -102,7 +106,8 @@ def match_images(annotations: Sequence[tuple[str, Path]], images: Sequence[Path]
 def warn_of_images_left_out(root: Path, images: Sequence[Path], pairs: Sequence[Pair]) -> None:
     """Names the images that no pair has."""
     if alone := sorted(set(images) - {pair.image for pair in pairs}):
-        logger.warning("%s: images without annotations, left out: %s", root, named(path.name for path in alone))
+        names = named(path.relative_to(root).as_posix() for path in alone)
+        logger.warning("%s: images without annotations, left out: %s", root, names)
 
 
 def all_classes(paths: Sequence[Path], classes_in: Callable[[Path], Iterable[str]]) -> tuple[str, ...]:
@@ -131,6 +136,8 @@ def all_classes(paths: Sequence[Path], classes_in: Callable[[Path], Iterable[str
 
 def _image_of(path: Path, name: str, candidates: set[Path]) -> Path:
     beside = {image for image in candidates if image.parent == path.parent} or candidates
+    if len(beside) > 1:  # such as overlays of the same names
+        beside = {image for image in beside if "image" in image.parent.name.lower()} or beside
     if not beside:
         raise CellSegError(f"{path}: there is no image {name} beside it or in a folder beside its own; add it")
     if len(beside) > 1:

@@ -12,10 +12,16 @@ from cellseg_d2.annotations import (
     class_tiffs,
     coco,
     coco_exports,
+    conic,
+    hovernet,
     imagej,
     labelme,
+    lizard,
     mask_pairs,
     monusac,
+    monuseg,
+    nuinsseg,
+    pannuke,
     qupath,
 )
 from cellseg_d2.annotations.reader import LabelledSet, Reader
@@ -23,10 +29,26 @@ from cellseg_d2.errors import CellSegError
 
 logger = logging.getLogger(__name__)
 
-READERS: Mapping[str, Reader] = {
-    module.READER.name: module.READER
-    for module in (class_tiffs, coco, monusac, bbbc038, mask_pairs, qupath, imagej, cellpose, coco_exports, labelme)
-}
+_MODULES = (
+    class_tiffs,
+    coco,
+    monusac,
+    bbbc038,
+    mask_pairs,
+    qupath,
+    imagej,
+    cellpose,
+    labelme,
+    coco_exports,
+    pannuke,
+    conic,
+    lizard,
+    hovernet,
+    monuseg,
+    nuinsseg,
+)
+
+READERS: Mapping[str, Reader] = {module.READER.name: module.READER for module in _MODULES}
 """By name. The first is the input layout, which no other is guessed for."""
 
 

@@ -50,10 +50,16 @@ class Shape:
 
     @classmethod
     def of_rings(
-        cls, name: str, category: int, rings: Sequence[Ring], size: tuple[int, int], label: int | None = None
+        cls,
+        name: str,
+        category: int,
+        rings: Sequence[Ring],
+        size: tuple[int, int],
+        label: int | None = None,
+        centre: float = 0.5,
     ) -> Shape:
         """An object that outlines enclose, holes included, see :func:`inside_rings`; ``size`` is the image's."""
-        return cls(name, category, inside_rings(rings, size), _box(rings), label)
+        return cls(name, category, inside_rings(rings, size, centre), _box(rings), label)
 
     @classmethod
     def of_ellipse(cls, name: str, category: int, box: Box, size: tuple[int, int], label: int | None = None) -> Shape:

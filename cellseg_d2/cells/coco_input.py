@@ -252,8 +252,10 @@ def _ids(path: Path, kind: str, records: Any, least: int, most: int) -> Ids:
 
 def _image(path: Path, place: int, record: Record, ids: Ids) -> Record:
     name, number = record.get("file_name"), ids.find(record["id"])
-    if name is not None and not (isinstance(name, str) and is_utf8(name)):
-        raise CellSegError(f"{path}: image {place}, counted from 0, has the file_name {short(name)}; write text")
+    for key in ("file_name", "tissue"):
+        value = record.get(key)
+        if value is not None and not (isinstance(value, str) and is_utf8(value)):
+            raise CellSegError(f"{path}: image {place}, counted from 0, has the {key} {short(value)}; write text")
     image = {**record, "id": number, "file_name": name or str(record["id"])}
     height, width = record.get("height"), record.get("width")
     if height is None or width is None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cellseg_d2.cells.coco import to_rle
 from cellseg_d2.cells.rle import Rle, boxes_of_runs
 from cellseg_d2.cells.rle_text import parse
-from cellseg_d2.errors import one_line, size_text
+from cellseg_d2.errors import one_line, size_text, turned_text
 
 Size = tuple[int, int]
 
@@ -55,8 +55,8 @@ def size_of(segmentation: Any) -> Size | None:
 
 
 def is_side(value: Any) -> bool:
-    """Whether a value is the height or width of an image: a whole number above 0."""
-    return value > 0 if type(value) is int else type(value) is float and value >= 1 and value.is_integer()
+    """Whether a value is the height or width of an image: a whole number above 0 that 32 bits hold."""
+    return type(value) in (int, float) and 0 < value < 2**31 and value == int(value)
 
 
 def read_masks(segmentations: Sequence[Any], sizes: Sequence[Size | None]) -> Masks:
@@ -92,7 +92,7 @@ def _as_rle(segmentation: Any, size: Size | None) -> tuple[Rle | None, str]:
         if stated is None:
             return None, "has an RLE whose size is not [height, width] in whole numbers above 0"
         if size is not None and stated != size:
-            turned = "; it is turned, as EXIF orientation does" if stated == size[::-1] else ""
+            turned = turned_text(stated, size)
             return None, f"has a mask of {size_text(stated)}, but its image is {size_text(size)}{turned}"
         if isinstance(segmentation.get("counts"), str):
             return {"size": list(stated), "counts": segmentation["counts"]}, ""

@@ -15,11 +15,6 @@ MOST_COVERED = 0.5
 """A cell of which better ones cover a larger share than this is not one that a person would count."""
 
 
-def best_first(cells: CellInstances) -> Ints:
-    """(N,) numbers of the cells by falling score, of equal scores the earlier first; scores as files state them."""
-    return np.argsort(-cells.stated_scores, kind="stable")
-
-
 def hidden(cells: CellInstances, iou: float = SAME_IOU, most_covered: float = MOST_COVERED) -> Bools:
     """Which cells show a nucleus that a better one shows, or lie for the most part under better ones.
 
@@ -37,7 +32,7 @@ def hidden(cells: CellInstances, iou: float = SAME_IOU, most_covered: float = MO
         (N,) bool.
     """
     boxes, areas = cells.mask_boxes, cells.areas
-    order = best_first(cells)
+    order = cells.ranking
     rank = np.empty(len(cells), np.int64)
     rank[order] = np.arange(len(cells))
     worse, better = neighbours(boxes, boxes)

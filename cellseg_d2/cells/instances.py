@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import html
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,11 +14,15 @@ from numpy.typing import NDArray
 
 from cellseg_d2.cells.arrays import Bools, Ints
 from cellseg_d2.cells.rle import Rle, Runs, decode_runs
+from cellseg_d2.errors import counted, size_text
+
+LARGEST_SIDE = 1024
+"""Pixels of a picture of cells in a notebook."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CellInstances:
-    """N cells of one image.
+    """N cells of one image; a notebook shows them as a picture.
 
     A mask is cropped to its cell, so memory follows the cells' area and never cells x image.
 
@@ -26,14 +33,16 @@ class CellInstances:
         classes: (N,) int64, contiguous, 0 .. K - 1.
         masks: N arrays (h, w) bool.
         origins: (N, 2) int64, (x, y) of each mask's first pixel in the image; a mask lies wholly inside the image.
+        class_names: the names of class 0, 1, ...; empty where they are not known.
     """
 
     image_size: tuple[int, int]
     boxes: NDArray[np.float32]
     scores: NDArray[np.float32]
     classes: Ints
-    masks: list[Bools] = field(repr=False)
+    masks: list[Bools]
     origins: Ints
+    class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         lengths = {len(self.boxes), len(self.scores), len(self.classes), len(self.masks), len(self.origins)}
@@ -46,14 +55,20 @@ class CellInstances:
     def __getitem__(self, index: slice | NDArray[Any]) -> CellInstances:
         """The cells that a slice, a bool (N,) or an int (M,) array picks, in that order."""
         numbers = np.arange(len(self))[index]
-        return CellInstances(
-            self.image_size,
-            self.boxes[numbers],
-            self.scores[numbers],
-            self.classes[numbers],
-            [self.masks[number] for number in numbers],
-            self.origins[numbers],
+        return replace(
+            self,
+            boxes=self.boxes[numbers],
+            scores=self.scores[numbers],
+            classes=self.classes[numbers],
+            masks=[self.masks[number] for number in numbers],
+            origins=self.origins[numbers],
         )
+
+    def __repr__(self) -> str:
+        """Such as ``41 cells (30 tumour, 11 stroma) in an image of 512 x 640 pixels``."""
+        by_class = ", ".join(f"{count} {name}" for name, count in sorted(Counter(self.names).items()))
+        found = counted(len(self), "cell") + (f" ({by_class})" if by_class else "")
+        return f"{found} in an image of {size_text(self.image_size)} pixels"
 
     @property
     def mask_boxes(self) -> Ints:
@@ -75,6 +90,50 @@ class CellInstances:
         """(N,) float64, the scores as every file states them, in six decimals: what thresholds and ranks go by."""
         return self.scores.astype(np.float64).round(6)
 
+    @property
+    def ranking(self) -> NDArray[np.int64]:
+        """(N,) int64, numbers of the cells by falling score; of equal scores the earlier first."""
+        return np.argsort(-self.stated_scores, kind="stable")
+
+    @property
+    def names(self) -> list[str]:
+        """N, the name of each cell's class; ``class <number>`` where it is not known."""
+        known = dict(enumerate(self.class_names))
+        return [known.get(number, f"class {number}") for number in self.classes.tolist()]
+
+    def label_image(self) -> NDArray[np.int32]:
+        """(H, W) int32: each pixel's cell, counted from 1, the better of several; 0 where there is none."""
+        return self._painted(1)
+
+    def picture(self) -> NDArray[np.uint8]:
+        """(h, w, 3) uint8 RGB: each cell in a colour on black, as a whole with a side of at most 1,024 pixels."""
+        from skimage.color import label2rgb
+
+        labels = self._painted(max(-(-max(self.image_size) // LARGEST_SIDE), 1))
+        return (255 * label2rgb(labels, bg_label=0)).astype(np.uint8)  # type: ignore[no-untyped-call]
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: the text and the picture."""
+        uri = base64.b64encode(self._repr_png_()).decode("ascii")
+        return f'<p>{html.escape(repr(self))}</p><img alt="cells" src="data:image/png;base64,{uri}">'
+
+    def _repr_png_(self) -> bytes:
+        """What notebooks show that show no HTML."""
+        import cv2
+
+        return cv2.imencode(".png", np.ascontiguousarray(self.picture()[..., ::-1]))[1].tobytes()
+
+    def _painted(self, step: int) -> NDArray[np.int32]:
+        """:meth:`label_image` of every ``step``-th row and column."""
+        height, width = self.image_size
+        labels = np.zeros((-(-height // step), -(-width // step)), np.int32)
+        for number in self.ranking[::-1].tolist():
+            x, y = self.origins[number].tolist()
+            mask = self.masks[number][-y % step :: step, -x % step :: step]
+            row, column = -(-y // step), -(-x // step)
+            labels[row : row + mask.shape[0], column : column + mask.shape[1]][mask] = number + 1
+        return labels
+
     def rles(self) -> list[Rle]:
         """The masks as COCO RLEs in the frame of the image."""
         return self.runs().rles()
@@ -89,13 +148,13 @@ class CellInstances:
                 # copied: a view would keep alive the array that it was cut from
                 masks.append(mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].copy())
                 origins.append((origin[0] + columns[0], origin[1] + rows[0]))
-        return CellInstances(
-            self.image_size,
-            self.boxes[keep],
-            self.scores[keep],
-            self.classes[keep],
-            masks,
-            np.array(origins, np.int64).reshape(-1, 2),
+        return replace(
+            self,
+            boxes=self.boxes[keep],
+            scores=self.scores[keep],
+            classes=self.classes[keep],
+            masks=masks,
+            origins=np.array(origins, np.int64).reshape(-1, 2),
         )
 
     def moved(self, x: int, y: int, image_size: tuple[int, int]) -> CellInstances:
@@ -107,6 +166,7 @@ class CellInstances:
             self.classes,
             self.masks,
             self.origins + np.array([x, y]),
+            self.class_names,
         )
 
     def with_scores(self, scores: NDArray[np.floating[Any]]) -> CellInstances:
@@ -142,6 +202,7 @@ class CellInstances:
             np.concatenate([part.classes for part in parts]),
             [mask for part in parts for mask in part.masks],
             np.concatenate([part.origins for part in parts]),
+            parts[0].class_names,
         )
 
     @classmethod

@@ -27,7 +27,7 @@ def crop(mask: Bools, origin: tuple[int, int], window: Window) -> Bools:
 
 
 def shared_pixels(first: CellInstances, second: CellInstances, a: Ints, b: Ints) -> Ints:
-    """(M,), pixels that the masks ``first[a[m]]`` and ``second[b[m]]`` have in common."""
+    """(M,) number of pixels that the masks ``first[a[m]]`` and ``second[b[m]]`` share."""
     boxes, others = first.mask_boxes[a], second.mask_boxes[b]
     common = np.concatenate([np.maximum(boxes, others)[:, :2], np.minimum(boxes, others)[:, 2:]], axis=1)
     shared = np.zeros(len(a), np.int64)
@@ -40,7 +40,7 @@ def shared_pixels(first: CellInstances, second: CellInstances, a: Ints, b: Ints)
 
 
 def overlapping_pairs(cells: CellInstances, iou: float) -> tuple[Ints, Ints, Floats]:
-    """Numbers of the pairs of instances, the lower first, whose masks' IoU is above ``iou``, and that IoU."""
+    """Indices of the pairs of instances whose masks have an IoU above ``iou``, the lower index first, and this IoU."""
     areas, boxes = cells.areas, cells.mask_boxes
     a, b = neighbours(boxes, boxes)
     small, large = np.minimum(areas[a], areas[b]), np.maximum(areas[a], areas[b])

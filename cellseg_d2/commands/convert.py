@@ -14,7 +14,7 @@ from cellseg_d2.conversion.check import check, render
 from cellseg_d2.conversion.convert import convert
 from cellseg_d2.conversion.options import ConvertOptions
 from cellseg_d2.conversion.suggestions import to_yaml
-from cellseg_d2.errors import CellSegError
+from cellseg_d2.errors import CellSegError, counted
 
 BASE = "mask_rcnn_X_101_32x8d_FPN"
 
@@ -65,7 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="how 16-bit and float images become 8 bit: percentile:LOW,HIGH of each image, or range:LOW,HIGH",
     )
     parser.add_argument("--split-blobs", action="store_true", help="parts of a cell that do not touch become cells")
-    parser.add_argument("--split", type=Path, metavar="CSV", help="your own split: id,split[,group]; train or val")
+    parser.add_argument("--split", type=Path, metavar="CSV", help="your split: id,split[,group]; train or val")
     parser.add_argument(
         "--format",
         metavar="NAME[:OPTION=VALUE,...]",
@@ -87,7 +87,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--check",
         action="store_true",
-        help="convert nothing: say what is in the input, what is wrong, what settings suit",
+        help="convert nothing: report what is in the input, what is wrong, and which settings suit it",
     )
     parser.add_argument("--suggest", type=Path, metavar="FILE", help="with --check: write those settings to this YAML")
     parser.add_argument(
@@ -135,8 +135,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     for part, counts in summary["counts"].items():
         cells = ", ".join(f"{count} {name}" for name, count in counts.get("cells", {}).items())
-        tiles = f", {counts['tiles']} tiles" if "tiles" in counts else ""
-        print(f"{part}: {counts['images']} images{tiles}{': ' + cells if cells else ''}")
+        tiles = f", {counted(counts['tiles'], 'tile')}" if "tiles" in counts else ""
+        print(f"{part}: {counted(counts['images'], 'image')}{tiles}{': ' + cells if cells else ''}")
     for line in summary["skipped"]:
         print(f"skipped: {line}")
     print(f"dataset: {args.output}")

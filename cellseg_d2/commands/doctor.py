@@ -1,8 +1,8 @@
-"""What a bug report needs to know about an installation, and what is wrong with it.
+"""Reports what a bug report needs to know about an installation, and what is wrong with it.
 
-Everything is tried, not only looked up: packages are imported, a TIFF is decoded, an operator is run. An import of a
+Everything is tried, not only looked up: packages are imported, a TIFF is decoded, an operator is run. The import of a
 broken package can raise anything (OSError for a missing library, AttributeError for a numpy mismatch), so each probe
-turns any exception into a line of the report; the doctor itself must run where nothing else does.
+turns every exception into a line of the report. This command must run even where no other does.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from cellseg_d2.errors import CellSegError
 
 OPENCV_BUILDS = {"opencv-python", "opencv-contrib-python", "opencv-python-headless", "opencv-contrib-python-headless"}
 SHARED_MEMORY_WANTED = 1 << 30
-"""Bytes; loader processes hand over batches in shared memory, and containers often have 64 MB of it."""
+"""The least free bytes of shared memory, which loader processes use for batches; containers often have only 64 MB."""
 
 SAFE_TORCH = (2, 6)
 """The first release whose ``torch.load`` runs no code of a TorchScript archive."""
@@ -37,7 +37,7 @@ SAFE_TORCH = (2, 6)
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong, and the command or setting that fixes it."""
+    """A problem, and the command or setting that fixes it."""
 
     what: str
     fix: str
@@ -45,7 +45,7 @@ class Problem:
 
 @dataclass
 class Report:
-    """The findings, in the order in which they are to be read."""
+    """The findings, in the order of the report."""
 
     lines: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
@@ -55,7 +55,7 @@ class Report:
         self.lines.append(f"{name + ':':<24}{value}")
 
     def problem(self, what: str, fix: str) -> None:
-        """Adds something that is wrong."""
+        """Adds a problem."""
         self.problems.append(Problem(what, fix))
 
 
@@ -104,7 +104,7 @@ def _version(distribution: str) -> str:
 
 
 def _cause(error: BaseException) -> str:
-    """The first line of an exception's message, for a report of one line a finding."""
+    """The first line of an exception's message, because a finding has one line."""
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
@@ -204,7 +204,7 @@ def _opencv(report: Report) -> None:
 
 
 def _lzw(report: Report) -> None:
-    """Writes and reads an LZW-compressed tile in memory: what most label TIFFs are made of."""
+    """Writes and reads an LZW-compressed tile in memory, because most label TIFFs consist of such tiles."""
     import numpy as np
     import tifffile
 

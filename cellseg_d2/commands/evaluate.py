@@ -1,4 +1,4 @@
-"""Judges a COCO results file, of this or any other tool, by a COCO ground truth: AP, metrics of cells, errors."""
+"""Scores a COCO results file of any tool against a COCO ground truth: AP, metrics of cells, errors."""
 
 from __future__ import annotations
 
@@ -35,6 +35,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     truth, results = read_pair(args.ground_truth, args.predictions)
     max_detections = detection_cap(truth, results, args.max_detections)
     judgement = judge_results(truth, results, max_detections, args.score_threshold)
-    print(text_of(judgement))
-    if args.output:
+    if args.output:  # first, since a reader such as head may leave in the middle of the table
         write_files(args.output, judgement, args.ground_truth, args.predictions)
+    print(text_of(judgement))

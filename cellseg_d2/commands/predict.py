@@ -1,4 +1,4 @@
-"""Finds the cells in whole images of any size: test-results.json, and files for QuPath, ImageJ and others."""
+"""Finds the cells in whole images of any size; writes test-results.json, and files for QuPath, ImageJ and others."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--weights",
         default="",
         metavar="CKPT",
-        help="a checkpoint, which carries its config, or nuclei: this package's own weights",
+        help="a checkpoint, which contains its config, or nuclei, the weights in this package",
     )
     parser.add_argument("--config-file", default="", metavar="FILE", help="instead: a config, with MODEL.WEIGHTS PATH")
     parser.add_argument(

@@ -113,7 +113,7 @@ def predict(folder: Path) -> str:
     from cellseg_d2.files import read_json
 
     image = _write(folder / "image.tif", draw(0)[0])
-    run("predict", "--weights", "nuclei", "--input", image, "--output", folder / "found", "--min-score", 0.5)
+    run("predict", "--weights", "nuclei", "--input", image, "--output", folder / "found")
     found = sum(result["score"] >= 0.5 for result in read_json(folder / "found" / "test-results.json"))
     if found != len(CENTRES):
         raise CellSegError(f"{found} nuclei were found where {len(CENTRES)} are drawn")

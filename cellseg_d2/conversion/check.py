@@ -16,7 +16,7 @@ from cellseg_d2.conversion.executors import open_executor
 from cellseg_d2.conversion.options import ConvertOptions
 from cellseg_d2.conversion.statistics import ImageStatistics, summarise
 from cellseg_d2.conversion.suggestions import Suggestion, largest_whole, suggest, to_yaml
-from cellseg_d2.errors import CellSegError
+from cellseg_d2.errors import CellSegError, counted
 from cellseg_d2.images.listing import InputImage
 
 SHIPPED_OVERLAP = 0.25
@@ -117,10 +117,10 @@ def render(report: CheckReport, base: str) -> str:
     """The report as plain text: what to look at, the numbers, and settings as YAML with the config ``base`` as base."""
     summary = report.summary
     cells, images = summary["cells"]["count"], summary["images"]["count"]
-    tests = f", {_count(report.test_images, 'test image')}" if report.test_images else ""
+    tests = f", {counted(report.test_images, 'test image')}" if report.test_images else ""
     lines = [
-        f"{report.root}: {_count(images, 'labelled image')} with {_count(cells, 'cell')} of "
-        f"{_count(len(summary['classes']), 'class', 'classes')}{tests}. Nothing was converted.",
+        f"{report.root}: {counted(images, 'labelled image')} with {counted(cells, 'cell')} of "
+        f"{counted(len(summary['classes']), 'class', 'classes')}{tests}. Nothing was converted.",
         "",
         "Please look at",
     ]
@@ -147,7 +147,7 @@ def _file_notes(summary: Mapping[str, Any]) -> list[list[str]]:
     found = []
     if problems:
         found.append(
-            [f"{_count(len(problems), 'file')} cannot be used; the numbers leave their images out:", *problems]
+            [f"{counted(len(problems), 'file')} cannot be used; the numbers leave their images out:", *problems]
         )
     found += [[line] for line in summary.get("left_out", [])]
     if duplicates:
@@ -172,8 +172,8 @@ def _label_notes(summary: Mapping[str, Any]) -> list[list[str]]:
         what = "pixel" if "pixels" in finding else "cell"
         if number := finding[f"{what}s"]:
             images, most_in = finding["images"], finding["most_in"]
-            where = f"{_count(images, 'image')}, most in " if images > len(most_in) else ""
-            found.append([f"{_count(number, what)} {wording}", f"(in {where}{', '.join(most_in)})"])
+            where = f"{counted(images, 'image')}, most in " if images > len(most_in) else ""
+            found.append([f"{counted(number, what)} {wording}", f"(in {where}{', '.join(most_in)})"])
     return found
 
 
@@ -185,7 +185,7 @@ def _class_notes(summary: Mapping[str, Any]) -> list[list[str]]:
         elif cells["images"] == 1 < summary["images"]["count"]:
             found.append([f"Only one image has cells of {name}: they can be learnt, but not validated."])
     if without := summary["images"]["count"] - summary["cells"]["images"]:
-        found.append([f"{_count(without, 'image')} without any cell. Were their label files forgotten?"])
+        found.append([f"{counted(without, 'image')} without any cell. Were their label files forgotten?"])
     return found
 
 
@@ -196,7 +196,7 @@ def _size_notes(summary: Mapping[str, Any]) -> list[list[str]]:
     if cut["share"] >= MANY_CUT:
         share = math.ceil(100 * cells["longest_side"]["p95"] / tile_size) / 100
         advice = f"--overlap {share:.2f} or a larger --tile-size" if share <= 0.5 else "A larger --tile-size"
-        first = f"{_count(cut['cells'], 'cell')} ({100 * cut['share']:.0f} %) cut by tiles: no tile shows them whole."
+        first = f"{counted(cut['cells'], 'cell')} ({100 * cut['share']:.0f} %) cut by tiles: no tile shows them whole."
         found.append([first, f"{advice} would, for most of them."])
     longest, shown = tiles["longest_side"].get("max", 0), largest_whole(tile_size, SHIPPED_OVERLAP)
     if longest > shown:
@@ -220,7 +220,7 @@ def distributions(summary: Mapping[str, Any]) -> list[tuple[str, Record]]:
         ("megapixels", images["megapixels"]),
     ]
     for title, key in (
-        ("cells an image", "per_image"),
+        ("cells per image", "per_image"),
         ("longest side of a cell, px", "longest_side"),
         ("area of a cell, px", "area"),
     ):
@@ -248,23 +248,19 @@ def closing_lines(summary: Mapping[str, Any]) -> list[str]:
     lines = []
     if len(classes) > 1:
         counts = ", ".join(
-            f"{cells['count']} {name} in {_count(cells['images'], 'image')}" for name, cells in classes.items()
+            f"{cells['count']} {name} in {counted(cells['images'], 'image')}" for name, cells in classes.items()
         )
         lines.append(f"Classes: {counts}.")
     if formats:
-        kinds = (f"{_count(form['images'], 'image')} of {_format(form)}" for form in formats)
+        kinds = (f"{counted(form['images'], 'image')} of {_format(form)}" for form in formats)
         lines.append(f"Formats: {'; '.join(kinds)}.")
     cut = tiles["cells_cut"]
     lines.append(
         f"Tiles of {tiles['tile_size']} px, overlap {tiles['overlap']}: {tiles['count']:,}, {tiles['with_cells']:,} "
-        f"with cells; {_count(cut['cells'], 'cell')} ({100 * cut['share']:.1f} %) cut by their edges."
+        f"with cells; {counted(cut['cells'], 'cell')} ({100 * cut['share']:.1f} %) cut by their edges."
     )
     return lines
 
 
 def _format(form: Mapping[str, Any]) -> str:
-    return f"{form['bits']} bit ({form['dtype']}), {_count(form['channels'], 'channel')}"
-
-
-def _count(number: int, what: str, plural: str = "") -> str:
-    return f"{number:,} {what if number == 1 else plural or what + 's'}"
+    return f"{form['bits']} bit ({form['dtype']}), {counted(form['channels'], 'channel')}"

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import load_coco_json
+from detectron2.structures import BoxMode
 
+from cellseg_d2.cells.coco import by_image
+from cellseg_d2.cells.coco_input import read_truth
 from cellseg_d2.errors import CellSegError
 
 PARTS = {
@@ -76,7 +78,36 @@ def register(folder: Path) -> list[str]:
 
 
 def _load(json_file: Path, folder: Path, name: str) -> list[dict[str, Any]]:
-    return load_coco_json(str(json_file), str(folder), name)
+    """Detectron2's dicts of one part, as its ``load_coco_json`` makes them, of annotations that were checked.
+
+    Raises:
+        CellSegError: the file cannot be read, is damaged, or has other classes than its ``dataset.json``.
+    """
+    truth = read_truth(json_file)
+    categories = sorted(truth["categories"], key=lambda category: category["id"])
+    classes = {category["id"]: number for number, category in enumerate(categories)}
+    if classes != MetadataCatalog.get(name).thing_dataset_id_to_contiguous_id:
+        raise CellSegError(f"{json_file}: has other categories than the classes in dataset.json; convert again")
+    cells = by_image(truth.get("annotations", ()))
+    return [
+        {
+            "file_name": str(folder / image["file_name"]),
+            "height": image["height"],
+            "width": image["width"],
+            "image_id": image["id"],
+            "annotations": [
+                {
+                    "iscrowd": cell["iscrowd"],
+                    "bbox": cell["bbox"],
+                    "category_id": classes[cell["category_id"]],
+                    "segmentation": cell["segmentation"],
+                    "bbox_mode": BoxMode.XYWH_ABS,
+                }
+                for cell in cells[image["id"]]
+            ],
+        }
+        for image in sorted(truth["images"], key=lambda image: image["id"])
+    ]
 
 
 def check_registered(name: str) -> None:
@@ -84,4 +115,9 @@ def check_registered(name: str) -> None:
     known = [known for known in DatasetCatalog.list() if MetadataCatalog.get(known).get("intensity_rule") is not None]
     if name not in DatasetCatalog.list():
         there = f"registered are {', '.join(known)}" if known else "none is; convert one with `cellseg-d2 convert`"
-        raise CellSegError(f"dataset {name!r} is not registered under {datasets_root()}: {there}")
+        variable = os.environ.get("DETECTRON2_DATASETS")
+        stated = "is not set" if variable is None else f"is {variable}"
+        raise CellSegError(
+            f"dataset {name!r} is not registered under {datasets_root()}: {there} "
+            f"(DETECTRON2_DATASETS, the folder of converted datasets, {stated})"
+        )

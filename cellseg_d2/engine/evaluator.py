@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from detectron2.utils.logger import create_small_table
 
 from cellseg_d2.cells.coco import Result, to_results, to_xywh
 from cellseg_d2.cells.coco_input import read_truth
+from cellseg_d2.errors import CellSegError, one_line
 from cellseg_d2.evaluation.coco_ap import average_precision, densest
 
 
@@ -29,11 +31,18 @@ class CellCOCOEvaluator(COCOEvaluator):
         truth: the COCO dataset.
         image_root: the folder that its file names are relative to.
         results: COCO results of the last evaluation; only in the first of several processes.
+
+    Raises:
+        CellSegError: the dataset's file cannot be read, or has a damaged record.
     """
 
     def __init__(self, dataset_name: str, *, max_dets_per_image: int) -> None:
-        super().__init__(dataset_name, ("segm", "bbox"), max_dets_per_image=max_dets_per_image)
-        self.truth: dict[str, Any] = read_truth(Path(self._metadata.json_file))
+        json_file = Path(MetadataCatalog.get(dataset_name).json_file)
+        self.truth: dict[str, Any] = read_truth(json_file)
+        try:
+            super().__init__(dataset_name, ("segm", "bbox"), max_dets_per_image=max_dets_per_image)
+        except ValueError as error:  # pycocotools reads plain UTF-8 alone
+            raise CellSegError(f"{json_file}: pycocotools cannot read it ({one_line(error, 100)})") from error
         self.image_root = Path(self._metadata.get("image_root", ""))
         self.results: list[Result] = []
         cells = Counter(cell["image_id"] for cell in self.truth.get("annotations", ()))

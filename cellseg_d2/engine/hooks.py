@@ -103,7 +103,7 @@ class BestCheckpoint(_AfterEvaluation):
         return {"best": self.best}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes up from a checkpoint; a metric that it does not know starts anew."""
+        """Restores the state from a checkpoint; a metric that is not in it starts from the beginning."""
         self.best |= {metric: best for metric, best in state["best"].items() if metric in self.best}
 
 
@@ -152,7 +152,7 @@ class EarlyStopping(_AfterEvaluation):
         return {"metric": self.metric, "best_value": self.best_value, "without_gain": self.without_gain}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes up from a checkpoint; with another metric it starts anew."""
+        """Restores the state from a checkpoint; with another metric it starts from the beginning."""
         if state["metric"] == self.metric:
             self.best_value, self.without_gain = state["best_value"], state["without_gain"]
 

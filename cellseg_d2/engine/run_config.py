@@ -20,7 +20,7 @@ from cellseg_d2.data.caps import set_caps
 from cellseg_d2.data.catalog import check_registered
 from cellseg_d2.engine.launch import started_process
 from cellseg_d2.errors import CellSegError
-from cellseg_d2.modeling.build import build_on_cpu, check_size, use_available_device
+from cellseg_d2.modeling.build import build_on_cpu, check_size, use_available_device, use_available_precision
 from cellseg_d2.weights.checkpoint import CellCheckpointer, WeightsFile
 from cellseg_d2.weights.locations import local_path
 
@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 
 AMP_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 """The values of CELLSEG.AMP_DTYPE."""
+
+BACKBONES = ("package://", "detectron2://ImageNetPretrained/")
+"""MODEL.WEIGHTS that begin like this have a backbone alone: training begins from them, nothing can be predicted."""
 
 
 def build_cfg(config_file: str, overrides: Sequence[str], *, whole_images: bool = False) -> CfgNode:
@@ -58,17 +61,24 @@ def prediction_cfg(weights: str, config_file: str, overrides: Sequence[str]) -> 
     Raises:
         CellSegError: neither or both are given, the weights are missing, or see :func:`build_cfg`.
     """
-    if bool(weights) == bool(config_file):
+    if weights and config_file:
         raise CellSegError("give either --weights CHECKPOINT, which carries its config, or --config-file FILE")
+    if not weights and not config_file:
+        raise CellSegError(
+            "give --weights: a checkpoint, which carries its config, or nuclei, the weights that come along"
+        )
     if weights:
         opened = WeightsFile.read(weights)
         cfg = cfg_with_overrides(opened.cfg(), overrides)
     else:
         cfg = get_cfg(config_file, overrides)
         check_config(cfg)
+        if not cfg.MODEL.WEIGHTS or cfg.MODEL.WEIGHTS.startswith(BACKBONES):
+            raise CellSegError(
+                f"{config_file} names no trained weights; give --weights CHECKPOINT, which carries its config, "
+                "instead of --config-file, or add MODEL.WEIGHTS CHECKPOINT"
+            )
         resolve(cfg)
-        if not cfg.MODEL.WEIGHTS:
-            raise CellSegError("prediction needs weights; add MODEL.WEIGHTS PATH")
         opened = WeightsFile.read(cfg.MODEL.WEIGHTS)
     check_config(cfg)
     cfg.freeze()
@@ -111,6 +121,7 @@ def resolve(cfg: CfgNode) -> None:
     )
     set_caps(cfg)
     use_available_device(cfg)
+    use_available_precision(cfg)
 
 
 def _add_whole_images(cfg: CfgNode) -> None:

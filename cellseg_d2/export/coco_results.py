@@ -15,8 +15,8 @@ from typing import Any, TextIO
 from pycocotools.coco import COCO
 
 from cellseg_d2.cells.coco import Result
-from cellseg_d2.cells.rle import decode_runs
-from cellseg_d2.errors import CellSegError
+from cellseg_d2.cells.coco_masks import read_masks
+from cellseg_d2.errors import CellSegError, size_text
 from cellseg_d2.files import whole_file, zip_entry
 
 
@@ -95,6 +95,9 @@ def check_results(path: Path, sizes: Mapping[Any, tuple[int, int]], categories: 
             results = json.load(file)
         for result in results:
             _check_result(result, sizes, categories)
+        masks = [result["segmentation"] for result in results]
+        for place, fault in read_masks(masks, [None] * len(masks)).faults.items():
+            raise ValueError(f"result {place}, counted from 0, {fault}")
         if results:
             truth = COCO()
             truth.dataset = {
@@ -116,6 +119,6 @@ def _check_result(result: Result, sizes: Mapping[Any, tuple[int, int]], categori
         raise ValueError(f"image id {image_id} is not among the images")
     if result["category_id"] not in categories:
         raise ValueError(f"category id {result['category_id']} is not among the categories")
-    if tuple(result["segmentation"]["size"]) != tuple(sizes[image_id]):
-        raise ValueError(f"a mask of image {image_id} is {result['segmentation']['size']}, the image {sizes[image_id]}")
-    decode_runs([result["segmentation"]], sizes[image_id])
+    height, width = result["segmentation"]["size"]
+    if (height, width) != tuple(sizes[image_id]):
+        raise ValueError(f"a mask of image {image_id} is {height} x {width}, the image {size_text(sizes[image_id])}")

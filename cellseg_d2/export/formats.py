@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
 
     from cellseg_d2.cells.instances import CellInstances
     from cellseg_d2.images.pixel_size import PixelSize
+    from cellseg_d2.images.regions import ImageRegions
+
+logger = logging.getLogger(__name__)
 
 COCO = "coco"
 """One results file for all images, see :mod:`cellseg_d2.export.coco_results`; other formats have files per image."""
@@ -21,6 +25,9 @@ DEFAULT_FORMATS = (COCO, "overlay")
 
 NEEDS_PIXELS = ("csv", "overlay")
 """Formats that use the image itself."""
+
+LARGEST_PICTURE = 10**8
+"""Pixels of an image of which overlays are drawn and intensities measured, which needs all of it in memory."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,17 @@ WRITERS: dict[str, Callable[[ImageCells], None]] = {
 
 FORMATS = (COCO, *WRITERS)
 """All that can be asked for."""
+
+
+def pixels_for(formats: Collection[str], regions: ImageRegions, path: Path) -> NDArray[np.uint8] | None:
+    """All of an image, (H, W, 3) uint8 RGB; None where no format uses it, or it is too large for memory."""
+    height, width = regions.size
+    if not set(NEEDS_PIXELS) & set(formats):
+        return None
+    if height * width > LARGEST_PICTURE:
+        logger.warning("%s: is too large for an overlay and for mean intensities", path)
+        return None
+    return regions.read((0, 0, width, height))
 
 
 def write_image(image: ImageCells, formats: Collection[str]) -> None:

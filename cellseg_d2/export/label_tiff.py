@@ -10,7 +10,6 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from cellseg_d2.cells.hidden import best_first
 from cellseg_d2.cells.instances import CellInstances
 from cellseg_d2.files import whole_file
 
@@ -48,7 +47,7 @@ def write_label_maps(
     Raises:
         CellSegError: a file cannot be written.
     """
-    by_score = best_first(instances)[::-1]
+    by_score = instances.ranking[::-1]
     _write(folder / JOINT_FILE, instances, by_score, pixel_size)
     for number in range(len(class_names)):
         own = by_score[instances.classes[by_score] == number]

@@ -129,14 +129,27 @@ def _hull_areas(x: Ints, y: Ints, owner: Ints, count: int) -> Ints:
     """Pixels whose centre lies in the hull of the middles of the cell's pixels' edges, as in ``convex_hull_image``."""
     first = np.flatnonzero((np.diff(owner, prepend=-1) != 0) | (np.diff(y, prepend=-1) != 0))
     last = np.append(first[1:], len(x)) - 1
-    left, right, row = x[first], x[last], y[first]  # of each row only the ends can be on the hull
-    across = np.stack([left - 0.5, left, left, right, right, right + 0.5], axis=1)
-    down = row[:, None] + np.array([0, -0.5, 0.5, -0.5, 0.5, 0])
-    points = np.stack([across.ravel(), down.ravel()], axis=1)
-    hulls = shapely.convex_hull(shapely.linestrings(points, indices=np.repeat(owner[first], 6)))
-    corners, hull = shapely.get_coordinates(hulls, return_index=True)
+    row, cell = y[first], owner[first]
+    corners, cells = [], []
+    for side, ends in ((-1, x[first]), (1, x[last])):  # of each row only the two ends can be corners of the hull
+        kept = _stands_out(side * ends, row, cell)
+        middle = np.stack([ends[kept], row[kept]], axis=1)[:, None]
+        corners.append((middle + np.array([(0.5 * side, 0), (0, -0.5), (0, 0.5)])).reshape(-1, 2))
+        cells.append(np.repeat(cell[kept], 3))
+    of_cell = np.concatenate(cells)
+    order = np.argsort(of_cell, kind="stable")
+    hulls = shapely.convex_hull(shapely.linestrings(np.concatenate(corners)[order], indices=of_cell[order]))
+    ring, hull = shapely.get_coordinates(hulls, return_index=True)
     same = hull[1:] == hull[:-1]
-    return _lattice_points(corners[:-1][same], corners[1:][same], hull[1:][same], count)
+    return _lattice_points(ring[:-1][same], ring[1:][same], hull[1:][same], count)
+
+
+def _stands_out(ends: Ints, row: Ints, cell: Ints) -> Bools:
+    """Which ends of rows, larger is farther out, are not on or behind the line between those above and below."""
+    out = np.ones(len(ends), bool)
+    adjoin = (row[2:] - row[:-2] == 2) & (cell[2:] == cell[:-2])
+    out[1:-1] = ~adjoin | (2 * ends[1:-1] > ends[2:] + ends[:-2])
+    return out
 
 
 def _lattice_points(start: Floats, end: Floats, polygon: Ints, count: int) -> Ints:

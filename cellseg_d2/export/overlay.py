@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cellseg_d2.cells.hidden import best_first
 from cellseg_d2.cells.instances import CellInstances
 from cellseg_d2.files import whole_file
 
@@ -46,7 +45,7 @@ def draw_overlay(image: NDArray[np.uint8], instances: CellInstances, opacity: fl
         (H, W, 3) uint8 RGB.
     """
     drawn = image.copy()
-    for number in best_first(instances)[::-1]:
+    for number in instances.ranking[::-1]:
         mask, (x, y) = instances.masks[number], instances.origins[number]
         color = class_color(int(instances.classes[number]))
         part = drawn[y : y + mask.shape[0], x : x + mask.shape[1]]

@@ -34,6 +34,7 @@ from cellseg_d2.images.tiff import (
     photometric,
     read_image,
 )
+from cellseg_d2.images.tiff_header import orientation
 
 TIFF_SUFFIXES = (".tif", ".tiff")
 
@@ -85,8 +86,9 @@ def _open_tiff(path: Path, rule: str, max_pixels: int) -> ImageRegions:
 def _tiff_header(path: Path) -> ImageHeader:
     with opened(path) as file:
         series = only_image(path, file, None)
-        plane = Plane.of(path, series.axes, series.shape, photometric(series.keyframe))
-        return ImageHeader(plane.size, tiff_pixel_size(file, series.keyframe))
+        page = series.keyframe
+        plane = Plane.of(path, series.axes, series.shape, photometric(page), orientation(page))
+        return ImageHeader(plane.size, tiff_pixel_size(file, page))
 
 
 def _has_suffix(*suffixes: str) -> Callable[[Path], bool]:

@@ -72,8 +72,8 @@ def tiff_pixel_size(file: tifffile.TiffFile, page: Any) -> PixelSize | None:
         page: a full-resolution page.
     """
     size = None
-    if file.is_ome and file.ome_metadata:
-        size = ome_xml_pixel_size(file.ome_metadata)
+    if file.pages.first.is_ome:
+        size = ome_xml_pixel_size(file.pages.first.description)
     if size is None and file.is_imagej and file.imagej_metadata and "unit" in file.imagej_metadata:
         x, y = (_per_dot(page, tag) for tag in ("XResolution", "YResolution"))
         unit = file.imagej_metadata["unit"]
@@ -83,7 +83,8 @@ def tiff_pixel_size(file: tifffile.TiffFile, page: Any) -> PixelSize | None:
         unit = {2: "inch", 3: "cm"}.get(int(page.tags.valueof("ResolutionUnit", 2)))  # TIFF 6.0: inch unless stated
         size = _in_microns(x, y, unit, unit)
         size = stated(*size, COARSEST_UM) if size else None
-    return size
+    quarter_turn = page.tags.valueof("Orientation", 1) in range(5, 9)
+    return size[::-1] if size and quarter_turn else size
 
 
 def _per_dot(page: Any, tag: str) -> float | None:

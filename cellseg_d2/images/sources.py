@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tifffile
 import zarr
 from numpy.typing import NDArray
 
@@ -17,6 +16,7 @@ from cellseg_d2.errors import CellSegError
 from cellseg_d2.images.pixel_size import COARSEST_UM, PixelSize, ome_zarr_pixel_size, stated, tiff_pixel_size
 from cellseg_d2.images.planes import Plane
 from cellseg_d2.images.tiff import check_file, damage_reported, only_image, photometric
+from cellseg_d2.images.tiff_header import open_tiff, orientation
 from cellseg_d2.images.zarr_metadata import check_zarr
 
 WHOLE_BYTES = 2**26
@@ -84,15 +84,16 @@ def tiff_source(path: Path) -> PixelSource | None:
     """
     check_file(path)
     with damage_reported(path, "a TIFF"), ExitStack() as stack:
-        file = stack.enter_context(tifffile.TiffFile(path))
+        file = stack.enter_context(open_tiff(path))
         series = only_image(path, file, None)
         page = series.keyframe
-        plane = Plane.of(path, series.axes, series.shape, photometric(page))
+        plane = Plane.of(path, series.axes, series.shape, photometric(page), orientation(page))
         if int(np.prod(series.shape, dtype=object)) * series.dtype.itemsize <= WHOLE_BYTES:
             return None
         block = UNCHUNKED
         if page.is_memmappable and series.dataoffset is not None:
-            array = tifffile.memmap(path, series=0, level=0, mode="r")
+            kind = file.byteorder + series.dtype.char
+            array = np.memmap(path, kind, mode="r", offset=series.dataoffset, shape=series.shape)
         else:
             store = stack.enter_context(series.aszarr(level=0))
             array = zarr.open(store, mode="r")

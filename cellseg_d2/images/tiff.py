@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from cellseg_d2.errors import CellSegError, one_line
 from cellseg_d2.images.percentiles import Blocks, percentiles
 from cellseg_d2.images.pixel_size import PixelSize, tiff_pixel_size
-from cellseg_d2.images.planes import Plane, describe_axes, describe_shape, is_opaque
+from cellseg_d2.images.planes import Plane, Turn, describe_axes, describe_shape, is_opaque
+from cellseg_d2.images.tiff_header import check_lossless, check_segments, open_tiff, orientation
 
 logger = logging.getLogger(__name__)
 
@@ -146,12 +147,14 @@ class _Raw:
         axes: tifffile's letters, one per axis.
         photometric: what the values mean, by tifffile's name; RGB where its decoder has converted them.
         alpha: whether the file states that the last sample is an alpha channel.
+        turn: what turns the pixels upright.
     """
 
     pixels: NDArray[Any]
     axes: str
     photometric: str
     alpha: bool
+    turn: Turn
 
 
 def read_image(path: str | Path, rule: str = INTENSITY_RULE, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
@@ -175,7 +178,7 @@ def read_image(path: str | Path, rule: str = INTENSITY_RULE, max_pixels: int = M
     """
     path = Path(path)
     raw = _read(path, max_pixels)
-    plane = Plane.of(path, raw.axes, raw.pixels.shape, raw.photometric)
+    plane = Plane.of(path, raw.axes, raw.pixels.shape, raw.photometric, raw.turn)
     height, width = plane.size
     pixels, opaque = plane.colours(plane.cut(raw.pixels, (0, 0, width, height)))
     if not opaque:
@@ -208,7 +211,7 @@ def read_label_map(path: str | Path, max_pixels: int = MAX_PIXELS) -> NDArray[np
         CellSegError: missing, not a TIFF, truncated, too large, not two-dimensional, or with values that are negative,
             fractional or not finite.
     """
-    raw = _read(Path(path), max_pixels)
+    raw = _read(Path(path), max_pixels, is_label_map=True)
     pixels, axes = _drop_singletons(raw)
     if pixels.ndim == 3:
         axis = next((axis for axis in "SC" if axis in axes), axes[0])
@@ -217,7 +220,7 @@ def read_label_map(path: str | Path, max_pixels: int = MAX_PIXELS) -> NDArray[np
             planes = planes[:3]
         if axis in "SC" or (axis not in "YX" and len(planes) <= 4):  # real z-stacks usually have more planes
             if (planes == planes[0]).all():
-                pixels = planes[0]
+                pixels, axes = planes[0], axes.replace(axis, "", 1)
             elif axis in "SC":
                 raise CellSegError(f"{path}: its channels differ, so it is no label map; save one value a cell")
     if pixels.ndim != 2:
@@ -225,7 +228,7 @@ def read_label_map(path: str | Path, max_pixels: int = MAX_PIXELS) -> NDArray[np
             f"{path}: has the axes {describe_axes(raw.axes, raw.pixels.shape)}, a label map has one plane; "
             "save it as (height, width)"
         )
-    return as_labels(path, pixels)
+    return as_labels(path, _upright(pixels, axes, raw.turn))
 
 
 def as_labels(path: str | Path, pixels: NDArray[Any]) -> NDArray[np.int32]:
@@ -247,10 +250,21 @@ def as_labels(path: str | Path, pixels: NDArray[Any]) -> NDArray[np.int32]:
     return np.ascontiguousarray(pixels, np.int32)
 
 
-def _read(path: Path, max_pixels: int) -> _Raw:
+def _read(path: Path, max_pixels: int, is_label_map: bool = False) -> _Raw:
     with opened(path) as file:
-        series = only_image(path, file, max_pixels)
-        return _Raw(series.asarray(), series.axes, photometric(series.keyframe), _has_alpha(series.keyframe))
+        series = only_image(path, file, max_pixels, is_label_map)
+        page = series.keyframe
+        if is_label_map:
+            check_lossless(path, file, page)
+        return _Raw(series.asarray(), series.axes, photometric(page), _has_alpha(page), orientation(page))
+
+
+def _upright(pixels: NDArray[Any], axes: str, turn: Turn) -> NDArray[Any]:
+    """A label map with its rows first, turned as :class:`Plane` turns images."""
+    transposed, flip_rows, flip_columns = turn
+    rows_last = axes == "XY"
+    pixels = pixels.T if rows_last != transposed else pixels
+    return pixels[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1]
 
 
 @contextmanager
@@ -261,7 +275,7 @@ def opened(path: Path) -> Iterator[tifffile.TiffFile]:
         CellSegError: missing, empty, or not readable.
     """
     check_file(path)
-    with damage_reported(path, "a TIFF"), tifffile.TiffFile(path) as file:
+    with damage_reported(path, "a TIFF"), open_tiff(path) as file:
         yield file
 
 
@@ -295,26 +309,32 @@ def damage_reported(path: Path, kind: str) -> Iterator[None]:
     except CellSegError:
         raise
     except MemoryError as error:
-        raise CellSegError(f"{path}: does not fit into memory") from error
+        raise CellSegError(f"{path}: does not fit into memory; save it in tiles of some 512 pixels") from error
     except Exception as error:  # anything from struct.error to the decoders' special types
         raise CellSegError(f"{path}: cannot be read as {kind} ({one_line(error)}); export it again") from error
     finally:
         log.disabled = before
 
 
-def only_image(path: Path, file: tifffile.TiffFile, max_pixels: int | None) -> Any:
+def only_image(path: Path, file: tifffile.TiffFile, max_pixels: int | None, is_label_map: bool = False) -> Any:
     """The file's first series (tifffile's word for an image with its pyramid), checked from the header alone.
 
     Args:
         path: for messages.
         file: the same file, open.
         max_pixels: images that declare more are refused; None where only windows are read.
+        is_label_map: whether no strip or tile may be left out.
 
     Raises:
-        CellSegError: too large, truncated, or beside another one of the same size.
+        CellSegError: too large, truncated, of no type of numbers, or beside another one of the same size.
     """
     series = file.series[0]
     page = series.keyframe
+    if page.dtype is None:
+        kind = f"{page.bitspersample} bits per sample of the sample format {page.sampleformat}"
+        raise CellSegError(f"{path}: has {kind}, which cannot be read; export it again")
+    if 0 in series.shape:
+        raise CellSegError(f"{path}: is {describe_shape(series.shape)}, without a pixel; export it again")
     sides = [side for side, axis in zip(series.shape, series.axes) if axis not in "SC" or side > 4]  # not channels
     if max_pixels is not None and int(np.prod(sides, dtype=object)) > max_pixels:
         raise CellSegError(f"{path}: declares {describe_shape(series.shape)}, over the limit of {max_pixels} pixels")
@@ -324,6 +344,7 @@ def only_image(path: Path, file: tifffile.TiffFile, max_pixels: int | None) -> A
     end = max(map(sum, zip(page.dataoffsets, page.databytecounts)), default=0)
     if end > file.filehandle.size:  # some decoders make up the missing part, others allocate memory for it first
         raise CellSegError(f"{path}: ends after {file.filehandle.size} of {end} bytes; copy or export it again")
+    check_segments(path, series, is_label_map)
     return series
 
 

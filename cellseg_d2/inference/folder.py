@@ -1,4 +1,4 @@
-"""A folder of images -> ``test-results.json`` and the files that people open next; by several processes, resumable."""
+"""Predicts a folder of images, in one or several processes, and writes the results; an interrupted run can continue."""
 
 from __future__ import annotations
 
@@ -12,18 +12,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data.samplers import InferenceSampler
 from detectron2.utils import comm
-from numpy.typing import NDArray
 
 from cellseg_d2.cells.coco import to_results
 from cellseg_d2.cells.instances import CellInstances
 from cellseg_d2.errors import CellSegError, one_line
 from cellseg_d2.export.coco_results import ResultsWriter, check_results, zip_results
 from cellseg_d2.export.counts import COUNTS_FILE, ImageCounts, write_counts
-from cellseg_d2.export.formats import COCO, DEFAULT_FORMATS, NEEDS_PIXELS, ImageCells, write_image
+from cellseg_d2.export.formats import COCO, DEFAULT_FORMATS, ImageCells, pixels_for, write_image
 from cellseg_d2.export.record import IDS_FILE, RESULTS_FILE, SKIPPED_FILE, Record
 from cellseg_d2.files import whole_file, write_json
 from cellseg_d2.images.formats import image_header
@@ -38,7 +36,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 PARTS_FOLDER = ".parts"
-"""Holds the results of each image that is done, until all are."""
+"""The folder for the results of single images, until all images are done."""
 
 PARTS_FORM = 2
 """Parts of another form, of an earlier version, are not taken up."""
@@ -46,13 +44,10 @@ PARTS_FORM = 2
 SHARED_TILES = 64
 """An image of more tiles than this for each process is shared by all processes, a smaller one is one process's."""
 
-LARGEST_PICTURE = 10**8
-"""Pixels of an image of which overlays are drawn and intensities measured, which needs all of it in memory."""
-
 
 @dataclass(frozen=True)
 class Output:
-    """Where the results go, and which.
+    """The results to write, and where.
 
     Attributes:
         folder: the folder for all files.
@@ -176,7 +171,7 @@ def _try(
 
 
 def _fingerprint(cfg: CfgNode, output: Output) -> str:
-    """Differs where a part of an earlier run would not be a part of this one."""
+    """A fingerprint of the run; it differs from an earlier run's if that run's parts must not be used."""
     weights = Path(cfg.MODEL.WEIGHTS)
     state = weights.stat() if weights.is_file() else None
     known = [
@@ -242,7 +237,7 @@ def _write(
     sure = predictor.confident(cells, output.min_score, output.min_score_of_class)
     predictor.warn_of_scale(regions, image.path)
     names, pixel_size = predictor.class_names, predictor.pixel_size_of(regions)
-    pixels = _pixels(regions, image) if set(NEEDS_PIXELS) & set(output.formats) else None
+    pixels = pixels_for(output.formats, regions, image.path)
     shown = ImageCells(output.folder, image.name, sure, names, pixels, pixel_size, image.file_name)
     write_image(shown, output.formats)
     height, width = regions.size
@@ -253,15 +248,6 @@ def _write(
     }
     with whole_file(_part(output.folder / PARTS_FOLDER, image)) as partial:
         partial.write_text(json.dumps(part), encoding="utf-8")
-
-
-def _pixels(regions: ImageRegions, image: InputImage) -> NDArray[np.uint8] | None:
-    """A whole image; None for one that is too large for memory."""
-    height, width = regions.size
-    if height * width > LARGEST_PICTURE:
-        logger.warning("%s: is too large for an overlay and for mean intensities", image.path)
-        return None
-    return regions.read((0, 0, width, height))
 
 
 def _finish(

@@ -1,7 +1,7 @@
 """Several sets of results become one: of two checkpoints, or of two passes over the same images, whole and in tiles.
 
-Weighted Boxes Fusion (Solovyev et al., Image and Vision Computing 2021) with masks in the place of boxes: what several
-files show is one cell, and the more of them show it, the higher it scores.
+The method is Weighted Boxes Fusion (Solovyev et al., Image and Vision Computing 2021) with masks instead of boxes:
+instances of several files that overlap become one cell, and its score grows with the number of files that have it.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def _elect(classes: Ints, votes: Floats, members: Sequence[int]) -> tuple[int, f
 
 
 def _voted_mask(cells: CellInstances, votes: Floats, members: Sequence[int]) -> tuple[Bools, Ints]:
-    """A cluster's mask and its place in the image; ``members`` come ranked."""
+    """A cluster's mask and its place in the image; ``members`` are ranked."""
     best, needed = members[0], votes[members].sum() / 2
     if votes[best] >= needed:
         return cells.masks[best], cells.origins[best]
@@ -136,7 +136,7 @@ def _voted_mask(cells: CellInstances, votes: Floats, members: Sequence[int]) -> 
     for member, (x0, y0), (x1, y1) in zip(members, cells.origins[members] - origin, ends - origin):
         seen[y0:y1, x0:x1] += votes[member] * cells.masks[member]
     mask: Bools = seen >= needed
-    # Below an IoU of a half, many members may each overlap the best one elsewhere.
+    # With an IoU below one half, members may overlap the best one in different places.
     return (mask, origin) if mask.any() else (cells.masks[best], cells.origins[best])
 
 
@@ -150,7 +150,7 @@ def _mean_boxes(boxes: NDArray[np.float32], votes: Floats, leader: Ints) -> NDAr
 
 @dataclass(frozen=True)
 class MergeCounts:
-    """What went in and came out.
+    """Numbers of images and results.
 
     Attributes:
         images: images with at least one result in any file.
@@ -184,12 +184,12 @@ def merge_files(
         class_agnostic: see :func:`merge`.
 
     Raises:
-        CellSegError: weights do not fit the files, or a value is out of its range; a file cannot be read, is of another
-            form, or of images of other sizes than the rest; the output cannot be written.
+        CellSegError: weights do not fit the files, or a value is out of its range; a file cannot be read, has another
+            form, or images of other sizes than the others; the output cannot be written.
     """
     weights = [1.0] * len(paths) if weights is None else list(weights)
     if len(weights) != len(paths):
-        raise CellSegError(f"weights: {len(weights)} given for {len(paths)} files; give one a file")
+        raise CellSegError(f"weights: {len(weights)} given for {len(paths)} files; give one per file")
     if not all(0 < weight < math.inf for weight in weights):
         raise CellSegError(f"weights: must each be above 0 and finite, not {weights}; leave a file out instead")
     if not 0 <= iou < 1:

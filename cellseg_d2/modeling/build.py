@@ -1,4 +1,4 @@
-"""Builds a model on the device that is there, and measures its size."""
+"""Builds a model on an available device, and measures its size."""
 
 from __future__ import annotations
 
@@ -18,6 +18,10 @@ def use_available_device(cfg: CfgNode) -> None:
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logger.warning("MODEL.DEVICE is %s, but there is no CUDA here; running on the CPU", cfg.MODEL.DEVICE)
         cfg.MODEL.DEVICE = "cpu"
+
+
+def use_available_precision(cfg: CfgNode) -> None:
+    """Trains in full precision, with a notice, where the device has no fast arithmetic of CELLSEG.AMP_DTYPE."""
     if cfg.MODEL.DEVICE == "cpu" and cfg.SOLVER.AMP.ENABLED and cfg.CELLSEG.AMP_DTYPE != "bfloat16":
         logger.warning("CELLSEG.AMP_DTYPE %s needs CUDA; training in full precision", cfg.CELLSEG.AMP_DTYPE)
         cfg.SOLVER.AMP.ENABLED = False

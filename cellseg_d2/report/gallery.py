@@ -1,4 +1,4 @@
-"""Images with the outlines of their cells and predictions, for a page that switches layers and zooms."""
+"""Images with the outlines of their cells and predictions, for a page with layers and zoom."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from cellseg_d2.cells.arrays import Bools, Ints
 from cellseg_d2.cells.coco import Record, by_image
 from cellseg_d2.cells.outlines import Ring, trace
-from cellseg_d2.errors import CellSegError
+from cellseg_d2.errors import CellSegError, size_text, turned_text
 from cellseg_d2.evaluation.coco_cells import EvaluatedImage, class_names, image_cells
 from cellseg_d2.evaluation.coco_matching import unmatched, within_cap
 from cellseg_d2.evaluation.image_scores import ImageScore
@@ -25,15 +25,16 @@ from cellseg_d2.images.listing import ByFileName, InputImage, list_images
 from cellseg_d2.report.page import picture_uri
 
 TOLERANCE = 0.75
-"""Pixels of the shown picture that an outline may be off: a staircase of pixels is off a straight line by 0.71."""
+"""How far a simplified outline may be from the true one, in pixels of the shown picture. The steps of a pixel outline
+are up to 0.71 from a straight line."""
 
 
 @dataclass(frozen=True)
 class Outline:
-    """A cell as a page draws it.
+    """A cell for drawing on a page.
 
     Attributes:
-        path: SVG's path data, in pixels of the shown picture, rounded to tenths.
+        path: SVG path data, in pixels of the shown picture, rounded to tenths.
         color: its class's colour, ``#rrggbb``.
         title: its class, score and area.
         kind: ``missed``, ``spurious``, ``crowd`` or empty.
@@ -73,7 +74,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """The files of a dataset's images, found by the ids of an id file or else by their names.
+    """The files of a dataset's images, found by the ids of an id file, or by their names.
 
     Attributes:
         source: where the files are, for messages.
@@ -123,8 +124,8 @@ class ImageFiles:
             raise CellSegError(f"{self.source}: holds no image {wanted}, which the ground truth lists; add it")
         image = file.read(self.rule)
         if image.shape[:2] != size:
-            has, wanted = (f"{height} x {width}" for height, width in (image.shape[:2], size))
-            raise CellSegError(f"{file.path}: is {has}, its masks are {wanted}; give the images that were judged")
+            turned = turned_text(image.shape, size) or "; give the images that were judged"
+            raise CellSegError(f"{file.path}: is {size_text(image.shape)}, its masks are {size_text(size)}{turned}")
         return image
 
 
@@ -138,13 +139,13 @@ def draw_gallery(
     max_detections: int,
     max_side: int | None,
 ) -> Iterator[Picture]:
-    """Pictures of some images of a dataset, one after the other.
+    """Yields pictures of some images of a dataset.
 
     Args:
         truth: a COCO dataset.
         results: COCO results with segmentations.
         ids: the image ids in the order of the pictures.
-        files: the images themselves; None draws the outlines alone.
+        files: the images; None draws only the outlines.
         score_threshold: predictions below it are neither drawn nor matched.
         max_detections: predictions of a class beyond so many, best first, are neither drawn nor matched.
         max_side: larger pictures are made smaller, so that the larger side is this; None for never.

@@ -1,4 +1,4 @@
-"""Images beside what was found in them."""
+"""Pictures of images beside their predictions."""
 
 from __future__ import annotations
 
@@ -27,19 +27,18 @@ def write_prediction_grid(
     score_threshold: float = 0.5,
     rule: str = INTENSITY_RULE,
 ) -> None:
-    """A PNG with a row an image: the image, its ground truth where that is given, and its predicted cells.
+    """Writes a PNG with one row per image: the image, its ground truth if given, and its predicted cells.
 
-    With ground truth, crosses mark what COCO's matching at an IoU of 0.5 leaves over: missed cells in the ground truth,
-    spurious ones in the prediction.
+    With ground truth, crosses mark the cells that COCO's matching at an IoU of 0.5 leaves without a partner: missed
+    cells in the ground truth, spurious cells in the prediction.
 
     Args:
-        images: what to show, with their ids.
+        images: the images to show, with their ids.
         results: COCO results, such as ``test-results.json``.
         output: the PNG.
         ground_truth: a COCO dataset.
-        numbered: whether the ids of ``images`` are those of the results; if not, the ground truth tells them by the
-            images' file names.
-        score_threshold: cells with a lower score are not drawn, and find nothing.
+        numbered: whether ``images`` have the ids of the results; if not, the ground truth gives them by file name.
+        score_threshold: cells with a lower score are neither drawn nor matched.
         rule: how images that are not 8 bit are scaled.
 
     Raises:
@@ -54,14 +53,14 @@ def write_prediction_grid(
             images = _numbered_as(images, dataset["images"], ground_truth)
     found = by_image(result for result in given if result["score"] >= score_threshold)
     rows = []
-    for own in images:
-        image, name = own.read(rule), str(own.path)
+    for shown in images:
+        image, name = shown.read(rule), str(shown.path)
         if truth is None:
-            cells = visible(to_instances(found[own.id], image, name)[0])
+            cells = visible(to_instances(found[shown.id], image, name)[0])
             panels = [(draw_overlay(image, cells), f"prediction: {len(cells)} cells")]
         else:
-            panels = compare(image, truth[own.id], found[own.id], name)
-        row = [titled(panel, text) for panel, text in [(image, own.file_name), *panels]]
+            panels = compare(image, truth[shown.id], found[shown.id], name)
+        row = [titled(panel, text) for panel, text in [(image, shown.file_name), *panels]]
         rows.append(draw_grid(row, columns=len(row)))
     write_picture(output, stacked(rows))
 

@@ -106,6 +106,18 @@ def test_masks_lie_in_their_box(write, dtype):
     check_maps(read(path.parent), cell=expected)
 
 
+@pytest.mark.parametrize(
+    ("corners", "shown"),
+    [
+        ([[7, 5], [9, 6]], (7, 5, 10, 7)),  # the box is smaller than the mask, which LabelMe crops
+        ([[6.6, 5.4], [9.2, 6.1]], (7, 5, 11, 8)),  # dragged by fractions: the mask as it is, from the rounded corner
+    ],
+)
+def test_a_box_that_does_not_fit_its_mask_is_read_as_labelme_reads_it(write, corners, shown):
+    path = write(shape(corners, kind="mask", mask=np.ones((3, 4), bool)))
+    check_maps(read(path.parent), cell=filled(_1=shown))
+
+
 def test_shapes_of_one_label_and_group_are_one_cell(write):
     path = write(
         shape(box(2, 3, 10, 12), group=4),
@@ -180,8 +192,8 @@ def test_other_json_is_not_looked_at(write):
         ([shape([[1, 2], [3, 4]], kind="mask") | {"mask": "?"}], "shape 1 'cell' is damaged"),
         ([shape([[1, 2], [3, 4]], kind="mask") | {"mask": "AAAA"}], "shape 1 'cell' is damaged .its mask is no PNG"),
         (
-            [shape([[1, 2], [3, 4]], kind="mask", mask=np.ones((3, 4), bool))],
-            "shape 1 'cell' is damaged .its mask is 3 x 4, its box 3 x 3.; draw it again",
+            [shape([[1, 2], [3, 4]], kind="mask", mask=np.ones((2, 3), bool))],
+            "shape 1 'cell' is damaged .its mask is 2 x 3, its box 3 x 3.; draw it again",
         ),
     ],
 )

@@ -153,7 +153,7 @@ def test_what_is_left_out_is_said(root, caplog):
         (sample,) = find_labelled(root).images
         read(sample)
     assert [record.getMessage() for record in caplog.records] == [
-        f"{root}: images without annotations, left out: 2 (a.tif, c.jpg)",
+        f"{root}: images without annotations, left out: 2 (images/a.tif, images/c.jpg)",
         f"{root / 'masks' / 'b.csv'}: 2 (5, 7) of its labels are not in the label map",
     ]
 

@@ -34,6 +34,12 @@ def test_a_model_is_like_itself():
     assert {finding.ended for finding in findings} == {"ok"}
 
 
+def test_other_kernels_differ_by_less_than_is_allowed():
+    findings = list(models.compare_models(LITE, small(CPU, replace(CPU, onednn=False))))
+    assert {finding.ended for finding in findings} == {"ok"}
+    assert float(findings[0].difference) > 0
+
+
 def test_a_model_that_sees_other_pixels_is_found():
     ended = _ended(models.compare_models(LITE, small(CPU, OTHER)))
     assert ended[f"{LITE}: features"] == ended[f"{LITE}: gradient"] == "FAILED"
@@ -131,6 +137,12 @@ def test_without_a_gpu_one_line_says_so(repo_root, tmp_path):
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: there is no GPU here that torch ")
     assert not (tmp_path / "table.md").exists()
+
+
+def test_a_key_that_does_not_exist_is_no_difference(repo_root):
+    done = _run(repo_root, "--device", "cpu", "--quick", "MODEL.PIXEL_MEEN", "1")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "MODEL.PIXEL_MEEN" in done.stderr
 
 
 def test_the_table_names_device_and_versions(repo_root, tmp_path):

@@ -328,7 +328,9 @@ RLE = pycocotools_rle(SQUARE)
         pytest.param({**RLE, "size": [6, 0]}, "an RLE whose size is not", id="a side of 0"),
         pytest.param({**RLE, "size": ["6", "8"]}, "an RLE whose size is not", id="size is text"),
         pytest.param(
-            {**RLE, "size": [8, 6]}, "a mask of 8 x 6, but its image is 6 x 8; it is turned, as EXIF", id="turned"
+            {**RLE, "size": [8, 6]},
+            "a mask of 8 x 6, but its image is 6 x 8; it is turned by a quarter, as EXIF",
+            id="turned",
         ),
         pytest.param({**RLE, "size": [10**6, 10**6]}, "a mask of 1000000 x 1000000, but its image is 6 x 8", id="huge"),
         pytest.param(
@@ -396,6 +398,12 @@ def test_a_damaged_text_is_found_among_many(tmp_path):
         pytest.param(lambda t: t["images"][0].update(height=6.5), "has the height and width 6.5 and 8", id="half"),
         pytest.param(lambda t: t["images"][0].update(file_name=7), "has the file_name 7", id="name is a number"),
         pytest.param(lambda t: t["images"][0].update(file_name="\ud800"), r"'\ud800'", id="surrogate in a file name"),
+        pytest.param(
+            lambda t: t["images"][0].update(tissue=["lung"]), "has the tissue ['lung']", id="tissue is a list"
+        ),
+        pytest.param(
+            lambda t: t["images"][0].update(width=10**299), "has the height and width 6 and 1000", id="endless"
+        ),
         pytest.param(lambda t: t["categories"][0].update(name="\udc00"), r"'\udc00'", id="surrogate in a class name"),
         pytest.param(lambda t: t["categories"][0].update(name=["a"]), "has the name ['a']", id="name is a list"),
         pytest.param(

@@ -6,7 +6,7 @@ from drawing import drawn, overlapping_masks, pycocotools_rle
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cellseg_d2.cells.hidden import MOST_COVERED, SAME_IOU, best_first, hidden, visible
+from cellseg_d2.cells.hidden import MOST_COVERED, SAME_IOU, hidden, visible
 from cellseg_d2.cells.instances import CellInstances
 from cellseg_d2.config import get_cfg
 
@@ -71,7 +71,7 @@ def test_a_threshold_before_or_after_leaves_the_same_and_what_is_left_is_all_see
     before = visible(cells[cells.scores >= 0.3])
     assert before.origins.tolist() == after[after.scores >= 0.3].origins.tolist()
     labels = np.zeros(masks[0].shape, int)
-    for number in best_first(after)[::-1]:
+    for number in after.ranking[::-1]:
         x0, y0, x1, y1 = after.mask_boxes[number]
         labels[y0:y1, x0:x1][after.masks[number]] = number + 1
     left = np.bincount(labels.ravel(), minlength=len(after) + 1)[1:]

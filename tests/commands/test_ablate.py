@@ -53,7 +53,7 @@ def test_a_study_leaves_runs_a_table_and_a_figure(studied):
     text = (output / "augmentation.md").read_text()
     assert text in done.stdout
     assert f"figure: {output / 'augmentation.png'}" in done.stdout
-    assert "2 iterations a run, seeds an arm: 1." in text
+    assert "2 iterations per run, seeds per arm: 1." in text
     assert "python tools/ablate.py --study augmentation" in text
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
     assert [row[0] for row in rows[2:]] == ["flips", "full augmentation"]

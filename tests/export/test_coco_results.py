@@ -176,7 +176,7 @@ def changed(**values):
         pytest.param(changed(image_id=4), "image id 4 is not among the images", id="unknown image"),
         pytest.param(changed(category_id=3), "category id 3 is not among the categories", id="unknown category"),
         pytest.param(changed(category_id=0), "category id 0 is not among the categories", id="classes counted from 0"),
-        pytest.param(changed(image_id=5), "a mask of image 5 is [6, 8], the image (4, 4)", id="other size"),
+        pytest.param(changed(image_id=5), "a mask of image 5 is 6 x 8, the image 4 x 4", id="other size"),
         pytest.param([{"image_id": 3, "category_id": 1, "score": 1.0}], "segmentation", id="no mask"),
         pytest.param(changed(segmentation={"size": [6, 8], "counts": "zz"}), "RLE", id="damaged mask"),
         pytest.param([{"category_id": 1}], "image_id", id="no image"),
