@@ -26,7 +26,7 @@ run tools/train_net.py --eval-only --config-file configs/mask_rcnn_lite0_FPN.yam
 run tools/predict.py --weights "$output/model/model_best.pth" --input datasets/sample/test_release \
     --image-ids datasets/sample/test_image_name_to_ids.json --output "$output/predictions"
 run tools/evaluate.py --ground-truth datasets/sample/test_gt.json --predictions "$output/predictions/test-results.json" \
-    --output "$output/predictions"
+    --output "$output/scores"
 run tools/visualize.py predictions --input datasets/sample/test_release \
     --image-ids datasets/sample/test_image_name_to_ids.json --predictions "$output/predictions/test-results.json" \
     --ground-truth datasets/sample/test_gt.json --output "$output/predictions.png"
@@ -36,7 +36,7 @@ run tools/report.py evaluation --ground-truth datasets/sample/test_gt.json \
 run tools/report.py training "$output/model" --output "$output/training.html"
 
 ap50=$(python -c 'import json, sys; print("%.1f" % json.load(open(sys.argv[1]))["segm"]["AP50"])' \
-    "$output/predictions/metrics.json")
+    "$output/scores/metrics.json")
 cat <<END
 
 Done in $((SECONDS - started)) s.

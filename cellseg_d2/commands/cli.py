@@ -17,6 +17,10 @@ CONFIG_KEY = re.compile(r"(CELLSEG|DATALOADER|DATASETS|INPUT|MODEL|SOLVER|TEST)(
 """``MODEL.DEVICE`` and the like, but not ``IMAGE.TIF``."""
 
 
+NEEDED = {"detectron2": "Detectron2", "torch": "torch", "torchvision": "torchvision"}
+"""What only some commands need, and no plain ``pip install`` brings on each Python, by module."""
+
+
 class DefaultsFormatter(argparse.RawDescriptionHelpFormatter):
     """Shows each option's default, unless that is nothing, False or an empty list."""
 
@@ -91,9 +95,9 @@ def run_tool(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[
     """Runs a command's ``main``.
 
     Returns:
-        The exit code: the result of ``main``, or 0 for None; 2 on :class:`CellSegError` (bad input or wrong usage, one
-        line on stderr); 130 on Ctrl-C; 0 where a reader such as ``head`` closes the pipe. Other exceptions are raised,
-        and Python ends with exit code 1.
+        The exit code: the result of ``main``, or 0 for None; 2 on :class:`CellSegError` (bad input or wrong usage) and
+        without torch or Detectron2, with one line on stderr; 130 on Ctrl-C; 0 where a reader such as ``head`` closes
+        the pipe. Other exceptions are raised, and Python ends with exit code 1.
     """
     configure_logging()
     try:
@@ -105,6 +109,12 @@ def run_tool(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[
         sys.stdout.flush()
     except CellSegError as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        return 2
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in NEEDED:
+            raise
+        sys.stderr.write(f"error: {NEEDED[package]} is not installed; docs/install.md has the command for it\n")
         return 2
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")

@@ -166,7 +166,7 @@ def _driver_sees_gpu() -> bool:
 
 
 def _detectron2(report: Report) -> None:
-    detectron2 = _package(report, "detectron2", "detectron2", "make setup, or its repository as README.md describes")
+    detectron2 = _package(report, "detectron2", "detectron2", "make setup, or the line in docs/install.md")
     if detectron2 is None:
         return
     try:

@@ -65,7 +65,9 @@ def write_cell_table(
     names = [class_names[number] for number in instances.classes.tolist()]
     scores, values = instances.stated_scores.tolist(), zip(*(_rounded(column) for column in columns))
     numbered = enumerate(zip(names, scores, values), start=1)
-    write_csv(path, header, ([image_name, number, name, score, *own] for number, (name, score, own) in numbered))
+    write_csv(
+        path, header, ([image_name, number, name, score, *measures] for number, (name, score, measures) in numbered)
+    )
 
 
 def _rounded(column: NDArray[Any]) -> list[Any]:

@@ -36,10 +36,11 @@ class ImageCounts:
         cls, image: str, cells: CellInstances, class_count: int, pixel_size_um: PixelSize | None = None
     ) -> ImageCounts:
         """Those of an image's cells."""
-        own = [cells.classes == number for number in range(class_count)]
+        of_classes = [cells.classes == number for number in range(class_count)]
         scores, areas = cells.stated_scores, cells.areas
-        means = [round(float(scores[of_class].mean()), 6) if of_class.any() else None for of_class in own]
-        numbers, sums = [int(of_class.sum()) for of_class in own], [int(areas[of_class].sum()) for of_class in own]
+        means = [round(float(scores[of_class].mean()), 6) if of_class.any() else None for of_class in of_classes]
+        numbers = [int(of_class.sum()) for of_class in of_classes]
+        sums = [int(areas[of_class].sum()) for of_class in of_classes]
         return cls(image, numbers, sums, means, pixel_size_um)
 
 

@@ -90,7 +90,7 @@ def _measure(cells: CellInstances, image: NDArray[np.uint8] | None) -> Shapes:
     x, y = columns - 1 + cells.origins[owner, 0], rows - 1 + cells.origins[owner, 1]
 
     areas = np.bincount(owner, minlength=count)
-    centroids = np.stack([np.bincount(owner, own, count) / areas for own in (x, y)], axis=1)
+    centroids = np.stack([np.bincount(owner, values, count) / areas for values in (x, y)], axis=1)
     means = None
     if image is not None:
         values = image[y, x]
@@ -119,7 +119,7 @@ def _perimeters(flat: Bools, places: Ints, owner: Ints, stride: Ints, count: int
 
 def _eccentricities(dx: Floats, dy: Floats, owner: Ints, areas: Ints) -> Floats:
     """From the second moments around the centroid; 0 for a single pixel."""
-    xx, yy, xy = (np.bincount(owner, own, len(areas)) / areas for own in (dx * dx, dy * dy, dx * dy))
+    xx, yy, xy = (np.bincount(owner, values, len(areas)) / areas for values in (dx * dx, dy * dy, dx * dy))
     middle, spread = (xx + yy) / 2, np.hypot((xx - yy) / 2, xy)
     long, short = middle + spread, np.maximum(middle - spread, 0)
     return np.sqrt(1 - np.divide(short, long, out=np.ones_like(long), where=long > 0))

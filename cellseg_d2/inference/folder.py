@@ -149,7 +149,7 @@ def predict_images(predictor: WholeImagePredictor, images: Sequence[InputImage],
             else:
                 _write(predictor, predicted[1], image, predicted[0], output)
     comm.synchronize()
-    unread = [own for part in comm.gather(skipped) for own in part]
+    unread = [image for part in comm.gather(skipped) for image in part]
     return _finish(images, predictor, output, unread) if comm.is_main_process() else None
 
 
@@ -223,11 +223,11 @@ def _share(
                 raise
             tiles = 0  # the process that gets it skips it
         looked_at[number] = tiles > SHARED_TILES * processes
-    known = {number: is_large for own in comm.all_gather(looked_at) for number, is_large in own.items()}
+    known = {number: is_large for part in comm.all_gather(looked_at) for number, is_large in part.items()}
     large = [known[number] for number in range(len(images))]
     single = [image for image, is_large in zip(images, large) if not is_large]
-    own = [single[number] for number in InferenceSampler(len(single))] if single else []
-    return [image for image, is_large in zip(images, large) if is_large], own
+    mine = [single[number] for number in InferenceSampler(len(single))] if single else []
+    return [image for image, is_large in zip(images, large) if is_large], mine
 
 
 def _write(
@@ -254,7 +254,7 @@ def _finish(
     images: Sequence[InputImage], predictor: WholeImagePredictor, output: Output, skipped: Sequence[Skipped]
 ) -> Summary:
     """Puts the parts together, and takes them away."""
-    reasons = {own.id: own for own in skipped}
+    reasons = {image.id: image for image in skipped}
     if images and len(reasons) == len(images):
         raise CellSegError(f"none of the {len(images)} images can be read; the first: {reasons[images[0].id].reason}")
     entries: list[dict[str, Any]] = []
@@ -284,14 +284,14 @@ def _finish(
     _write_skipped(output.folder / SKIPPED_FILE, in_order)
     _record(predictor, output, counts).write(output.folder)
     shutil.rmtree(output.folder / PARTS_FOLDER)
-    sums = {name: sum(own.cells[number] for own in counts) for number, name in enumerate(names)}
+    sums = {name: sum(image.cells[number] for image in counts) for number, name in enumerate(names)}
     return Summary(len(entries), sums, writer.count if COCO in output.formats else None, in_order)
 
 
 def _write_skipped(path: Path, skipped: Sequence[Skipped]) -> None:
     """Lists the images that were skipped; without any, a list that an earlier run left goes."""
     if skipped:
-        write_json(path, [asdict(own) for own in skipped], indent=1)
+        write_json(path, [asdict(image) for image in skipped], indent=1)
     else:
         path.unlink(missing_ok=True)
 
@@ -299,5 +299,5 @@ def _write_skipped(path: Path, skipped: Sequence[Skipped]) -> None:
 def _record(predictor: WholeImagePredictor, output: Output, counts: Sequence[ImageCounts]) -> Record:
     selection = asdict(predictor.selection(output.min_score, output.min_score_of_class))
     names = list(selection.pop("class_names"))
-    sizes = {own.image: own.pixel_size_um for own in counts if own.pixel_size_um}
+    sizes = {image.image: image.pixel_size_um for image in counts if image.pixel_size_um}
     return Record(names, selection, predictor.cfg.CELLSEG.INTENSITY_RULE, sizes)

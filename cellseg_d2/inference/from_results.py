@@ -71,11 +71,11 @@ class Results:
         where = self.folder / RESULTS_FILE
         if image.size is None:
             raise CellSegError(f"{self.folder / IDS_FILE}: {image.file_name!r} has no height and width; add them")
-        own, names = self.by_image[image.id], self.record.class_names
+        found, names = self.by_image[image.id], self.record.class_names
         try:
-            rles = [to_rle(result["segmentation"], image.size) for result in own]
-            classes = [result["category_id"] - 1 for result in own]
-            cells = CellInstances.from_rles(rles, classes, image.size, [float(result["score"]) for result in own])
+            rles = [to_rle(result["segmentation"], image.size) for result in found]
+            classes = [result["category_id"] - 1 for result in found]
+            cells = CellInstances.from_rles(rles, classes, image.size, [float(result["score"]) for result in found])
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise CellSegError(f"{where}: a result of {image.file_name!r} is damaged ({one_line(error)})") from error
         if len(cells) and not 0 <= cells.classes.min() <= cells.classes.max() < len(names):
@@ -126,7 +126,9 @@ def export_results(
     if not in_place:
         stated = {key: value for key, value in asdict(selection).items() if key != "class_names"}
         replace(results.record, selection=stated).write(output)
-    return {name: sum(own.cells[number] for own in counts) for number, name in enumerate(results.record.class_names)}
+    return {
+        name: sum(image.cells[number] for image in counts) for number, name in enumerate(results.record.class_names)
+    }
 
 
 def _pixels(named: ByFileName, image: InputImage, formats: Collection[str], rule: str) -> Any:

@@ -192,7 +192,7 @@ def test_cells_say_in_a_line_how_many_they_are(cells, text):
 def test_class_names_stay_with_the_cells():
     cells = three_cells(class_names=("a", "b"))
     kept = [cells[1:], cells.trimmed(), cells.moved(1, 1, (9, 9)), CellInstances.concatenate([cells, cells])]
-    assert {own.class_names for own in kept} == {("a", "b")}
+    assert {cells.class_names for cells in kept} == {("a", "b")}
     assert cells.names == ["a", "a", "b"]
 
 
