@@ -125,10 +125,10 @@ def compare_trainings(settings: Settings) -> Iterator[Finding]:
         work = Workplace(Path(name))
         expected = work.train(settings.reference, "reference")
         found = work.train(settings.device, "device")
-        yield _apart(f"{CONFIG}: {ITERATIONS} iterations", expected, found.end, found.moved)
+        yield weights_apart(f"{CONFIG}: {ITERATIONS} iterations", expected, found.end, found.moved)
         work.stop("device", "resumed")
         resumed = work.train(settings.device, "resumed", found)
-        yield _apart(
+        yield weights_apart(
             f"{CONFIG}: resumed after {STOP}, against unbroken on the device", found, resumed.end, resumed.moved
         )
         check = f"{CONFIG}: two processes, against one on the device"
@@ -136,10 +136,18 @@ def compare_trainings(settings: Settings) -> Iterator[Finding]:
             yield Finding(check, ended="not run: NCCL needs two GPUs, there is one")
             return
         two = work.train_in_two(settings.device, "two")
-        yield _apart(check, found, two, float((two - found.start).norm()))
+        yield weights_apart(check, found, two, float((two - found.start).norm()))
 
 
-def _apart(check: str, expected: Training, weights: torch.Tensor, moved: float) -> Finding:
+def weights_apart(check: str, expected: Training, weights: torch.Tensor, moved: float) -> Finding:
+    """How far a training's weights are from the expected ones, as a share of the way that these were moved.
+
+    Args:
+        check: what is compared.
+        expected: the training to compare with.
+        weights: all weights at the other training's end, as one vector.
+        moved: how far that one moved them.
+    """
     difference = float((weights - expected.end).norm()) / max(expected.moved, 1e-30)
     given = f"weights moved by {number(expected.moved)}", f"weights moved by {number(moved)}"
     return compared(check, given, difference, ALLOWED)

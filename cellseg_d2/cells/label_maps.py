@@ -40,11 +40,11 @@ def count_parts(cells: Runs) -> tuple[Ints, Ints]:
     encloses.
 
     A cell's runs, the vertical stretches of its pixels, touch in pairs only. So the Euler number, parts less holes, is
-    the number of its runs less that of the pairs, and the parts are the connected groups of its runs (the run-based
+    the number of its runs less the number of pairs, and the parts are the connected groups of its runs (the run-based
     form of Gray's bit-quads, IEEE Trans. Computers C-20, 1971).
 
     Args:
-        cells: of :func:`cellseg_d2.cells.rle.column_runs`: no run may reach from one column to the next.
+        cells: what :func:`cellseg_d2.cells.rle.column_runs` gives; no run may reach from one column to the next.
 
     Returns:
         Two arrays, (N,) int64.

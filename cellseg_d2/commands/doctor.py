@@ -121,7 +121,7 @@ def _package(report: Report, distribution: str, module: str, fix: str) -> Module
 
 
 def _torch(report: Report, torch: ModuleType) -> None:
-    _known_holes(report, str(torch.__version__))
+    report_known_holes(report, str(torch.__version__))
     report.add("torch threads", torch.get_num_threads())
     devices = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     report.add("CUDA", f"built for {torch.version.cuda or 'none'}; available: {torch.cuda.is_available()}")
@@ -146,7 +146,8 @@ def _torch(report: Report, torch: ModuleType) -> None:
             )
 
 
-def _known_holes(report: Report, version: str) -> None:
+def report_known_holes(report: Report, version: str) -> None:
+    """Reports a version of torch, such as "2.3.1+cpu", in which a known hole is open."""
     release = re.match(r"(\d+)\.(\d+)", version)
     if release and (int(release[1]), int(release[2])) < SAFE_TORCH:
         report.problem(

@@ -63,10 +63,11 @@ def trials() -> Iterator[Trial]:
     }
     for what, step in steps.items():
         with TemporaryDirectory() as folder:
-            yield _try(what, step, Path(folder))
+            yield try_step(what, step, Path(folder))
 
 
-def _try(what: str, step: Callable[[Path], str], folder: Path) -> Trial:
+def try_step(what: str, step: Callable[[Path], str], folder: Path) -> Trial:
+    """Runs one step, which gets a folder and tells what came out, and keeps the reason if it fails."""
     started = time.monotonic()
     try:
         ended, passed = step(folder), True

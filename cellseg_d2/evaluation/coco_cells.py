@@ -44,7 +44,7 @@ def image_cells(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) 
         CellSegError: a result is of an image or category that the dataset does not have; an image's size is nowhere
             stated; a segmentation is damaged or of another size.
     """
-    classes = {number: place for place, number in enumerate(sorted(own["id"] for own in truth["categories"]))}
+    classes = {number: place for place, number in enumerate(sorted(known["id"] for known in truth["categories"]))}
     images = {image["id"]: image for image in truth["images"]}
     cells = _checked_by_image("annotations", truth["annotations"], images, classes)
     found = _checked_by_image("results", results, images, classes)

@@ -18,7 +18,7 @@ class ImageScore:
 
     Attributes:
         name: the image's name.
-        cells: without crowds.
+        cells: cells without crowds.
         missed: cells without a prediction.
         spurious: predictions without a cell that no crowd absorbs.
     """
@@ -35,13 +35,16 @@ class ImageScore:
 
     @property
     def f1(self) -> float:
-        """In percent; NaN where there are neither cells nor predictions."""
+        """F1 in percent; NaN where there are neither cells nor predictions."""
         total = 2 * self.hit + self.missed + self.spurious
         return 200 * self.hit / total if total else math.nan
 
 
 def image_scores(cells: CellJudgement) -> list[ImageScore]:
-    """Of each image, in order, for the predictions of at least ``cells.score_threshold`` that no better one hides."""
+    """The score of each image, in order.
+
+    It counts the predictions of at least ``cells.score_threshold`` that no better one hides.
+    """
     return [_score(name, shown) for name, shown in zip(cells.images, cells.shown)]
 
 

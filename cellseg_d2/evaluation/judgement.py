@@ -20,11 +20,11 @@ class CellJudgement:
 
     Attributes:
         score_threshold: the least score of a prediction in ``metrics``.
-        images, class_names: what the counts and the confusion of ``metrics`` are of.
+        images, class_names: names of the images and classes, in the order in which ``metrics`` counts them.
         metrics: metrics of the predictions that no better one hides, flattened.
         errors, thresholds: from all detections, as for AP.
-        judged: these detections, of each of ``images``.
-        shown: of each of ``images``, those from ``score_threshold`` on that no better one hides: what people see.
+        judged: these detections, per image.
+        shown: per image, the detections from ``score_threshold`` on that no better one hides: what people see.
     """
 
     score_threshold: float

@@ -73,8 +73,8 @@ def test_trainings_are_compared_with_the_cpus_resumed_and_shared():
 def test_a_training_is_like_itself_and_one_that_lost_its_steps_is_found():
     start, end = torch.zeros(4), torch.ones(4)
     unbroken = training.Training(start, end)
-    assert training._apart("", unbroken, end, 2.0).ended == "ok"
-    assert training._apart("", unbroken, start, 0.0).ended == "FAILED"
+    assert training.weights_apart("", unbroken, end, 2.0).ended == "ok"
+    assert training.weights_apart("", unbroken, start, 0.0).ended == "FAILED"
 
 
 @pytest.fixture(scope="module")

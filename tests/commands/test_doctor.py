@@ -95,7 +95,7 @@ def test_a_detectron2_without_its_compiled_part_is_no_problem() -> None:
 )
 def test_a_torch_with_known_holes_is_a_problem(version: str, named: bool) -> None:
     report = doctor.Report()
-    doctor._known_holes(report, version)
+    doctor.report_known_holes(report, version)
 
     assert [f"torch {version} " in found.what and "CVE-2025-32434" in found.what for found in report.problems] == (
         [True] if named else []

@@ -30,7 +30,7 @@ def test_whatever_a_step_raises_is_a_failed_trial(tmp_path):
     def step(folder):
         raise AttributeError("module 'numpy' has no attribute 'bool8'\nand more")
 
-    tried = trial._try("look", step, tmp_path)
+    tried = trial.try_step("look", step, tmp_path)
     assert not tried.passed
     assert tried.line().startswith("look: FAILED after 0.0 s, AttributeError: module 'numpy' has no attribute 'bool8'")
     assert "\n" not in tried.line()
