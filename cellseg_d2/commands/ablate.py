@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         num_gpus=args.num_gpus,
         user=tuple(args.opts),
     )
-    command = shlex.join(["python", "tools/ablate.py", *(sys.argv[1:] if argv is None else argv)])
+    command = shlex.join(["cellseg-d2", "ablate", *(sys.argv[1:] if argv is None else argv)])
     studies = list(STUDIES.values()) if args.study == "all" else [STUDIES[args.study]]
     for study, finished in run_studies(studies, options):
         text = markdown(study, finished, command)

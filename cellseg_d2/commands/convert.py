@@ -94,7 +94,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--base", default=BASE, metavar="CONFIG", help="with --check: the config that the settings extend"
     )
     parser.add_argument(
-        "--on-error", choices=("stop", "skip"), default="stop", help="at a sample that cannot be read: stop, or go on"
+        "--on-error", choices=("stop", "skip"), default="stop", help="at a sample that cannot be read: stop, or skip it"
     )
     return parser
 

@@ -93,7 +93,7 @@ def convert(
         workers: processes; the result does not depend on it.
         scheduler: a Dask scheduler to run on instead, ``tcp://HOST:PORT``.
         overwrite: replace an existing dataset.
-        skip_errors: go on without images that cannot be read; they are listed in ``dataset.json``.
+        skip_errors: skip images that cannot be read; ``dataset.json`` lists them.
         split_file: the user's split, see :func:`cellseg_d2.conversion.split.read_split_file`.
         from_coco: a COCO file of whole images to tile, instead of label TIFFs.
         annotation_format: the format of the labels, see :func:`cellseg_d2.annotations.readers.find_labelled`.

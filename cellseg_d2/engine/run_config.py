@@ -15,7 +15,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from cellseg_d2.config import cfg_with_overrides, get_cfg
-from cellseg_d2.config_checks import check_class_count, check_config, check_run_length, check_training
+from cellseg_d2.config_checks import check_class_count, check_config, check_resolved, check_training
 from cellseg_d2.data.caps import set_caps
 from cellseg_d2.data.catalog import check_registered
 from cellseg_d2.engine.launch import started_process
@@ -165,7 +165,7 @@ def check_run(cfg: CfgNode, args: argparse.Namespace) -> WeightsFile | None:
     else:
         processes = started.world_size
         check_gpus(cfg, started.local_size, processes)
-    check_run_length(cfg, processes)
+    check_resolved(cfg, processes)
     model = build_on_cpu(cfg)
     check_size(model, cfg)
     if args.eval_only:

@@ -101,8 +101,8 @@ class CellTrainer(DefaultTrainer):
     def resume_or_load(self, resume: bool = True) -> None:
         """Loads weights and, with resume, the whole state, so that the run continues as if it had not been stopped.
 
-        With one process on a CPU that is exact: the order of the tiles, their augmentations and torch's random state
-        are those of the unbroken run. Further processes draw their random numbers anew.
+        With one process on a CPU this is exact: the order of the tiles, their augmentations and torch's random state
+        are those of an uninterrupted run. Other processes draw new random numbers.
         """
         super().resume_or_load(resume)
         if len(starts := set(comm.all_gather(self.start_iter))) > 1:
@@ -113,7 +113,7 @@ class CellTrainer(DefaultTrainer):
             logger.info("going on at iteration %d, after %d tiles", self.start_iter, self.stream_start)
 
     def state_dict(self) -> dict[str, Any]:
-        """Detectron2's state, and what the stream of samples and the random numbers go on from."""
+        """Detectron2's state, the place in the stream of samples, and the state of the random numbers."""
         used = self.stream_start + (self.iter + 1 - self.start_iter) * self.cfg.SOLVER.IMS_PER_BATCH
         stream = {"stream_seed": self.stream_seed, "stream_position": used}
         random = {"torch_rng": torch.get_rng_state()}
@@ -137,7 +137,7 @@ class CellTrainer(DefaultTrainer):
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
-        """Images of a dataset as they are, each once."""
+        """Loads each image of a dataset once, without augmentation."""
         mapper = CellDatasetMapper(cfg, is_train=False)
         return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
 
@@ -153,7 +153,7 @@ class CellTrainer(DefaultTrainer):
         Args:
             cfg: its DATASETS.TEST and CELLSEG.INFERENCE are used.
             model: the model to evaluate; its training mode is restored.
-            evaluators: one a dataset; None for those of :meth:`build_evaluator`.
+            evaluators: one per dataset; None for those of :meth:`build_evaluator`.
         """
         network = _without_ddp(model)
         with inference_context(network):

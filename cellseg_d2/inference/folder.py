@@ -110,9 +110,9 @@ def predict_images(predictor: WholeImagePredictor, images: Sequence[InputImage],
     - ``geojson/<name>.geojson``, ``rois/<name>.zip``, ``labels/<name>/*.tif``, ``csv/<name>.csv`` and
       ``overlays/<name>.png``, see the writers in :mod:`cellseg_d2.export`.
 
-    A run that was stopped is taken up: images that are done are not predicted again, as long as they, config, weights
-    and output are the same. In several processes each predicts its share of the images, and of large images a share of
-    the tiles; all of them call this.
+    The same run can continue after an interruption: finished images are not predicted again if image, config, weights
+    and output are the same. With several processes, all call this function; each predicts a share of the images, and a
+    share of the tiles of large images.
 
     Returns:
         What was found; None on all processes but the first.
