@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 LAYERS = """
-    errors files progress
+    errors files outputs progress signals
     config config_checks
     cells
     images

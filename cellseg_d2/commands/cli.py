@@ -6,12 +6,13 @@ import argparse
 import logging
 import os
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from cellseg_d2.errors import CellSegError
+from cellseg_d2.errors import CellSegError, Stopped
 
 CONFIG_KEY = re.compile(r"(CELLSEG|DATALOADER|DATASETS|INPUT|MODEL|SOLVER|TEST)(\.[A-Z0-9_]+)+")
 """``MODEL.DEVICE`` and the like, but not ``IMAGE.TIF``."""
@@ -91,8 +92,8 @@ def run_tool(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[
 
     Returns:
         The exit code: what ``main`` returns, 0 for None; 2 on :class:`CellSegError` (bad input or wrong usage, one line
-        on stderr), 130 on Ctrl-C. Anything else stays an exception, which Python ends with exit code 1. A reader that
-        closes the pipe, such as ``head``, ends the command silently with 0.
+        on stderr), 130 on Ctrl-C and 143 on SIGTERM. Anything else stays an exception, which Python ends with exit code
+        1. A reader that closes the pipe, such as ``head``, ends the command silently with 0.
     """
     configure_logging()
     try:
@@ -101,6 +102,9 @@ def run_tool(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[
     except CellSegError as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return 2
+    except Stopped as stopped:
+        sys.stderr.write(f"stopped by {signal.Signals(stopped.signal).name}\n")
+        return stopped.exit_code
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return 130

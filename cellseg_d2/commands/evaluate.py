@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from cellseg_d2.commands.cli import ToolParser
 from cellseg_d2.evaluation.coco_ap import read_files
 from cellseg_d2.evaluation.judgement import judge_results
 from cellseg_d2.evaluation.report_tables import text_of, write_files
+from cellseg_d2.outputs import EVALUATION, claimed, output_folder
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -19,15 +21,21 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-detections", type=int, default=1000, help="for AP, per image and class, the best first")
     parser.add_argument("--score-threshold", type=float, default=0.5, metavar="S", help="for PQ, AJI, F1 and counts")
     parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="also write metrics.json, thresholds.json and tables as .csv there"
+        "--output",
+        type=output_folder,
+        metavar="DIR",
+        help="also write metrics.json, thresholds.json and tables as .csv there",
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier evaluation in --output")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
-    truth, results = read_files(args.ground_truth, args.predictions)
-    judgement = judge_results(truth, results, args.max_detections, args.score_threshold)
-    print(text_of(judgement))
-    if args.output:
-        write_files(args.output, judgement, args.ground_truth, args.predictions)
+    with claimed(args.output, EVALUATION, may_hold=args.overwrite) if args.output else nullcontext():
+        truth, results = read_files(args.ground_truth, args.predictions)
+        judgement = judge_results(truth, results, args.max_detections, args.score_threshold)
+        print(text_of(judgement))
+        if args.output:
+            EVALUATION.remove(args.output)
+            write_files(args.output, judgement, args.ground_truth, args.predictions)

@@ -11,12 +11,13 @@ from pathlib import Path
 
 from cellseg_d2.commands.cli import ToolParser
 from cellseg_d2.inference.merge import merge_files
+from cellseg_d2.outputs import output_file
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = ToolParser(__doc__)
     parser.add_argument("predictions", type=Path, nargs="+", metavar="A.json", help="results files of the same images")
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="the merged results")
+    parser.add_argument("--output", type=output_file, required=True, metavar="FILE", help="the merged results")
     parser.add_argument("--weights", type=float, nargs="+", metavar="W", help="one a file, in their order; else all 1")
     parser.add_argument("--iou", type=float, default=0.5, help="above which two masks show one cell")
     parser.add_argument("--score-threshold", type=float, default=0.0, metavar="S", help="for the merged scores")
