@@ -17,7 +17,7 @@ from benchmarks.gpu_check.findings import SEED, Finding, Settings, Side, compare
 from benchmarks.table import number
 from benchmarks.train_sides import Sample, draw_samples, scale_branches
 from benchmarks.train_sides import Settings as Drawing
-from cellseg_d2.engine.trainer import build_loop
+from cellseg_d2.engine.loop import build_loop
 
 CELLS = 9
 """In each drawn tile."""
