@@ -29,6 +29,8 @@ def build_parser() -> argparse.ArgumentParser:
     add_common(part, run_mapper)
     part = parts.add_parser("evaluate", help="mask AP, metrics of cells, and reading COCO files against pycocotools")
     add_common(part, run_evaluate)
+    part = parts.add_parser("tables", help="measuring all cells of an image at once against one by one")
+    add_common(part, run_tables)
     part = parts.add_parser("train", help="a training step by number of cells against torchvision's Mask R-CNN")
     part.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
     part.add_argument("--threads", type=positive, metavar="N", help="of torch, on both sides; default: torch's choice")
@@ -77,6 +79,12 @@ def run_evaluate(args: argparse.Namespace) -> str:
         metrics = cell_metrics.report(repeats=1, counts=(4, 9), images=1, cells=20)
         return f"{ap}\n{metrics}\n{coco_input.report(repeats=1, images=2, cells=20)}"
     return f"{evaluate.report()}\n{cell_metrics.report()}\n{coco_input.report()}"
+
+
+def run_tables(args: argparse.Namespace) -> str:
+    from benchmarks import cell_table
+
+    return cell_table.report(repeats=1, counts=(5, 9)) if args.quick else cell_table.report()
 
 
 def run_train(args: argparse.Namespace) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,6 @@ from detectron2.config import CfgNode
 from detectron2.config import get_cfg as get_detectron2_cfg
 from detectron2.projects.point_rend import add_pointrend_config
 
-from cellseg_d2.config_numbers import in_file, in_overrides, whole_numbers
 from cellseg_d2.errors import CellSegError, one_line
 
 
@@ -23,12 +23,12 @@ def add_cellseg_config(cfg: CfgNode) -> None:
     cfg.CELLSEG.DATASET = ""
     # Epochs to train, used where SOLVER.MAX_ITER is 0.
     cfg.CELLSEG.EPOCHS = 200
-    # Models with more parameters are refused; 200 M is the limit of the course benchmark the recipe was made for.
+    # Models with more parameters are refused; 200 M is the limit of the course benchmark that this project began with.
     cfg.CELLSEG.MAX_PARAMETERS = 200_000_000
     # The metric by which model_best.pth is chosen, as evaluation names it; larger is better.
     cfg.CELLSEG.BEST_METRIC = "segm/AP50"
-    # Refuse MODEL.WEIGHTS that are known to want another INPUT.FORMAT, other pixel statistics or another stride than
-    # the config says. To be switched off where statistics of one's own are wanted nevertheless.
+    # Refuse MODEL.WEIGHTS that are known to need another INPUT.FORMAT, other pixel statistics or another stride than
+    # the config says. Switch it off to use other statistics deliberately.
     cfg.CELLSEG.CHECK_WEIGHTS_ORIGIN = True
     # Evaluations without a better CELLSEG.BEST_METRIC after which training ends; 0 trains on.
     cfg.CELLSEG.EARLY_STOPPING = 0
@@ -68,7 +68,7 @@ def add_cellseg_config(cfg: CfgNode) -> None:
 
 def _add_loss_config(cfg: CfgNode) -> None:
     cfg.CELLSEG.LOSS = CfgNode()
-    # Weights of the classification and mask losses. Those of the box losses are Detectron2's own keys,
+    # Weights of the classification and mask losses. For those of the box losses Detectron2 has keys,
     # MODEL.RPN.BBOX_REG_LOSS_WEIGHT and MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT. A cascade's stages share one weight,
     # and so do PointRend's two losses.
     cfg.CELLSEG.LOSS.RPN_CLS_WEIGHT = 1.0
@@ -139,6 +139,9 @@ def _add_inference_config(cfg: CfgNode) -> None:
     # and a second guess that is dropped is a cell of that class lost (docs/benchmarks.md has what it costs).
     cfg.CELLSEG.INFERENCE.SUPPRESSION = "hard"
     cfg.CELLSEG.INFERENCE.SUPPRESSION_IOU = 0.5
+    # The largest share of a cell that better ones may cover; a cell that is hidden more is in none of the files, counts
+    # and pictures for people, unless SUPPRESSION is "none". COCO results keep it.
+    cfg.CELLSEG.INFERENCE.SUPPRESSION_COVERED = 0.5
     cfg.CELLSEG.INFERENCE.SUPPRESS_RESULTS = False
     # Skip tiles that show nothing: the standard deviation of each channel is at most 3 of 255.
     cfg.CELLSEG.INFERENCE.SKIP_BACKGROUND = False
@@ -196,12 +199,7 @@ def get_cfg(name: str | Path | None = None, overrides: Sequence[str] = ()) -> Cf
     add_cellseg_config(cfg)
     if name is not None:
         path = config_path(name)
-
-        def merge() -> None:
-            with whole_numbers(cfg, in_file(cfg.load_yaml_with_base(str(path)))):
-                cfg.merge_from_file(str(path), allow_unsafe=False)
-
-        _merge(merge, str(path))
+        _merge(lambda: _merge_file(cfg, str(path)), str(path))
     return cfg_with_overrides(cfg, overrides)
 
 
@@ -215,12 +213,7 @@ def cfg_with_overrides(cfg: CfgNode, overrides: Sequence[str]) -> CfgNode:
         raise CellSegError(f"options stand before config keys; move {options[0]} there")
     if len(overrides) % 2:
         raise CellSegError(f"config overrides come as KEY VALUE pairs, {overrides[-1]!r} has no partner")
-
-    def merge() -> None:
-        with whole_numbers(cfg, in_overrides(overrides)):
-            cfg.merge_from_list(list(overrides))
-
-    _merge(merge, "command line")
+    _merge(lambda: _merge_pairs(cfg, overrides), "command line")
     return cfg
 
 
@@ -235,8 +228,7 @@ def cfg_from_text(text: str) -> CfgNode:
 
     def merge() -> None:
         content = _without_removed_keys(yaml.safe_load(text), where)
-        with whole_numbers(cfg, in_file(content)):
-            cfg.merge_from_other_cfg(CfgNode(content))
+        cfg.merge_from_other_cfg(CfgNode(_with_floats(content, cfg)))
 
     _merge(merge, where)
     return cfg
@@ -283,6 +275,40 @@ def _without_removed_keys(content: dict[str, Any], where: str) -> dict[str, Any]
     return content
 
 
+def _merge_file(cfg: CfgNode, path: str) -> None:
+    """Merges a YAML file and the files that its ``_BASE_`` names."""
+    content = CfgNode.load_yaml_with_base(path)
+    if not isinstance(content, dict):
+        raise ValueError("it holds no keys; write KEY: VALUE lines")
+    if content.get("VERSION", cfg.VERSION) == cfg.VERSION:
+        cfg.merge_from_other_cfg(CfgNode(_with_floats(content, cfg)))
+    else:
+        cfg.merge_from_file(path, allow_unsafe=False)  # Detectron2 translates the keys of its first version
+
+
+def _merge_pairs(cfg: CfgNode, overrides: Sequence[str]) -> None:
+    """Merges KEY VALUE KEY VALUE ..., whose values Detectron2 reads as Python writes them."""
+    for key, text in zip(overrides[::2], overrides[1::2]):
+        *parents, name = key.split(".")
+        node = cfg
+        for parent in parents:
+            node = node.get(parent) if isinstance(node, CfgNode) else None
+        is_float = isinstance(node, CfgNode) and isinstance(node.get(name), float)
+        cfg.merge_from_list([key, float(text) if is_float and re.fullmatch(r"[+-]?\d{1,300}", text) else text])
+
+
+def _with_floats(content: dict[str, Any], cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """The content with floats where it has integers for keys that are floats: people write ``BASE_LR: 1``."""
+    changed = {}
+    for key, value in content.items():
+        if isinstance(value, dict) and isinstance(cfg.get(key), dict):
+            value = _with_floats(value, cfg[key])
+        elif type(value) is int and isinstance(cfg.get(key), float):
+            value = float(value)
+        changed[key] = value
+    return changed
+
+
 def _merge(merge: Callable[[], None], where: str) -> None:
     """Runs a merge and turns what yacs raises into one line."""
     try:
@@ -296,7 +322,9 @@ def _merge(merge: Callable[[], None], where: str) -> None:
         raise CellSegError(
             f"{where}: {text[0].lower()}{text[1:]}; check its spelling in the config reference"
         ) from error
-    except (ValueError, TypeError, AttributeError, OSError, yaml.YAMLError) as error:
+    except RecursionError as error:
+        raise CellSegError(f"{where}: its _BASE_ leads back to itself, or it is nested too deeply") from error
+    except (ValueError, TypeError, AttributeError, ArithmeticError, OSError, yaml.YAMLError) as error:
         raise CellSegError(f"{where}: {one_line(error)}") from error
 
 

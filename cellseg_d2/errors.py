@@ -1,8 +1,22 @@
-"""The one exception that command lines turn into a line on stderr and exit code 2."""
+"""The exceptions that commands turn into a line on stderr and an exit code."""
 
 
 class CellSegError(Exception):
     """Bad input or wrong usage. The message is one line that names the file, key or value and how to fix it."""
+
+
+class Stopped(BaseException):
+    """Work that a signal ended. No ``Exception``: it is no failure, and Detectron2 would log it with its traceback.
+
+    Attributes:
+        signal: the signal's number.
+        exit_code: of the process, as shells give it.
+    """
+
+    def __init__(self, signal: int) -> None:
+        super().__init__(signal)
+        self.signal = signal
+        self.exit_code = 128 + signal
 
 
 def one_line(error: BaseException, length: int = 200) -> str:
@@ -12,6 +26,15 @@ def one_line(error: BaseException, length: int = 200) -> str:
     'first second'
     """
     return (" ".join(str(error).split()) or type(error).__name__)[:length]
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """A number with its noun.
+
+    >>> counted(1, "image"), counted(1_204, "image"), counted(2, "class", "classes")
+    ('1 image', '1,204 images', '2 classes')
+    """
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 def size_text(shape: tuple[int, ...]) -> str:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from cellseg_d2.annotations.reader import ImageLabels, LabelledImage, LabelledSet, Reader
-from cellseg_d2.cells.coco import Record
 from cellseg_d2.cells.coco_input import open_truth, without_pixel
 from cellseg_d2.cells.coco_records import Records, annotation_ids, crowd_of
 from cellseg_d2.cells.label_maps import LabelMap
@@ -96,7 +96,7 @@ class CocoSample(LabelledImage):
         return ImageLabels(image, layers)
 
 
-def find_coco_samples(ground_truth: Path, root: Path) -> LabelledSet:
+def find_coco_samples(ground_truth: Path, root: Path, locate: Callable[[str], Path] | None = None) -> LabelledSet:
     """The images of a COCO file, sorted by id, and the names of its categories in the order of their ids.
 
     Annotations without a pixel are left out, and noted.
@@ -104,12 +104,14 @@ def find_coco_samples(ground_truth: Path, root: Path) -> LabelledSet:
     Args:
         ground_truth: the COCO file.
         root: the folder that its file names are relative to; no image outside is opened.
+        locate: gives the file of a stated name; without it the name is the file's below ``root``.
 
     Raises:
         CellSegError: the file cannot be read or is of another form, two of its images have the same name, or one lies
             outside ``root``.
     """
-    truth = open_truth(ground_truth, find_size=lambda image: image_header(_inside(root, image, ground_truth)).size)
+    locate = locate or partial(_inside, root, ground_truth)
+    truth = open_truth(ground_truth, find_size=lambda image: image_header(locate(image["file_name"])).size)
     if truth.annotations is None:
         raise CellSegError(f"{ground_truth}: is no COCO dataset with images, annotations and categories")
     if not truth.images:
@@ -120,7 +122,7 @@ def find_coco_samples(ground_truth: Path, root: Path) -> LabelledSet:
     samples = [
         CocoSample(
             _sample_id(image["file_name"]),
-            _inside(root, image, ground_truth),
+            locate(image["file_name"]),
             (image["height"], image["width"]),
             cells[image["id"]],
             faults.get(image["id"], ""),
@@ -152,16 +154,16 @@ def _cells(records: Records, numbers: dict[int, int]) -> tuple[defaultdict[int, 
     return cells, faults
 
 
-def _inside(root: Path, image: Record, ground_truth: Path) -> Path:
+def _inside(root: Path, ground_truth: Path, file_name: str) -> Path:
     """An image's file.
 
     Raises:
         CellSegError: it lies outside ``root``, where a file from elsewhere is not to reach.
     """
-    name = os.path.normpath(image["file_name"])
+    name = os.path.normpath(file_name)
     if os.path.isabs(name) or name.split(os.sep)[0] == ".." or name == "." or "\0" in name:
         raise CellSegError(
-            f"{ground_truth}: has the file_name {image['file_name']!r}, which lies outside --input; write file names "
+            f"{ground_truth}: has the file_name {file_name!r}, which lies outside --input; write file names "
             "relative to that folder"
         )
     return root / name

@@ -8,26 +8,28 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from pycocotools import mask as mask_util
 
 from cellseg_d2.cells.instances import CellInstances
-from cellseg_d2.cells.label_maps import CellMeasures, LabelMap
-from cellseg_d2.cells.rle import Rle, encode_label_map
+from cellseg_d2.cells.label_maps import LabelMap
+from cellseg_d2.cells.rle import Rle
 from cellseg_d2.cells.tiling import Window
 
 Record = dict[str, Any]
-
 Result = dict[str, Any]
+
 MAX_COORDINATE = 10**6
-"""Of a polygon, to either side."""
+"""The largest x and y of a polygon, to either side."""
 
 MAX_OUTLINE = 4 * 10**6
-"""Pixels along a cell's polygons: pycocotools takes some 100 bytes for each, unchecked."""
+"""The most pixels along a cell's polygons: pycocotools takes some 100 bytes for each, unchecked."""
 
 MAX_PIXELS = 2**32 - 1
-"""Of an image: pycocotools and faster-coco-eval count in 32 bits, without a word where that overflows."""
+"""The most pixels of an image: pycocotools and faster-coco-eval count in 32 bits, which overflow unnoticed."""
 
 AnyRecord = TypeVar("AnyRecord", bound=Mapping[str, Any])
+AnyNumber = TypeVar("AnyNumber", bound=np.number[Any])
 
 
 def by_image(records: Iterable[AnyRecord]) -> defaultdict[Any, list[AnyRecord]]:
@@ -38,37 +40,39 @@ def by_image(records: Iterable[AnyRecord]) -> defaultdict[Any, list[AnyRecord]]:
     return found
 
 
-def annotate(
-    layers: Sequence[LabelMap],
-    window: Window,
-    measures: Sequence[CellMeasures] | None = None,
-    min_area: int = 0,
-    min_visible: float = 0.0,
-) -> list[Record]:
+def to_xywh(boxes: NDArray[AnyNumber]) -> NDArray[AnyNumber]:
+    """(N, 4) boxes (x0, y0, x1, y1) as COCO has them: (x, y, width, height).
+
+    >>> to_xywh(np.array([[2, 3, 5, 7]])).tolist()
+    [[2, 3, 3, 4]]
+    """
+    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+
+
+def to_xyxy(boxes: NDArray[AnyNumber]) -> NDArray[AnyNumber]:
+    """(N, 4) boxes (x, y, width, height) as (x0, y0, x1, y1), the way back from :func:`to_xywh`."""
+    return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+
+
+def annotate(layers: Sequence[LabelMap], window: Window, min_area: int = 0, min_visible: float = 0.0) -> list[Record]:
     """COCO annotations, without ids, of the cells in a window of an image's label maps.
+
+    All windows of the same label maps together need one pass over the pixels.
 
     Args:
         layers: the full image's label maps.
         window: what to annotate, (x0, y0, x1, y1), half open; boxes and masks are in its frame.
-        measures: measures of each label map's cells in the full image. With them ``min_visible`` is used, and all
-            windows together need one pass over the pixels.
         min_area: cells with fewer pixels in the window are left out.
         min_visible: a cell that keeps less than this share of its area becomes ``iscrowd: 1``, which COCO's evaluation
             neither rewards nor punishes.
     """
     annotations: list[Record] = []
-    x0, y0, x1, y1 = window
-    for place, layer in enumerate(layers):
-        if measures is None:
-            cells = encode_label_map(layer.labels[y0:y1, x0:x1])
-            whole = cells.areas
-        else:
-            cells, places = measures[place].encode(window)
-            whole = measures[place].areas[places]
-        crowd = layer.crowd | (cells.areas < min_visible * whole)
-        boxes = np.concatenate([cells.boxes[:, :2], cells.boxes[:, 2:] - cells.boxes[:, :2]], axis=1)
-        columns = (boxes, cells.areas, crowd.astype(np.int64), cells.ids)
-        for bbox, area, ignored, label, rle in zip(*(column.tolist() for column in columns), cells.rles):
+    for layer in layers:
+        ids, cells = layer.cells
+        shown, numbers = cells.crop(window)
+        crowd = layer.crowd | (shown.areas < min_visible * cells.areas[numbers])
+        columns = (to_xywh(shown.boxes), shown.areas, crowd.astype(np.int64), ids[numbers])
+        for bbox, area, ignored, label, rle in zip(*(column.tolist() for column in columns), shown.rles()):
             if area >= min_area:
                 cell = {"bbox": bbox, "area": area, "iscrowd": ignored, "segmentation": rle, "label": label}
                 annotations += [{"category_id": number, **cell} for number in layer.categories]
@@ -88,30 +92,31 @@ def dataset(
     numbered = [{"id": number, **image} for number, image in enumerate(images, start=1)]
     content: Record = {"images": numbered}
     if annotations is not None:
-        pairs = ((image["id"], own) for image, given in zip(numbered, annotations, strict=True) for own in given)
+        pairs = ((image["id"], cell) for image, cells in zip(numbered, annotations, strict=True) for cell in cells)
         content["annotations"] = [
-            {"id": number, "image_id": image, **own} for number, (image, own) in enumerate(pairs, start=1)
+            {"id": number, "image_id": image, **cell} for number, (image, cell) in enumerate(pairs, start=1)
         ]
     content["categories"] = [{"id": number, "name": name} for number, name in enumerate(class_names, start=1)]
     return content
 
 
-def to_results(instances: CellInstances, image_id: int) -> list[Result]:
-    """Cells of one image as COCO results; category id = class + 1, boxes [x, y, w, h] tight around the mask.
+def to_results(instances: CellInstances, image_id: int, bboxes: NDArray[np.float64] | None = None) -> list[Result]:
+    """Cells of one image as COCO results; category id = class + 1.
+
+    Args:
+        instances: N cells.
+        image_id: the image's id.
+        bboxes: (N, 4) float64, (x, y, width, height), what the results state; if not given, tight around the masks.
 
     >>> to_results(CellInstances.empty((4, 4)), image_id=7)
     []
     """
-    boxes = instances.mask_boxes
+    stated = to_xywh(instances.mask_boxes).astype(np.float64) if bboxes is None else bboxes
     return [
-        {
-            "image_id": image_id,
-            "category_id": int(instances.classes[number]) + 1,
-            "bbox": [float(x0), float(y0), float(x1 - x0), float(y1 - y0)],
-            "score": round(float(instances.scores[number]), 6),
-            "segmentation": rle,
-        }
-        for number, (rle, (x0, y0, x1, y1)) in enumerate(zip(instances.rles(), boxes))
+        {"image_id": image_id, "category_id": number + 1, "bbox": bbox, "score": round(score, 6), "segmentation": rle}
+        for number, bbox, score, rle in zip(
+            instances.classes.tolist(), stated.tolist(), instances.scores.tolist(), instances.rles()
+        )
     ]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellseg_d2.cells.coco import to_rle
-from cellseg_d2.cells.rle import Rle, bboxes_of
+from cellseg_d2.cells.rle import Rle, boxes_of_runs
 from cellseg_d2.cells.rle_text import parse
 from cellseg_d2.errors import one_line, size_text, turned_text
 
@@ -77,8 +77,8 @@ def read_masks(segmentations: Sequence[Any], sizes: Sequence[Size | None]) -> Ma
     there = np.array([place for place, rle in enumerate(rles) if rle is not None], np.int64)
     for first in range(0, len(there), PARSED_AT_ONCE):
         part = there[first : first + PARSED_AT_ONCE]
-        own = [rle for rle in map(rles.__getitem__, part.tolist()) if rle is not None]
-        areas[part], boxes[part], found = _measure(own)
+        compressed = [rle for rle in map(rles.__getitem__, part.tolist()) if rle is not None]
+        areas[part], boxes[part], found = _measure(compressed)
         for number, fault in found.items():
             place = int(part[number])
             rles[place], faults[place] = None, f"has an RLE that {fault}"
@@ -117,6 +117,6 @@ def _measure(rles: Sequence[Rle]) -> tuple[NDArray[np.int64], NDArray[np.int64],
     index, lengths, stops = parsed.owner[shown], parsed.counts[shown], parsed.stops[shown]
     areas = np.bincount(index, weights=lengths, minlength=count).astype(np.int64)
     heights = np.array([0 if place in parsed.faults else height for place, (height, _) in enumerate(sizes)], np.int64)
-    boxes = bboxes_of(index, stops - lengths, stops, heights[index], count)
+    boxes = boxes_of_runs(index, stops - lengths, stops, heights[index], count)
     boxes[:, 2:] -= boxes[:, :2]
     return areas, boxes, parsed.faults

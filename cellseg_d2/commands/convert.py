@@ -14,7 +14,9 @@ from cellseg_d2.conversion.check import check, render
 from cellseg_d2.conversion.convert import convert
 from cellseg_d2.conversion.options import ConvertOptions
 from cellseg_d2.conversion.suggestions import to_yaml
-from cellseg_d2.errors import CellSegError
+from cellseg_d2.errors import CellSegError, counted
+from cellseg_d2.files import whole_file
+from cellseg_d2.outputs import output_file, output_folder
 
 BASE = "mask_rcnn_X_101_32x8d_FPN"
 
@@ -26,9 +28,9 @@ def _formats() -> str:
 def build_parser() -> argparse.ArgumentParser:
     defaults = ConvertOptions()
     parser = ToolParser(__doc__)
-    parser.add_argument("--input", type=Path, required=True, help="a folder with train/<id>/image.tif and class<k>.tif")
+    parser.add_argument("--input", type=Path, required=True, help="the folder of images and annotations, see --format")
     parser.add_argument(
-        "--output", type=Path, help="the dataset's folder, such as datasets/NAME; not needed with --check"
+        "--output", type=output_folder, help="the dataset's folder, such as datasets/NAME; not needed with --check"
     )
     parser.add_argument("--tile-size", type=int, default=defaults.tile_size, help="largest side of a tile in pixels")
     parser.add_argument("--overlap", type=float, default=defaults.overlap, help="share of a tile that neighbours cover")
@@ -65,9 +67,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="how 16-bit and float images become 8 bit: percentile:LOW,HIGH of each image, or range:LOW,HIGH",
     )
     parser.add_argument("--split-blobs", action="store_true", help="parts of a cell that do not touch become cells")
-    parser.add_argument("--split", type=Path, metavar="CSV", help="your own split: id,split[,group]; train or val")
+    parser.add_argument("--split", type=Path, metavar="CSV", help="your split: id,split[,group]; train or val")
     parser.add_argument(
-        "--format", choices=list(READERS), help=f"format of the annotations (default: guessed). {_formats()}"
+        "--format",
+        metavar="NAME[:OPTION=VALUE,...]",
+        help=f"format of the annotations (default: guessed). {_formats()}",
     )
     parser.add_argument(
         "--from-coco", type=Path, metavar="GT.json", help="tile a COCO dataset of whole images; --input is their folder"
@@ -85,14 +89,16 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--check",
         action="store_true",
-        help="convert nothing: say what is in the input, what is wrong, what settings suit",
+        help="convert nothing: report what is in the input, what is wrong, and which settings suit it",
     )
-    parser.add_argument("--suggest", type=Path, metavar="FILE", help="with --check: write those settings to this YAML")
+    parser.add_argument(
+        "--suggest", type=output_file, metavar="FILE", help="with --check: write those settings to this YAML"
+    )
     parser.add_argument(
         "--base", default=BASE, metavar="CONFIG", help="with --check: the config that the settings extend"
     )
     parser.add_argument(
-        "--on-error", choices=("stop", "skip"), default="stop", help="at a sample that cannot be read: stop, or go on"
+        "--on-error", choices=("stop", "skip"), default="stop", help="at a sample that cannot be read: stop, or skip it"
     )
     return parser
 
@@ -133,8 +139,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     for part, counts in summary["counts"].items():
         cells = ", ".join(f"{count} {name}" for name, count in counts.get("cells", {}).items())
-        tiles = f", {counts['tiles']} tiles" if "tiles" in counts else ""
-        print(f"{part}: {counts['images']} images{tiles}{': ' + cells if cells else ''}")
+        tiles = f", {counted(counts['tiles'], 'tile')}" if "tiles" in counts else ""
+        print(f"{part}: {counted(counts['images'], 'image')}{tiles}{': ' + cells if cells else ''}")
     for line in summary["skipped"]:
         print(f"skipped: {line}")
     print(f"dataset: {args.output}")
@@ -152,10 +158,8 @@ def run_check(args: argparse.Namespace, options: ConvertOptions) -> None:
     )
     print(render(report, str(base)), end="")
     if args.suggest is not None and report.suggestions:
-        try:
-            args.suggest.write_text(to_yaml(report.suggestions, str(base)), encoding="utf-8")
-        except OSError as error:
-            raise CellSegError(f"{args.suggest}: cannot be written ({error.strerror})") from error
+        with whole_file(args.suggest) as partial:
+            partial.write_text(to_yaml(report.suggestions, str(base)), encoding="utf-8")
         print(f"settings: {args.suggest}")
     if problems := report.summary["problems"]:
         raise CellSegError(

@@ -1,4 +1,4 @@
-"""Draws a dataset, what training sees of it, and what a model found."""
+"""Draws the images of a dataset, augmented training tiles, or predictions."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import cellseg_d2
 from cellseg_d2.commands.cli import ToolParser, positive
 from cellseg_d2.images.listing import list_images
+from cellseg_d2.outputs import output_file
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -17,17 +18,17 @@ def build_parser() -> argparse.ArgumentParser:
 
     dataset = commands.add_parser("dataset", help="labelled images beside their cells, coloured by class")
     dataset.set_defaults(run=draw_dataset)
-    dataset.add_argument("--input", type=Path, required=True, help="as given to convert_tifs.py, or what it wrote")
+    dataset.add_argument("--input", type=Path, required=True, help="as given to convert, or what it wrote")
     dataset.add_argument(
         "--class-names", nargs="+", default=[], metavar="NAME", help="names of class1.tif, class2.tif, ..."
     )
-    dataset.add_argument("--output", type=Path, required=True, metavar="PNG")
+    dataset.add_argument("--output", type=output_file, required=True, metavar="PNG")
     dataset.add_argument("--samples", type=positive, default=6, help="rows: images spread over all")
 
-    augmentation = commands.add_parser("augmentation", help="training tiles beside what augmentation makes of them")
+    augmentation = commands.add_parser("augmentation", help="training tiles beside augmented copies of them")
     augmentation.set_defaults(run=draw_augmentation)
     augmentation.add_argument("--config-file", required=True, metavar="FILE")
-    augmentation.add_argument("--output", type=Path, required=True, metavar="PNG")
+    augmentation.add_argument("--output", type=output_file, required=True, metavar="PNG")
     augmentation.add_argument("--samples", type=positive, default=3, help="rows: the tiles with most cells")
     augmentation.add_argument("--augmentations", type=positive, default=10, help="augmented copies of each")
     augmentation.add_argument("--seed", type=int, default=42)
@@ -36,12 +37,12 @@ def build_parser() -> argparse.ArgumentParser:
     predictions = commands.add_parser("predictions", help="images beside the cells found in them")
     predictions.set_defaults(run=draw_predictions)
     predictions.add_argument("--input", type=Path, required=True, help="a folder of TIFFs, or one TIFF")
-    predictions.add_argument("--image-ids", type=Path, metavar="JSON", help="as given to predict.py")
+    predictions.add_argument("--image-ids", type=Path, metavar="JSON", help="as given to predict")
     predictions.add_argument("--predictions", type=Path, required=True, metavar="test-results.json")
     predictions.add_argument(
         "--ground-truth", type=Path, metavar="GT.json", help="drawn too, with what was missed marked"
     )
-    predictions.add_argument("--output", type=Path, required=True, metavar="PNG")
+    predictions.add_argument("--output", type=output_file, required=True, metavar="PNG")
     predictions.add_argument("--score-threshold", type=float, default=0.5, help="the least score of a drawn cell")
     predictions.add_argument("--samples", type=positive, default=6, help="rows: the first images")
     return parser

@@ -1,4 +1,4 @@
-"""Detectron2's COCO evaluator for cells: whole images, masks that were never pasted, scoring that holds at density."""
+"""Detectron2's COCO evaluator for cells: whole images, masks kept inside their boxes, and scoring of dense images."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from detectron2.utils.logger import create_small_table
 
-from cellseg_d2.cells.coco import Result, to_results
+from cellseg_d2.cells.coco import Result, to_results, to_xywh
 from cellseg_d2.cells.coco_input import read_truth
 from cellseg_d2.errors import CellSegError, one_line
 from cellseg_d2.evaluation.coco_ap import average_precision, densest
 
 
 class CellCOCOEvaluator(COCOEvaluator):
-    """Mask and box AP of :class:`cellseg_d2.cells.instances.CellInstances`; gathering over processes is Detectron2's.
+    """Mask and box AP of :class:`cellseg_d2.cells.instances.CellInstances`; Detectron2 gathers them over processes.
 
     Args:
         dataset_name: a registered COCO dataset.
@@ -29,7 +30,7 @@ class CellCOCOEvaluator(COCOEvaluator):
     Attributes:
         truth: the COCO dataset.
         image_root: the folder that its file names are relative to.
-        results: COCO results of the last evaluation; on the first of several processes alone.
+        results: COCO results of the last evaluation; only in the first of several processes.
 
     Raises:
         CellSegError: the dataset's file cannot be read, or has a damaged record.
@@ -48,16 +49,16 @@ class CellCOCOEvaluator(COCOEvaluator):
         self.max_detections = max(max_dets_per_image, 2 * max(cells.values(), default=0))
 
     def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]) -> None:
-        """Takes the cells of images.
+        """Adds the cells of images to the results.
 
         Args:
             inputs: dataset dicts; ``image_id`` is used.
-            outputs: for each a dict with ``cells``, a :class:`cellseg_d2.cells.instances.CellInstances`.
+            outputs: for each input a dict with ``cells``, a :class:`cellseg_d2.cells.instances.CellInstances`.
         """
         for sample, output in zip(inputs, outputs):
-            results = to_results(output["cells"], sample["image_id"])
-            for result, (x0, y0, x1, y1) in zip(results, output["cells"].boxes.tolist()):
-                result["bbox"] = [x0, y0, x1 - x0, y1 - y0]  # box AP is that of the boxes the model predicted
+            cells = output["cells"]
+            # box AP is that of the boxes the model predicted
+            results = to_results(cells, sample["image_id"], to_xywh(cells.boxes.astype(np.float64)))
             self._predictions.append({"image_id": sample["image_id"], "instances": results})
 
     def _eval_predictions(self, predictions: list[dict[str, Any]], img_ids: Any = None) -> None:

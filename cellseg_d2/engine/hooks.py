@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from datetime import timedelta
 from typing import Any
 
 from detectron2.engine import HookBase, TrainerBase
@@ -17,25 +18,28 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 logger = logging.getLogger(__name__)
 
+MEASURED = 5
+"""Iterations after which the time that is left is estimated."""
+
 Best = dict[str, Any]
 """The best ``value`` of a metric and the ``iteration`` it was reached at; both None before the first."""
 
 
-def _is_due(trainer: TrainerBase, period: int) -> bool:
-    """Whether there is an evaluation after this iteration: every ``period`` iterations, and after the last one."""
+def is_due(trainer: TrainerBase, period: int) -> bool:
+    """Whether an evaluation follows this iteration: every ``period`` iterations, and after the last one."""
     done = trainer.iter + 1
     return done >= trainer.max_iter or (period > 0 and done % period == 0)
 
 
 class Evaluation(EvalHook):
-    """Detectron2's ``EvalHook`` that evaluates the last iteration as all others: before the checkpoint is written.
+    """Detectron2's ``EvalHook``, but the last evaluation, like all others, comes before the checkpoint is written.
 
-    Detectron2's own does so after it, so that the last checkpoint would not know what was best.
+    Detectron2 evaluates last after it, so that the last checkpoint would not contain the best value.
     """
 
     def after_step(self) -> None:
         """Evaluates where it is due."""
-        if _is_due(self.trainer, self._period):
+        if is_due(self.trainer, self._period):
             self._do_eval()
 
     def after_train(self) -> None:
@@ -43,8 +47,8 @@ class Evaluation(EvalHook):
         del self._func
 
 
-class _AfterEvaluation(HookBase):
-    """Looks at the metrics whenever :class:`Evaluation`, of the same period, has just written them.
+class AfterEvaluation(HookBase):
+    """A hook that reads the metrics right after :class:`Evaluation`, of the same period, has written them.
 
     Args:
         period: iterations between evaluations; 0 evaluates at the end only.
@@ -55,7 +59,7 @@ class _AfterEvaluation(HookBase):
 
     def after_step(self) -> None:
         """After an evaluation."""
-        if _is_due(self.trainer, self.period):
+        if is_due(self.trainer, self.period):
             self.evaluated(self.trainer.iter)
 
     def latest(self, metric: str, iteration: int) -> float | None:
@@ -68,8 +72,8 @@ class _AfterEvaluation(HookBase):
         raise NotImplementedError
 
 
-class BestCheckpoint(_AfterEvaluation):
-    """Saves the weights whenever a metric is better than ever.
+class BestCheckpoint(AfterEvaluation):
+    """Saves the weights whenever a metric reaches a new best value.
 
     Unlike Detectron2's ``BestCheckpointer`` it knows the best value after a resume, and ``last_checkpoint`` stays where
     it is. It must run after the evaluation and before the periodic checkpointer, which then saves its state.
@@ -99,15 +103,15 @@ class BestCheckpoint(_AfterEvaluation):
             save(iteration, float(value))
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps of this hook."""
+        """The state of this hook for a checkpoint."""
         return {"best": self.best}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes up from a checkpoint; a metric that it does not know starts anew."""
+        """Restores the state from a checkpoint; a metric that is not in it starts from the beginning."""
         self.best |= {metric: best for metric, best in state["best"].items() if metric in self.best}
 
 
-class EarlyStopping(_AfterEvaluation):
+class EarlyStopping(AfterEvaluation):
     """Asks the trainer to stop when a metric has not been better for some evaluations.
 
     Every process needs this hook, since all have to stop at the same iteration; only the first one knows the metrics.
@@ -152,9 +156,20 @@ class EarlyStopping(_AfterEvaluation):
         return {"metric": self.metric, "best_value": self.best_value, "without_gain": self.without_gain}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes up from a checkpoint; with another metric it starts anew."""
+        """Restores the state from a checkpoint; with another metric it starts from the beginning."""
         if state["metric"] == self.metric:
             self.best_value, self.without_gain = state["best_value"], state["without_gain"]
+
+
+class TimeLeft(HookBase):
+    """Says once, after the first iterations, how long the training will take."""
+
+    def after_step(self) -> None:
+        """By the pace of the iterations, which Detectron2 measures from the third one on."""
+        if self.trainer.iter - self.trainer.start_iter == MEASURED:
+            pace = self.trainer.storage.history("time").median(MEASURED)
+            left = timedelta(seconds=round(pace * (self.trainer.max_iter - self.trainer.iter - 1)))
+            logger.info("time: about %s more, at %.2f s an iteration, and the evaluations", left, pace)
 
 
 class ProgressBar(HookBase):

@@ -1,4 +1,4 @@
-"""COCO's average precision, right and fast at 1,000 detections an image; needs neither torch nor Detectron2.
+"""COCO's average precision, right and fast at 1,000 detections per image.
 
 Scored in C++ by faster-coco-eval. pycocotools' own summary is right for 100 detections only, and Detectron2 goes to
 slow Python for any other number.
@@ -39,8 +39,8 @@ def average_precision(
         max_detections: detections scored per image and class, the best first.
 
     Returns:
-        AP (mean over IoU 0.50 to 0.95), AP50, AP75; APs, APm, APl by COCO's areas (32² and 96² px); and AP-NAME and
-        AP50-NAME of each class.
+        AP (mean over IoU 0.50 to 0.95), AP50, AP75; APs, APm, APl by COCO's areas (32² and 96² px); and per class
+        AP-NAME and AP50-NAME.
 
     Raises:
         CellSegError: a result is of an image that the ground truth does not have.
@@ -114,10 +114,10 @@ def densest(records: Sequence[Mapping[str, Any]]) -> int:
 
 
 def tasks_of(results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What all results are fit for, of ``segm`` and ``bbox``.
+    """``segm`` if all results have masks, ``bbox`` if all have boxes.
 
     Raises:
-        CellSegError: neither.
+        CellSegError: they have neither.
     """
     keys = {"segm": "segmentation", "bbox": "bbox"}
     tasks = [task for task, key in keys.items() if all(key in result for result in results)]
@@ -127,6 +127,6 @@ def tasks_of(results: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _mean(precision: np.ndarray[Any, Any]) -> float:
-    """Mean over what has ground truth, in percent; COCO marks the rest with -1."""
+    """Mean over classes and areas that have ground truth, in percent; COCO marks the others with -1."""
     valid = precision[precision > -1]
     return float(100 * valid.mean()) if valid.size else float("nan")

@@ -51,12 +51,6 @@ class ResultsWriter:
             self.count += 1
 
 
-def write_results(path: Path, results: Iterable[Result]) -> None:
-    """Writes all results at once, whole or not at all, as :meth:`ResultsWriter.open` does."""
-    with ResultsWriter.open(path) as writer:
-        writer.append(results)
-
-
 def zip_results(path: Path) -> Path:
     """Packs a results file into an archive beside it, as COCO's evaluation servers take it.
 

@@ -1,7 +1,7 @@
-"""One set of results of several: of two checkpoints, or of two passes over the same images such as whole and in tiles.
+"""Several sets of results become one: of two checkpoints, or of two passes over the same images, whole and in tiles.
 
-Weighted Boxes Fusion (Solovyev et al., Image and Vision Computing 2021) with masks in the place of boxes: what several
-files show is one cell, and the more of them show it, the higher it scores.
+The method is Weighted Boxes Fusion (Solovyev et al., Image and Vision Computing 2021) with masks instead of boxes:
+instances of several files that overlap become one cell, and its score grows with the number of files that have it.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cellseg_d2.cells.coco import Result, by_image, to_results
+from cellseg_d2.cells.arrays import Bools, Floats, Ints
+from cellseg_d2.cells.coco import Result, by_image, to_results, to_xywh, to_xyxy
 from cellseg_d2.cells.coco_ids import Ids
 from cellseg_d2.cells.coco_input import ResultFiles, read_results
 from cellseg_d2.cells.instances import CellInstances
+from cellseg_d2.cells.overlaps import overlapping_pairs
 from cellseg_d2.cells.rle import decode_runs
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.export.coco_results import ResultsWriter, check_results
 from cellseg_d2.files import whole_file
-from cellseg_d2.inference.overlaps import Bools, Floats, Ints, overlapping_pairs
 
 logger = logging.getLogger(__name__)
 
@@ -39,31 +40,32 @@ def merge(
     iou: float = 0.5,
     class_agnostic: bool = False,
 ) -> CellInstances:
-    """Joins what several passes over one image found, an instance of one with those of the others on the same place.
+    """Joins the instances of several passes over one image that show the same cell.
 
     The best-scored instance that belongs to no cluster yet takes from each other pass the one instance that it overlaps
-    most, and so on. Instances of one pass never join: which of those to keep is for the pass itself to decide. The
-    order of the passes does not matter, only their weights do.
+    most; then the next best does, and so on. Instances of one pass never join: the pass itself decides which of them to
+    keep. The order of the passes does not matter, only their weights do.
 
     Args:
         passes: the instances that each pass found.
-        weights: the weight of each file, above 0; all 1 if not given.
-        iou: above which two masks show one cell, in [0, 1).
+        weights: the weight of each pass, above 0; all 1 if not given.
+        iou: two masks with an IoU above this show one cell, in [0, 1).
         class_agnostic: instances of different classes join too, and the class with most votes wins; otherwise they are
-            different guesses that all stay, as average precision likes it.
+            different guesses that all stay, which average precision rewards.
 
     Returns:
-        One instance a cluster, the best-scored first. An instance's vote is its score by its pass's weight. A cluster's
-        score is the sum of the votes for its class by the sum of all weights, so a pass that does not show it counts as
-        0; its box is the mean of its members' by their votes; its mask is the best member's if that has half of the
-        votes, as it always has of two, and otherwise what at least half of the votes show.
+        One instance per cluster, the best-scored first. An instance's vote is its score times its pass's weight.
+        A cluster's score is the sum of the votes for its class divided by the sum of all weights, so a pass that does
+        not show it counts as 0. Its box is the mean of its members' boxes, weighted by their votes. Its mask is that of
+        the best member if that has at least half of the votes, as always with two members; otherwise it is the pixels
+        that at least half of the votes show.
 
     Raises:
         ValueError: the passes are of images of different sizes, or none is given.
     """
     weights = [1.0] * len(passes) if weights is None else weights
     cells = CellInstances.concatenate(passes)
-    source = np.repeat(np.arange(len(passes)), [len(own) for own in passes])
+    source = np.repeat(np.arange(len(passes)), [len(found) for found in passes])
     weight = np.array(weights, np.float64)[source]
     votes = weight * cells.scores / math.fsum(weights)
     order = _ranking(cells, votes, weight)
@@ -74,9 +76,9 @@ def merge(
     for number, first in enumerate(leader.tolist()):
         members[first].append(number)
     leads = np.array(list(members), np.int64)
-    elected = [_elect(cells.classes, votes, own) for own in members.values()]
+    elected = [_elect(cells.classes, votes, cluster) for cluster in members.values()]
     classes, scores = np.array(elected, np.float64).reshape(-1, 2).T
-    voted = [_voted_mask(cells, votes, own) for own in members.values()]
+    voted = [_voted_mask(cells, votes, cluster) for cluster in members.values()]
     merged = CellInstances(
         cells.image_size,
         _mean_boxes(cells.boxes, votes, leader)[leads],
@@ -89,14 +91,14 @@ def merge(
 
 
 def _ranking(cells: CellInstances, votes: Floats, weight: Floats) -> Ints:
-    """Numbers of the cells, the best vote first; only what is alike in everything is left in the order given."""
+    """Numbers of the cells, the best vote first; only cells that are alike in everything stay in the order given."""
     keys = zip((-votes).tolist(), (-weight).tolist(), cells.classes.tolist(), cells.mask_boxes.tolist(), cells.masks)
     ranked = sorted((*key, mask.tobytes(), number) for number, (*key, mask) in enumerate(keys))
     return np.array([number for *_, number in ranked], np.int64)
 
 
 def _leaders(cells: CellInstances, source: Ints, iou: float, class_agnostic: bool) -> Ints:
-    """(N,), for each of the cells, which come ranked, the number of the best one of its cluster."""
+    """(N,), the number of the best cell in each cell's cluster; the cells come ranked."""
     a, b, overlap = overlapping_pairs(cells, iou)
     joins = source[a] != source[b]
     if not class_agnostic:
@@ -115,7 +117,7 @@ def _leaders(cells: CellInstances, source: Ints, iou: float, class_agnostic: boo
 
 
 def _elect(classes: Ints, votes: Floats, members: Sequence[int]) -> tuple[int, float]:
-    """The class with most votes of a cluster, the lower of two with as many, and its votes."""
+    """The class with most votes in a cluster, the lower class if two have as many, and its votes."""
     tally: defaultdict[int, float] = defaultdict(float)
     for member in members:
         tally[int(classes[member])] += float(votes[member])
@@ -123,7 +125,7 @@ def _elect(classes: Ints, votes: Floats, members: Sequence[int]) -> tuple[int, f
 
 
 def _voted_mask(cells: CellInstances, votes: Floats, members: Sequence[int]) -> tuple[Bools, Ints]:
-    """A cluster's mask and its place in the image; ``members`` come ranked."""
+    """A cluster's mask and its place in the image; ``members`` are ranked."""
     best, needed = members[0], votes[members].sum() / 2
     if votes[best] >= needed:
         return cells.masks[best], cells.origins[best]
@@ -134,12 +136,12 @@ def _voted_mask(cells: CellInstances, votes: Floats, members: Sequence[int]) -> 
     for member, (x0, y0), (x1, y1) in zip(members, cells.origins[members] - origin, ends - origin):
         seen[y0:y1, x0:x1] += votes[member] * cells.masks[member]
     mask: Bools = seen >= needed
-    # Below an IoU of a half, many members may each overlap the best one elsewhere.
+    # With an IoU below one half, members may overlap the best one in different places.
     return (mask, origin) if mask.any() else (cells.masks[best], cells.origins[best])
 
 
 def _mean_boxes(boxes: NDArray[np.float32], votes: Floats, leader: Ints) -> NDArray[np.float32]:
-    """(N, 4), at each leader's number the mean of its members' boxes by their votes."""
+    """(N, 4), at each leader's number the mean of its members' boxes, weighted by their votes."""
     pull = np.maximum(votes, 1e-9)  # a score may be 0
     sums = [np.bincount(leader, pull * side, len(leader)) for side in boxes.T.astype(np.float64)]
     means = np.stack(sums, axis=1) / np.maximum(np.bincount(leader, pull, len(leader)), 1e-9)[:, None]
@@ -148,11 +150,11 @@ def _mean_boxes(boxes: NDArray[np.float32], votes: Floats, leader: Ints) -> NDAr
 
 @dataclass(frozen=True)
 class MergeCounts:
-    """What went in and came out.
+    """Numbers of images and results.
 
     Attributes:
-        images: with at least one result in any file.
-        given: results of each file.
+        images: images with at least one result in any file.
+        given: results in each file.
         merged: results written.
     """
 
@@ -176,18 +178,18 @@ def merge_files(
         paths: results files with masks, of the same images. COCO results do not tell an image without a
             cell from one that was never predicted: an image that a file lacks counts as one without a cell.
         output: the merged results, by image id and then by score; it appears whole and checked, or not at all.
-        weights: one a file; all 1 if not given.
-        iou: above which two masks show one cell.
-        score_threshold: what has less after merging is left out.
+        weights: one per file; all 1 if not given.
+        iou: two masks with an IoU above this show one cell.
+        score_threshold: cells that score less after merging are left out.
         class_agnostic: see :func:`merge`.
 
     Raises:
-        CellSegError: weights do not fit the files, or a value is out of its range; a file cannot be read, is of another
-            form, or of images of other sizes than the rest; the output cannot be written.
+        CellSegError: weights do not fit the files, or a value is out of its range; a file cannot be read, has another
+            form, or images of other sizes than the others; the output cannot be written.
     """
     weights = [1.0] * len(paths) if weights is None else list(weights)
     if len(weights) != len(paths):
-        raise CellSegError(f"weights: {len(weights)} given for {len(paths)} files; give one a file")
+        raise CellSegError(f"weights: {len(weights)} given for {len(paths)} files; give one per file")
     if not all(0 < weight < math.inf for weight in weights):
         raise CellSegError(f"weights: must each be above 0 and finite, not {weights}; leave a file out instead")
     if not 0 <= iou < 1:
@@ -203,18 +205,14 @@ def merge_files(
             for image, size in sorted(sizes.items()):
                 passes = [_cells(file[image], size) for file in files]
                 merged = merge(passes, weights=weights, iou=iou, class_agnostic=class_agnostic)
-                results = [_renamed(own, given) for own in _results(merged[merged.scores >= score_threshold], image)]
+                merged = merged[merged.scores >= score_threshold]
+                # the mean of several boxes is closer to the truth than the mask's tight one
+                found = to_results(merged, image, to_xywh(merged.boxes).astype(np.float64).round(2))
+                results = [_renamed(result, given) for result in found]
                 categories |= {result["category_id"] for result in results}
                 writer.append(results)
         check_results(unchecked, {given.image_ids.original(image): size for image, size in sizes.items()}, categories)
     return MergeCounts(len(sizes), tuple(sum(map(len, file.values())) for file in files), writer.count)
-
-
-def _results(cells: CellInstances, image: int) -> list[Result]:
-    """COCO results with the cells' own boxes: the mean of several is closer to the truth than the mask's tight one."""
-    sides = np.concatenate([cells.boxes[:, :2], cells.boxes[:, 2:] - cells.boxes[:, :2]], axis=1).astype(np.float64)
-    boxes = sides.round(2).tolist()
-    return [{**result, "bbox": box} for result, box in zip(to_results(cells, image), boxes)]
 
 
 def _renamed(result: Result, given: ResultFiles) -> Result:
@@ -266,15 +264,12 @@ def _common_sizes(paths: Sequence[Path], files: Sequence[dict[int, list[Result]]
 
 
 def _cells(results: Sequence[Result], size: Size) -> CellInstances:
-    """What a file has of an image; masks without a pixel, which other tools may write, are left out."""
-    areas = decode_runs([result["segmentation"] for result in results], size).areas(len(results))
-    shown = [result for result, area in zip(results, areas.tolist()) if area]
-    cells = CellInstances.from_rles(
-        [result["segmentation"] for result in shown],
-        [result["category_id"] - 1 for result in shown],
-        size,
-        [result["score"] for result in shown],
+    """One file's cells of an image; masks without a pixel, which other tools may write, are left out."""
+    runs = decode_runs([result["segmentation"] for result in results], size)
+    there = np.flatnonzero(runs.areas)
+    shown = [results[number] for number in there.tolist()]
+    cells = CellInstances.from_runs(
+        runs.pick(there), [result["category_id"] - 1 for result in shown], [result["score"] for result in shown]
     )
-    boxes = np.array([result["bbox"] for result in shown], np.float32).reshape(-1, 4)
-    cells.boxes[:] = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+    cells.boxes[:] = to_xyxy(np.array([result["bbox"] for result in shown], np.float32).reshape(-1, 4))
     return cells

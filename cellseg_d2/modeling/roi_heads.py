@@ -1,4 +1,4 @@
-"""RoI heads that leave crowds out of their losses, and whose losses CELLSEG.LOSS sets."""
+"""RoI heads that leave crowds out of their losses and take the weights of these from CELLSEG.LOSS."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from cellseg_d2.structures import CROWD_CLASS
 
 
 class IgnoreCrowd:
-    """Takes crowds, and the proposals that lie on them, away before the heads sample what they train on.
+    """Mixin for Detectron2's RoI heads that removes crowds and the proposals on them before training samples are drawn.
 
-    Mixed into any of Detectron2's RoI heads. A proposal that shows a cell stays, wherever it lies.
+    A proposal that shows a cell stays, wherever it lies.
     """
 
     def forward(
@@ -42,14 +42,14 @@ class IgnoreCrowd:
 
 
 def ignores_crowd(cfg: CfgNode) -> bool:
-    """Whether a config's RPN and RoI heads know what ``gt_classes`` of -1 mean."""
+    """Whether a config's RPN and RoI heads treat ``gt_classes`` of -1 as crowds."""
     rpn = PROPOSAL_GENERATOR_REGISTRY.get(cfg.MODEL.PROPOSAL_GENERATOR.NAME)
     heads = ROI_HEADS_REGISTRY.get(cfg.MODEL.ROI_HEADS.NAME)
     return issubclass(rpn, CellRPN) and issubclass(heads, IgnoreCrowd)
 
 
 def without_crowds(proposals: Instances, targets: Instances) -> tuple[Instances, Instances]:
-    """One image's proposals off crowds or on cells (IoU of at least 0.5), and its targets that are cells."""
+    """One image's proposals that lie on no crowd or on a cell (IoU at least 0.5), and its targets that are cells."""
     crowd = targets.gt_classes == CROWD_CLASS
     if not crowd.any():
         return proposals, targets
@@ -60,10 +60,10 @@ def without_crowds(proposals: Instances, targets: Instances) -> tuple[Instances,
     return proposals[away], cells
 
 
-class OwnLosses:
-    """Builds the box predictors whose losses CELLSEG.LOSS sets.
+class ConfiguredLosses:
+    """Mixin for Detectron2's standard and cascade RoI heads that builds box predictors with the losses of CELLSEG.LOSS.
 
-    Mixed into Detectron2's standard and cascade RoI heads, which build their predictors' class without asking.
+    Detectron2's heads offer no choice of the predictor's class.
     """
 
     @classmethod
@@ -86,16 +86,16 @@ class OwnLosses:
 
 
 @ROI_HEADS_REGISTRY.register()
-class CellCascadeROIHeads(IgnoreCrowd, OwnLosses, ExactBoxes, CascadeROIHeads):
-    """Detectron2's Cascade R-CNN heads (Cai and Vasconcelos, CVPR 2018), with crowds left out and losses of our own.
+class CellCascadeROIHeads(IgnoreCrowd, ConfiguredLosses, ExactBoxes, CascadeROIHeads):
+    """Detectron2's Cascade R-CNN heads (Cai and Vasconcelos, CVPR 2018) without crowds and with the plugin's losses.
 
-    They are left out once, before the first stage: a box that a stage moves onto a crowd is background to the next one.
+    Crowds are removed once, before the first stage: a box that one stage moves onto a crowd is background in the next.
     """
 
 
 @ROI_HEADS_REGISTRY.register()
-class CellROIHeads(IgnoreCrowd, OwnLosses, ExactBoxes, StandardROIHeads):
-    """Detectron2's box and mask heads, with crowds left out and losses of our own."""
+class CellROIHeads(IgnoreCrowd, ConfiguredLosses, ExactBoxes, StandardROIHeads):
+    """Detectron2's box and mask heads without crowds and with the plugin's losses."""
 
 
 LOSS_KEYS = {
@@ -107,11 +107,11 @@ LOSS_KEYS = {
     ),
     "ROI_MASK_HEAD": (ROI_MASK_HEAD_REGISTRY, (CellMaskHead, CellPointRendMaskHead), ("MASK_WEIGHT", "MASK")),
 }
-"""For each part of a model its registry, the classes that know keys of CELLSEG.LOSS, and these keys."""
+"""Part of a model -> its registry, the classes that use keys of CELLSEG.LOSS, and these keys."""
 
 
 def check_losses(cfg: CfgNode) -> None:
-    """Raises CellSegError where a part of the model knows nothing of what CELLSEG.LOSS sets for it."""
+    """Raises CellSegError where CELLSEG.LOSS sets a key that the chosen part of the model does not use."""
     for part, (registry, classes, keys) in LOSS_KEYS.items():
         changed = [key for key in keys if cfg.CELLSEG.LOSS[key] not in (1.0, [], "bce")]
         name = cfg.MODEL[part].NAME

@@ -1,13 +1,15 @@
-"""Checkpoints that carry their config, and that say what did not fit."""
+"""Checkpoints that contain their config; loading one reports which weights did not fit."""
 
 from __future__ import annotations
 
 import logging
 import os
+import shlex
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,8 +17,9 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 
 from cellseg_d2.config import cfg_from_text, get_cfg
-from cellseg_d2.config_checks import check_values
+from cellseg_d2.config_checks import check_config
 from cellseg_d2.errors import CellSegError, one_line
+from cellseg_d2.files import whole_file
 from cellseg_d2.weights.array_pickle import read_array_pickle
 from cellseg_d2.weights.inspection import check_torch_file
 from cellseg_d2.weights.locations import PUBLISHED, local_path
@@ -27,11 +30,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """A file of weights that has been read, so that nobody needs to read it again.
+    """A file of weights that has been read, so that it need not be read again.
 
     Attributes:
         path: the file on this machine.
-        content: what :func:`open_weights` gives.
+        content: the result of :func:`open_weights`.
     """
 
     path: str
@@ -48,21 +51,47 @@ class WeightsFile:
         return cls(path, open_weights(path))
 
     def cfg(self) -> CfgNode:
-        """The config that a checkpoint of this package carries, with this file as MODEL.WEIGHTS.
+        """The config in a checkpoint of this package, with this file as MODEL.WEIGHTS.
 
         Raises:
-            CellSegError: the file carries no config, or one with values that cannot be meant.
+            CellSegError: the file has no config, or one with values that are not allowed.
         """
         text = self.content.get(CONFIG_KEY)
         if not isinstance(text, str):
             raise CellSegError(f"{self.path}: carries no config; give --config-file, with MODEL.WEIGHTS {self.path}")
         cfg = cfg_from_text(text)
         cfg.MODEL.WEIGHTS = self.path
-        # places of the training: a prediction reads and writes what its own command line names
+        # These are places of the training run; a prediction reads and writes what its command line names.
         cfg.OUTPUT_DIR, cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = get_cfg().OUTPUT_DIR, (), ()
-        check_values(cfg)
+        check_config(cfg)
         cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # this machine's, not the training machine's
         return cfg
+
+    def class_names(self) -> list[str]:
+        """The classes that the weights were trained on; none where the file does not say."""
+        try:
+            return list(cfg_from_text(str(self.content.get(CONFIG_KEY, "{}"))).CELLSEG.CLASS_NAMES)
+        except CellSegError:  # a config of another version: its weights may still be good to begin from
+            return []
+
+    def check_classes(self, cfg: CfgNode) -> None:
+        """Raises CellSegError where they were trained on other classes than the config has, or in another order."""
+        trained, given = self.class_names(), list(cfg.CELLSEG.CLASS_NAMES)
+        if trained and given and trained != given:
+            raise CellSegError(
+                f"{self.path}: was trained on the classes {', '.join(trained)}, but the dataset has "
+                f"{', '.join(given)}; train anew with these, or, where classes were only renamed, convert with "
+                f"--class-names {shlex.join(trained)}"
+            )
+
+    def warn_of_classes(self, cfg: CfgNode) -> None:
+        """Warns where weights that a training begins with know as many classes, but others."""
+        trained, given = self.class_names(), list(cfg.CELLSEG.CLASS_NAMES)
+        if len(trained) == len(given) and trained != given:
+            logger.warning(
+                "%s was trained on the classes %s; the heads begin with what they know of those, and learn %s",
+                *(self.path, ", ".join(trained), ", ".join(given)),
+            )
 
     def check_origin(self, cfg: CfgNode) -> None:
         """Raises CellSegError where the weights were trained on other input than the config describes."""
@@ -70,7 +99,7 @@ class WeightsFile:
 
 
 LISTED = 12
-"""Layers that a message names of each kind of misfit, before it only counts."""
+"""The most layers that a message names for each kind of misfit; it counts the others."""
 
 
 class CellCheckpointer(DetectionCheckpointer):
@@ -80,7 +109,7 @@ class CellCheckpointer(DetectionCheckpointer):
 
     - writes the config into each file, so that a checkpoint alone is enough to predict with,
     - writes a file whole or not at all,
-    - never lets the best checkpoint become the one to resume from,
+    - does not let the best checkpoint become the one to resume from,
     - opens ``.pth`` files with ``weights_only=True``, so that a foreign file cannot run code,
     - reads torchvision's networks too, and refuses weights that were trained on other input than the config's,
     - names the layers that did not fit, and with ``strict`` refuses them.
@@ -109,27 +138,48 @@ class CellCheckpointer(DetectionCheckpointer):
         self.strict = strict
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """Saves to ``OUTPUT_DIR/name.pth`` all that training goes on from, and makes it the file to resume from."""
+        """Saves everything that training needs to ``OUTPUT_DIR/name.pth``, and makes it the file to resume from."""
         state = {key: value.state_dict() for key, value in self.checkpointables.items()}
         self.save_weights(name, **state, **kwargs)
         if self.save_dir and self.save_to_disk:
             self.tag_last_checkpoint(f"{name}.pth")
 
     def save_weights(self, name: str, **kwargs: Any) -> None:
-        """Saves to ``OUTPUT_DIR/name.pth`` the model and its config, and what is given: to predict with."""
+        """Saves what prediction needs to ``OUTPUT_DIR/name.pth``: the model and its config, and ``kwargs``."""
         if not self.save_dir or not self.save_to_disk:
             return
-        path = os.path.join(self.save_dir, f"{name}.pth")
-        torch.save({"model": self.model.state_dict(), CONFIG_KEY: self.cfg_text, **kwargs}, f"{path}.partial")
-        os.replace(f"{path}.partial", path)
+        path = Path(self.save_dir) / f"{name}.pth"
+        try:
+            with whole_file(path) as partial:
+                torch.save({"model": self.model.state_dict(), CONFIG_KEY: self.cfg_text, **kwargs}, partial)
+        except RuntimeError as error:
+            if "inline_container" not in str(error) and "PytorchStreamWriter" not in str(error):
+                raise
+            # what torch's writer of archives raises where the disk is full
+            raise CellSegError(f"{path}: cannot be written ({one_line(error, 100)}); make room, and go on") from error
         logger.info("saved %s", path)
+
+    def take_back(self, iteration: int, names: Iterable[str]) -> None:
+        """Removes the checkpoints of an iteration and later ones, and others by name.
+
+        The newest that is left, if any is, becomes the file to resume from.
+        """
+        folder = Path(self.save_dir)
+        numbered = [path for path in folder.glob("model_*.pth") if path.stem.removeprefix("model_").isdecimal()]
+        later = [path for path in numbered if int(path.stem.removeprefix("model_")) >= iteration]
+        for path in (*later, *(folder / f"{name}.pth" for name in names)):
+            path.unlink(missing_ok=True)
+        tag = folder / "last_checkpoint"
+        if tag.is_file() and not (folder / tag.read_text(encoding="utf-8").strip()).is_file():
+            if left := sorted(path.name for path in folder.glob("model_[0-9]*.pth")):
+                self.tag_last_checkpoint(left[-1])
+            else:
+                tag.unlink()
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Writes the name of the file to resume from, whole or not at all."""
-        path = os.path.join(self.save_dir, "last_checkpoint")
-        with open(f"{path}.partial", "w", encoding="utf-8") as file:
-            file.write(last_filename_basename)
-        os.replace(f"{path}.partial", path)
+        with whole_file(Path(self.save_dir) / "last_checkpoint") as partial:
+            partial.write_text(last_filename_basename, encoding="utf-8")
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Loads a file or URL; an empty path loads nothing.
@@ -143,13 +193,17 @@ class CellCheckpointer(DetectionCheckpointer):
         return super().load(path, checkpointables)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        """A file in the form that Detectron2 goes on with; only kinds that cannot run code are opened."""
+        """A file's content in the form that Detectron2 expects; only kinds that cannot run code are opened."""
         if filename.endswith((".pth", ".pt")):
             content = super()._load_file(filename)  # which looks at the URL's query, and calls _torch_load
         else:
             content = self._torch_load(filename)
         known = recognise(content, filename)
         check_origin(known.origin, self.cfg, filename)
+        if not all_finite(known.weights):
+            raise CellSegError(
+                f"{filename}: holds weights that are infinite or NaN; give a checkpoint from before that"
+            )
         by_ending = known.by_ending or content.get("matching_heuristics", False)
         return {**content, "model": known.weights, "matching_heuristics": by_ending}
 
@@ -179,11 +233,17 @@ class CellCheckpointer(DetectionCheckpointer):
         return incompatible
 
     def _log_incompatible_keys(self, incompatible: Any) -> None:
-        """Nothing: fvcore would say here name by name what :meth:`_load_model` has said by layer."""
+        """Does nothing, since :meth:`_load_model` has reported by layer what fvcore reports here by name."""
+
+
+def all_finite(weights: Mapping[str, Any]) -> bool:
+    """Whether no number of some tensors or arrays is infinite or NaN."""
+    tensors = (torch.as_tensor(weight) for weight in weights.values())
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors if tensor.is_floating_point())
 
 
 def _by_layer(names: set[str], others: set[str]) -> list[str]:
-    """The outermost layers that hold some of these tensors and none of the others, as ``layer (count tensors)``."""
+    """The outermost layers that contain some of these tensors and none of the others: ``layer (count tensors)``."""
     inner = {layer for name in others for layer in _layers(name)}
     counts = Counter(next((layer for layer in _layers(name) if layer not in inner), name) for name in names)
     return [f"{layer} ({count} tensors)" if count > 1 else layer for layer, count in sorted(counts.items())]
@@ -237,5 +297,5 @@ def load_file(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _records(entries: list[str]) -> list[str]:
-    """The names of an archive's entries as torch gives them: without the folder that all of them lie in."""
+    """The names of an archive's entries as torch gives them, without the folder that contains all of them."""
     return sorted(entry.partition("/")[2] for entry in entries)

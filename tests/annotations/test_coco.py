@@ -20,6 +20,7 @@ from cellseg_d2.conversion.check import check, render
 from cellseg_d2.conversion.convert import convert
 from cellseg_d2.conversion.options import ConvertOptions
 from cellseg_d2.errors import CellSegError
+from cellseg_d2.images.pictures import OPENCV_LOG
 
 
 def write_coco(root, annotations, size=(40, 60), name="a.png", categories=((7, "round"), (3, "long"))):
@@ -154,13 +155,13 @@ def test_a_damaged_image_is_refused_in_one_line(change, message, tmp_path, capfd
     truth, _ = write_coco(tmp_path, [])
     (tmp_path / "a.png").write_bytes(change((tmp_path / "a.png").read_bytes()))
     (sample,) = find_coco_samples(truth, tmp_path).images
-    level = cv2.getLogLevel()
+    level = OPENCV_LOG.getLogLevel()
     with pytest.raises(CellSegError) as caught:
         sample.read("percentile:0.1,99.9", 10**6, 2)
     assert str(caught.value).startswith(f"{tmp_path / 'a.png'}: {message}")
     assert "\n" not in str(caught.value)
     assert capfd.readouterr().err == ""
-    assert cv2.getLogLevel() == level
+    assert OPENCV_LOG.getLogLevel() == level
 
 
 def test_an_image_over_the_limit_is_refused_before_it_is_read(tmp_path):

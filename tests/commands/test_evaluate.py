@@ -40,7 +40,7 @@ def test_the_printed_table_and_the_files_hold_the_same_numbers(files, run_tool):
         *("metrics.json", "metrics.csv", "counts.csv", "confusion.csv", "thresholds.json")
     }
     assert str(files) not in done.stdout + "".join(path.read_text() for path in out.iterdir())
-    assert "flattened by score" in done.stdout
+    assert "predictions that score 0.5 or more, but for those that\nbetter ones hide" in done.stdout
     metrics = json.loads((out / "metrics.json").read_text(), parse_constant=pytest.fail)  # no NaN, which is not JSON
     rows = {(row["group"], row["class"], row["metric"]): row["value"] for row in read(out / "metrics.csv")}
     for name in ("AP50", "AP"):

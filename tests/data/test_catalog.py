@@ -45,7 +45,7 @@ def test_a_damaged_description_is_named(tmp_path):
 
 
 def test_an_unknown_dataset_is_answered_with_the_known_ones(nuclei):
-    with pytest.raises(CellSegError, match=r"'nuclie_train' is not registered.*nuclei_train"):
+    with pytest.raises(CellSegError, match=r"'nuclie_train' is not registered.*nuclei_train.*DETECTRON2_DATASETS"):
         check_registered("nuclie_train")
 
 

@@ -5,8 +5,12 @@ import pytest
 import torch
 from detectron2.engine import default_argument_parser
 from detectron2.modeling import build_model
+from drawing import write_drawn_dataset
 
+import cellseg_d2
 from cellseg_d2.config import get_cfg
+from cellseg_d2.conversion.convert import convert
+from cellseg_d2.conversion.options import ConvertOptions
 from cellseg_d2.engine.run_config import build_cfg, check_processes, check_run, prediction_cfg, resolve
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.inference.predictor import WholeImagePredictor
@@ -72,6 +76,22 @@ def test_published_weights_are_begun_from_with_other_classes(nuclei, caplog):
     assert "backbone" not in caplog.text
     published = opened.content["model"]["backbone.fpn_lateral2.weight"]
     assert torch.equal(model.backbone.fpn_lateral2.weight, published.float())
+
+
+@pytest.mark.parametrize(
+    ("weights", "config", "named"),
+    [
+        ("", "", "give --weights: a checkpoint"),
+        ("a.pth", LITE, "give either --weights"),
+        ("", LITE, r"mask_rcnn_lite0_FPN names no trained weights; give --weights CHECKPOINT"),
+        ("", "ablations/backbone_R50_laptop", "add MODEL.WEIGHTS CHECKPOINT"),
+        ("", "mask_rcnn_R_50_FPN", "names no trained weights; give --weights CHECKPOINT"),
+    ],
+)
+def test_prediction_without_trained_weights_says_what_to_give(weights, config, named, tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))  # not even the dataset of the config is there
+    with pytest.raises(CellSegError, match=named):
+        prediction_cfg(weights, config, [])
 
 
 def test_cuda_falls_back_to_the_cpu_where_there_is_none(nuclei):
@@ -163,12 +183,6 @@ def test_a_machine_with_gpus_gives_each_process_one(device, processes, named):
         check_processes(cfg, processes)  # processes on the CPU, as many as one likes
 
 
-@pytest.mark.parametrize(("weights", "config_file"), [("", ""), ("a.pth", LITE)], ids=["neither", "both"])
-def test_prediction_takes_a_checkpoint_or_a_config(weights, config_file):
-    with pytest.raises(CellSegError, match=r"either --weights.*or --config-file"):
-        prediction_cfg(weights, config_file, [])
-
-
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -179,11 +193,6 @@ def test_prediction_takes_a_checkpoint_or_a_config(weights, config_file):
 def test_values_of_prediction_that_cannot_be_meant_are_refused(key, value, nuclei):
     with pytest.raises(CellSegError, match=f"CELLSEG.INFERENCE.{key} is .*; write"):
         prediction_cfg("", LITE, ["CELLSEG.DATASET", "nuclei", f"CELLSEG.INFERENCE.{key}", value])
-
-
-def test_prediction_by_config_needs_weights(nuclei):
-    with pytest.raises(CellSegError, match=r"MODEL.WEIGHTS PATH"):
-        prediction_cfg("", LITE, ["CELLSEG.DATASET", "nuclei", "MODEL.WEIGHTS", ""])
 
 
 @pytest.fixture
@@ -217,7 +226,39 @@ def test_a_training_of_one_process_reads_its_weights_once(nuclei, tmp_path, open
     assert [Path(path).name for path in opened_files] == ["efficientnet-lite0-57934424.pth"]
 
 
-def test_several_processes_read_their_weights_themselves(nuclei, opened_files):
+def test_several_processes_read_their_weights_themselves(nuclei):
     args = _args("CELLSEG.DATASET", "nuclei", "MODEL.DEVICE", "cpu", flags=["--num-gpus", "2"])
     assert check_run(build_cfg(LITE, args.opts), args) is None
-    assert opened_files == []
+
+
+@pytest.mark.parametrize("flags", [["--resume"], ["--eval-only"], ["--eval-only", "--num-gpus", "2"]])
+def test_a_checkpoint_of_other_classes_is_refused_before_anything_starts(flags, nuclei, tmp_path):
+    names = ["class2", "class1", "class3", "class4"]  # as many, in another order
+    opts = ["CELLSEG.DATASET", "nuclei", "MODEL.DEVICE", "cpu", "OUTPUT_DIR", str(tmp_path)]
+    saved = get_cfg(LITE, ["CELLSEG.CLASS_NAMES", str(names), "OUTPUT_DIR", str(tmp_path)])
+    CellCheckpointer(torch.nn.Linear(1, 1), saved, strict=True).save("model_final", iteration=3)
+    args = _args(*opts, "MODEL.WEIGHTS", str(tmp_path / "model_final.pth"), flags=flags)
+    with pytest.raises(
+        CellSegError, match=r"model_final\.pth: was trained on the classes class2, class1, class3, class4"
+    ):
+        check_run(build_cfg(LITE, args.opts), args)
+
+
+def test_a_validation_part_without_a_tile_is_left_out(tmp_path, caplog):
+    write_drawn_dataset(tmp_path / "input", images=3)
+    for label_map in (tmp_path / "input" / "train" / "image2").glob("class*.tif"):
+        label_map.unlink()
+    (tmp_path / "split.csv").write_text("id,split\nimage0,train\nimage1,train\nimage2,val\n")
+    with caplog.at_level(logging.WARNING, "cellseg_d2"):
+        convert(tmp_path / "input", tmp_path / "emptyval", ConvertOptions(), split_file=tmp_path / "split.csv")
+    assert "the validation part has no cell in its 0 tiles" in caplog.text
+    cellseg_d2.setup(tmp_path)
+    with caplog.at_level(logging.WARNING, "cellseg_d2"):
+        cfg = build_cfg(LITE, ["CELLSEG.DATASET", "emptyval", "MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", ""])
+    assert cfg.DATASETS.TEST == ()
+    assert "emptyval_val has no tile: nothing is validated" in caplog.text
+    with pytest.raises(CellSegError, match="emptyval_val has no image"):
+        build_cfg(LITE, ["CELLSEG.DATASET", "emptyval", "DATASETS.TEST", "('emptyval_val',)"])
+    args = _args("CELLSEG.DATASET", "emptyval", flags=["--eval-only"])
+    with pytest.raises(CellSegError, match="has no validation part with a tile"):
+        check_run(cfg, args)

@@ -143,7 +143,7 @@ def test_a_picture_has_its_layers_and_says_its_numbers(write):
         assert [group["class"] for group in parts["g"]] == ["truth", "prediction"]
         assert not parts["image"]
         assert len(parts["title"]) == len(parts["path"])
-    assert "outlines alone" in page.text
+    assert "these are only outlines" in page.text
 
 
 def test_half_of_the_pictures_are_the_worst_and_half_the_best(write):

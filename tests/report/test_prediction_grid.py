@@ -9,7 +9,7 @@ from drawing import places, pycocotools_rle
 from cellseg_d2.cells.coco import to_results
 from cellseg_d2.cells.instances import CellInstances
 from cellseg_d2.errors import CellSegError
-from cellseg_d2.export.coco_results import write_results
+from cellseg_d2.export.coco_results import ResultsWriter
 from cellseg_d2.export.overlay import draw_crosses, draw_overlay
 from cellseg_d2.images.listing import list_images
 from cellseg_d2.report.prediction_grid import write_prediction_grid
@@ -38,7 +38,8 @@ def instances(cells, classes=None, scores=None):
 
 def draw(folder, images, found, truth=None):
     """The grid of results of the first image, as RGB."""
-    write_results(folder / "results.json", to_results(found, images[0].id))
+    with ResultsWriter.open(folder / "results.json") as writer:
+        writer.append(to_results(found, images[0].id))
     write_prediction_grid(images, folder / "results.json", folder / "grid.png", ground_truth=truth)
     return cv2.imread(str(folder / "grid.png"))[..., ::-1]
 
@@ -130,7 +131,7 @@ def test_images_without_ids_are_those_of_their_names_in_the_ground_truth(images,
 
 
 def test_results_of_other_images_are_told(images, cells, tmp_path, caplog):
-    write_results(tmp_path / "results.json", to_results(instances(cells[:3]), 77))
+    (tmp_path / "results.json").write_text(json.dumps(to_results(instances(cells[:3]), 77)))
     write_prediction_grid(images, tmp_path / "results.json", tmp_path / "grid.png")
     (message,) = caplog.messages
     assert message.startswith(f"{tmp_path / 'results.json'}: has no result of the images shown")

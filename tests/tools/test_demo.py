@@ -18,7 +18,7 @@ def test_the_demo_runs_to_the_end_and_says_where_everything_lies(repo_root, tmp_
         timeout=900,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    metrics = json.loads((tmp_path / "predictions" / "metrics.json").read_text())
+    metrics = json.loads((tmp_path / "scores" / "metrics.json").read_text())
     summary = done.stdout[done.stdout.rindex("Done in ") :]
     assert f"mask AP50 on the 25 test images   {metrics['segm']['AP50']:.1f}" in summary
     results = ("predictions/test-results.json", "predictions/overlays", "model/model_best.pth")
