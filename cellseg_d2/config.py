@@ -139,6 +139,10 @@ def _add_inference_config(cfg: CfgNode) -> None:
     cfg.CELLSEG.INFERENCE.SUPPRESSION = "hard"
     cfg.CELLSEG.INFERENCE.SUPPRESSION_IOU = 0.5
     cfg.CELLSEG.INFERENCE.SUPPRESS_RESULTS = False
+    # Least score per class, in the order of CLASS_NAMES, of the cells that people look at: of all formats but COCO
+    # results, which need the others for AP. Training writes those of the best F1 on the validation images into its best
+    # checkpoints. Empty for 0.5.
+    cfg.CELLSEG.INFERENCE.MIN_SCORES = []
     # Skip tiles that show nothing: the standard deviation of each channel is at most 3 of 255.
     cfg.CELLSEG.INFERENCE.SKIP_BACKGROUND = False
     # Microns a pixel of the images to predict; 0 for what each file states.

@@ -141,6 +141,12 @@ def check_values(cfg: CfgNode) -> None:
     _check_list(cfg, "MODEL.PIXEL_MEAN", Numbers(-math.inf), least=1)
     _check_list(cfg, "MODEL.PIXEL_STD", Numbers(0, open_low=True), least=1)
     _check_list(cfg, "CELLSEG.AUG.ZOOM_RANGE", FACTOR, least=2)
+    _check_list(cfg, "CELLSEG.INFERENCE.MIN_SCORES", PROBABILITY, least=0)
+    names, scores = cfg.CELLSEG.CLASS_NAMES, cfg.CELLSEG.INFERENCE.MIN_SCORES
+    if names and len(scores) not in (0, len(names)):
+        raise CellSegError(
+            f"CELLSEG.INFERENCE.MIN_SCORES has {len(scores)} scores; write one for each of the {len(names)} classes"
+        )
     if any(not isinstance(name, str) for name in cfg.CELLSEG.CLASS_NAMES):
         raise CellSegError(f"CELLSEG.CLASS_NAMES is {_shown(cfg.CELLSEG.CLASS_NAMES)}; write a list of names")
 

@@ -56,6 +56,7 @@ def test_every_key_is_there_and_values_outside_are_refused(key):
         ("MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", "-7"),
         ("CELLSEG.INFERENCE.TTA.SCALES", "[1000.0]"),
         ("CELLSEG.INFERENCE.TTA.SCALES", "[]"),
+        ("CELLSEG.INFERENCE.MIN_SCORES", "[1.5]"),
         ("MODEL.PIXEL_STD", "[0.0, 1.0, 1.0]"),
         ("CELLSEG.CLASS_NAMES", "[1, 2]"),
         ("INPUT.FORMAT", "HSV"),
@@ -64,6 +65,13 @@ def test_every_key_is_there_and_values_outside_are_refused(key):
 def test_values_that_ended_as_tracebacks_are_refused(key, value):
     with pytest.raises(CellSegError, match=rf"^{key} is .*; write "):
         check_values(get_cfg(LITE, [key, value]))
+
+
+def test_least_scores_are_one_per_class():
+    keys = ["CELLSEG.CLASS_NAMES", "['a', 'b']", "CELLSEG.INFERENCE.MIN_SCORES"]
+    check_values(get_cfg(LITE, [*keys, "[0.2, 0.3]"]))
+    with pytest.raises(CellSegError, match="MIN_SCORES has 1 scores; write one for each of the 2 classes"):
+        check_values(get_cfg(LITE, [*keys, "[0.2]"]))
 
 
 def test_a_checkpoint_asks_for_nothing_absurd(tmp_path):

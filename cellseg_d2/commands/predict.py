@@ -67,7 +67,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--rescale", action="store_true", help="resample images to the training data's pixel size")
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(DEFAULT_FORMATS), help="what to write")
     parser.add_argument(
-        "--min-score", type=float, default=0.5, metavar="S", help="the least score in all formats but coco"
+        "--min-score",
+        type=float,
+        metavar="S",
+        help="the least score in all formats but coco (default: the checkpoint's, of the best F1 per class, else 0.5)",
     )
     parser.add_argument(
         "--thresholds", type=Path, metavar="JSON", help="the least score per class, as evaluate writes it"
@@ -91,9 +94,12 @@ def predict(cfg: CfgNode, opened: WeightsFile | None, images: Sequence[InputImag
 
     if comm.is_main_process():
         configure_logging()  # a process that was started anew has none
-    counts = predict_images(WholeImagePredictor.from_cfg(cfg, opened), images, output)
+    predictor = WholeImagePredictor.from_cfg(cfg, opened)
+    least = predictor.least_scores(output.min_score, output.min_score_of_class)
+    counts = predict_images(predictor, images, output)
     if comm.is_main_process():
         print(f"{len(images)} images: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
+        print("least score in all formats but coco: " + ", ".join(f"{name} {s:.2f}" for name, s in least.items()))
         print(f"results: {output.folder}")
 
 

@@ -26,14 +26,17 @@ from cellseg_d2.engine.hooks import BestCheckpoint, EarlyStopping, Evaluation, P
 from cellseg_d2.engine.run_config import AMP_DTYPES
 from cellseg_d2.engine.validation import validation_losses
 from cellseg_d2.errors import CellSegError, one_line
+from cellseg_d2.evaluation.thresholds import least_scores
 from cellseg_d2.inference.predictor import WholeImagePredictor
 from cellseg_d2.modeling.build import check_size, count_parameters
 from cellseg_d2.report.validation_overlays import validation_overlays
 from cellseg_d2.weights.checkpoint import CellCheckpointer, WeightsFile
+from cellseg_d2.weights.pretrained import CONFIG_KEY
 
 logger = logging.getLogger(__name__)
 
 BEST_NAME = "model_best"
+BEST_AVERAGE_NAME = f"{BEST_NAME}_ema"
 
 
 class CellTrainer(DefaultTrainer):
@@ -66,6 +69,7 @@ class CellTrainer(DefaultTrainer):
         self.stopping = False
         network = _without_ddp(model)
         self.average = WeightAverage(network, cfg.CELLSEG.EMA_DECAY) if cfg.CELLSEG.EMA_DECAY > 0 else None
+        self.evaluated: dict[str, Sequence[DatasetEvaluator]] = {}
         self.register_hooks(self.build_hooks())
 
     @classmethod
@@ -161,17 +165,21 @@ class CellTrainer(DefaultTrainer):
 
     def evaluate(self) -> dict[str, Any]:
         """The metrics of the weights, as ``ema`` those of their average, and as ``validation`` the losses."""
-        evaluators = [self.build_evaluator(self.cfg, name) for name in self.cfg.DATASETS.TEST]
-        results = dict(self.test(self.cfg, self.model, evaluators))
-        self._put_overlays(evaluators)
+        results = dict(self._test_as(BEST_NAME))
+        self._put_overlays(self.evaluated[BEST_NAME])
         if self.average is not None:
             with self.average.applied():
-                results["ema"] = self.test(self.cfg, self.model)
+                results["ema"] = self._test_as(BEST_AVERAGE_NAME)
         if self.cfg.CELLSEG.VALIDATION_LOSS and self.cfg.DATASETS.TEST:
             network = _without_ddp(self.model)
             results["validation"] = validation_losses(network, self.cfg, self.cfg.DATASETS.TEST[0])
         self._last_eval_results = results  # what Detectron2 compares with TEST.EXPECTED_RESULTS
         return results
+
+    def _test_as(self, name: str) -> dict[str, Any]:
+        """The metrics of the model as it is; its evaluators are kept for when it is saved under this name."""
+        self.evaluated[name] = [self.build_evaluator(self.cfg, dataset) for dataset in self.cfg.DATASETS.TEST]
+        return self.test(self.cfg, self.model, self.evaluated[name])
 
     def _put_overlays(self, evaluators: Sequence[DatasetEvaluator]) -> None:
         """Pictures of the first validation dataset for TensorBoard, from what was just predicted.
@@ -214,11 +222,12 @@ class CellTrainer(DefaultTrainer):
         metric = self.cfg.CELLSEG.BEST_METRIC
 
         def save(iteration: int, value: float, name: str = BEST_NAME) -> None:
-            self.checkpointer.save_weights(name, iteration=iteration, metric=value)
+            text = with_least_scores(self.cfg, self.evaluated[name]).dump()
+            self.checkpointer.save_weights(name, iteration=iteration, metric=value, **{CONFIG_KEY: text})
 
         def save_average(iteration: int, value: float) -> None:
             with self.average.applied():
-                save(iteration, value, f"{BEST_NAME}_ema")
+                save(iteration, value, BEST_AVERAGE_NAME)
 
         return {metric: save} if self.average is None else {metric: save, f"ema/{metric}": save_average}
 
@@ -270,6 +279,23 @@ class CPUAutocastTrainer(SimpleTrainer):
         """One step. Backward passes and the optimizer keep the precision that the forward pass chose."""
         with torch.autocast("cpu", torch.bfloat16):
             super().run_step()
+
+
+def with_least_scores(cfg: CfgNode, evaluators: Sequence[DatasetEvaluator]) -> CfgNode:
+    """A config with the least scores of the best F1 on the first dataset that was evaluated, and a line in the log.
+
+    As it is where that tells nothing: an evaluator of a subclass, or a dataset without annotations.
+    """
+    evaluator = evaluators[0]
+    if not isinstance(evaluator, CellCOCOEvaluator) or "annotations" not in evaluator.truth:
+        return cfg
+    scores = least_scores(evaluator.truth, evaluator.results, evaluator.max_detections)
+    named = ", ".join(f"{name} {score:.2f}" for name, score in zip(cfg.CELLSEG.CLASS_NAMES, scores))
+    logger.info("least scores of the best F1, which prediction shows cells from: %s", named)
+    found = cfg.clone()
+    found.defrost()
+    found.CELLSEG.INFERENCE.MIN_SCORES = scores
+    return found
 
 
 def _without_ddp(model: torch.nn.Module) -> torch.nn.Module:

@@ -19,6 +19,7 @@ import cellseg_d2.modeling  # noqa: F401  (registers backbones and heads)
 from cellseg_d2.cells.instances import CellInstances
 from cellseg_d2.cells.tiling import Tile, TileGrid
 from cellseg_d2.errors import CellSegError
+from cellseg_d2.evaluation.thresholds import UNKNOWN
 from cellseg_d2.images.pixel_size import PixelSize
 from cellseg_d2.images.regions import ImageHeader, ImageRegions, WholeImage
 from cellseg_d2.inference.detect import Detector
@@ -139,27 +140,46 @@ class WholeImagePredictor:
         return cells if self.cfg.CELLSEG.INFERENCE.SUPPRESS_RESULTS else self._suppressed(cells)
 
     def confident(
-        self, cells: CellInstances, min_score: float = 0.5, min_score_of_class: Mapping[str, float] | None = None
+        self,
+        cells: CellInstances,
+        min_score: float | None = None,
+        min_score_of_class: Mapping[str, float] | None = None,
     ) -> CellInstances:
         """The cells that a person wants to see: those with a high score, one per nucleus.
 
         Args:
             cells: all cells of an image, with scores down to MODEL.ROI_HEADS.SCORE_THRESH_TEST.
-            min_score: the least score of a cell.
-            min_score_of_class: the same for single classes, by name.
+            min_score: see :meth:`least_scores`.
+            min_score_of_class: as well.
+
+        Raises:
+            CellSegError: a score is not from 0 to 1, or a class is unknown.
+        """
+        least = np.array(list(self.least_scores(min_score, min_score_of_class).values()))
+        kept = self.one_a_cell(cells[cells.scores >= least[cells.classes]])
+        return kept[kept.scores >= least[kept.classes]]  # soft suppression lowers scores
+
+    def least_scores(
+        self, min_score: float | None = None, min_score_of_class: Mapping[str, float] | None = None
+    ) -> dict[str, float]:
+        """The least score, by class, of the cells that a person wants to see.
+
+        Args:
+            min_score: of all classes; None for CELLSEG.INFERENCE.MIN_SCORES, the checkpoint's, or else 0.5.
+            min_score_of_class: of single classes, by name, instead.
 
         Raises:
             CellSegError: a score is not from 0 to 1, or a class is unknown.
         """
         by_class = dict(min_score_of_class or {})
-        for score in (min_score, *by_class.values()):
+        for score in (0.5 if min_score is None else min_score, *by_class.values()):
             if not 0 <= score <= 1:
                 raise CellSegError(f"the least score of a cell is from 0 to 1, not {score}")
         if unknown := sorted(by_class.keys() - set(self.class_names)):
             raise CellSegError(f"{unknown[0]!r} is not among the classes: {', '.join(self.class_names)}")
-        least = np.array([by_class.get(name, min_score) for name in self.class_names])
-        kept = self.one_a_cell(cells[cells.scores >= least[cells.classes]])
-        return kept[kept.scores >= least[kept.classes]]  # soft suppression lowers scores
+        known = self.cfg.CELLSEG.INFERENCE.MIN_SCORES if min_score is None else []
+        scores = known or [UNKNOWN if min_score is None else min_score] * len(self.class_names)
+        return dict(zip(self.class_names, scores, strict=True)) | by_class
 
     def _suppressed(self, cells: CellInstances) -> CellInstances:
         options = self.cfg.CELLSEG.INFERENCE

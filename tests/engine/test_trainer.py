@@ -9,7 +9,7 @@ from cellseg_d2.config import get_cfg
 from cellseg_d2.engine.averaging import WeightAverage
 from cellseg_d2.engine.hooks import BestCheckpoint, EarlyStopping, Evaluation
 from cellseg_d2.engine.run_config import build_cfg
-from cellseg_d2.engine.trainer import CellTrainer, build_loop
+from cellseg_d2.engine.trainer import CellTrainer, build_loop, with_least_scores
 from cellseg_d2.errors import CellSegError
 
 LITE = "mask_rcnn_lite0_FPN"
@@ -42,6 +42,22 @@ def test_a_picture_that_cannot_be_drawn_is_a_line_in_the_log(nuclei, tmp_path, c
     with caplog.at_level(logging.WARNING, "cellseg_d2"):
         trainer._put_overlays([evaluator])
     assert "no picture of this evaluation: " in caplog.text
+
+
+def test_a_checkpoint_gets_the_least_scores_of_the_best_f1(nuclei, caplog):
+    cfg = build_cfg(LITE, ["CELLSEG.DATASET", "nuclei", "MODEL.DEVICE", "cpu"])
+    evaluator = CellTrainer.build_evaluator(cfg, cfg.DATASETS.TEST[0])
+    cells = [cell for cell in evaluator.truth["annotations"] if not cell["iscrowd"]]
+    renamed = {1: 2, 2: 3, 3: 4, 4: 1}  # a guess of another class for each cell, of which none is right
+    wrong = [{**cell, "category_id": renamed[cell["category_id"]], "score": 0.2} for cell in cells]
+    evaluator.results = [*({**cell, "score": 0.6} for cell in cells), *wrong]
+    with caplog.at_level(logging.INFO, "cellseg_d2"):
+        found = with_least_scores(cfg, [evaluator])
+    assert found.CELLSEG.INFERENCE.MIN_SCORES == pytest.approx([0.4, 0.4, 0.4, 0.4])
+    assert cfg.CELLSEG.INFERENCE.MIN_SCORES == []
+    assert "class1 0.40, class2 0.40, class3 0.40, class4 0.40" in caplog.text
+    evaluator.truth = {"images": evaluator.truth["images"], "categories": evaluator.truth["categories"]}
+    assert with_least_scores(cfg, [evaluator]) is cfg
 
 
 def test_what_a_checkpoint_keeps_is_known_before_it_is_written(nuclei, tmp_path):
