@@ -567,6 +567,34 @@ def test_a_conversion_without_a_training_tile_is_refused(small_root, tmp_path, o
     convert(small_root, tmp_path / "out", ConvertOptions(**options, keep_empty=1.0))
 
 
+@pytest.mark.parametrize("layout", ["class TIFFs", "COCO"])
+def test_merged_classes_are_one_class_of_the_same_cells(tmp_path, layout):
+    """Also where cells of two classes overlap and have one label."""
+    labels = np.zeros((40, 50), np.int32)
+    labels[5:15, 5:15], labels[20:30, 20:30] = 1, 2
+    ignored = np.zeros_like(labels)
+    ignored[32:38, 2:8] = 1
+    maps = {1: labels, 3: np.roll(labels, 4, 1)}
+    write_sample(tmp_path / "in", "a", noise(np.random.default_rng(0), 40, 50), maps, photometric="rgb")
+    tifffile.imwrite(tmp_path / "in" / "train" / "a" / "ignore.tif", ignored)
+    given = {}
+    if layout == "COCO":
+        convert(tmp_path / "in", tmp_path / "coco", ConvertOptions(val_fraction=0, class_names=("A", "B", "C")))
+        given = {"from_coco": tmp_path / "coco" / "annotations" / "instances_train.json"}
+    source = tmp_path / "coco" if given else tmp_path / "in"
+    options = ConvertOptions(val_fraction=0, merge_classes="nucleus")
+    summary = convert(source, tmp_path / "out", options, **given)
+    assert summary["class_names"] == ["nucleus"]
+    assert summary["counts"]["train"]["cells"] == {"nucleus": 4}
+    content = json.loads((tmp_path / "out" / "annotations" / "instances_train.json").read_text())
+    assert content["categories"] == [{"id": 1, "name": "nucleus"}]
+    assert {cell["category_id"] for cell in content["annotations"]} == {1}
+    found = [mask_util.decode(cell["segmentation"]) for cell in content["annotations"] if not cell["iscrowd"]]
+    expected = [own == number for own in maps.values() for number in (1, 2)]
+    assert sorted(mask.tobytes() for mask in found) == sorted(mask.astype(np.uint8).tobytes() for mask in expected)
+    assert any(cell["iscrowd"] for cell in content["annotations"])
+
+
 def test_a_users_split_may_leave_training_empty(small_root, tmp_path):
     (tmp_path / "split.csv").write_text("id,split\na,val\nb,val\n")
     summary = convert(small_root, tmp_path / "out", ConvertOptions(), split_file=tmp_path / "split.csv")
@@ -610,6 +638,7 @@ def test_an_input_without_labels_is_refused(tmp_path):
         pytest.param({"min_visible": 1.5}, r"min_visible and keep_empty must be in \[0, 1\]", id="min_visible"),
         pytest.param({"keep_empty": 2.0}, r"min_visible and keep_empty must be in \[0, 1\]", id="keep_empty"),
         pytest.param({"class_names": ("A", "A")}, "class names must differ: A A", id="names"),
+        pytest.param({"class_names": ("A",), "merge_classes": "B"}, "merged classes have one name", id="merged names"),
         pytest.param({"intensity_rule": "auto"}, "intensity rule 'auto' is not understood", id="rule"),
     ],
 )
