@@ -43,7 +43,7 @@ def add_cellseg_config(cfg: CfgNode) -> None:
     # draws all tiles alike.
     cfg.CELLSEG.BALANCE_KINDS = 0.0
     # What SOLVER.AMP.ENABLED computes in: "float16", with scaled losses (GPUs only), or "bfloat16" (GPUs since Ampere,
-    # CPUs with AVX512-BF16 or AMX).
+    # CPUs with AVX512-BF16 or AMX; others train in full precision).
     cfg.CELLSEG.AMP_DTYPE = "float16"
     # Cells of which augmentation leaves fewer pixels, or a smaller share (the change of scale taken out), are no target
     # in training.
@@ -52,6 +52,9 @@ def add_cellseg_config(cfg: CfgNode) -> None:
     # Leave these, and what the dataset marks as crowd, out of the losses, instead of learning them as background. Needs
     # MODEL.PROPOSAL_GENERATOR.NAME CellRPN and MODEL.ROI_HEADS.NAME CellROIHeads, as Base-CellSeg.yaml sets them.
     cfg.CELLSEG.IGNORE_CROWD = True
+    # Tell the box head the size of each box, which RoIAlign hides: for classes that differ in size or in length. Needs
+    # MODEL.ROI_HEADS.NAME CellROIHeads or CellCascadeROIHeads.
+    cfg.CELLSEG.BOX_SIZE_INPUT = False
     # How images that are not 8 bit are scaled, see cellseg_d2.images.tiff.IntensityRule and its default INTENSITY_RULE.
     # Taken from the training dataset.
     cfg.CELLSEG.INTENSITY_RULE = "percentile:0.1,99.9"

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.modeling.box_predictor import CellOutputLayers
+from cellseg_d2.modeling.box_size import SizedPooler
 from cellseg_d2.modeling.mask_head import CellMaskHead
 from cellseg_d2.modeling.point_rend import CellPointRendMaskHead
 from cellseg_d2.modeling.roi_align import ExactBoxes
@@ -60,8 +61,8 @@ def without_crowds(proposals: Instances, targets: Instances) -> tuple[Instances,
     return proposals[away], cells
 
 
-class OwnLosses:
-    """Builds the box predictors whose losses CELLSEG.LOSS sets.
+class OwnBoxHead:
+    """Builds the box predictors whose losses CELLSEG.LOSS sets, and the pooler that CELLSEG.BOX_SIZE_INPUT asks for.
 
     Mixed into Detectron2's standard and cascade RoI heads, which build their predictors' class without asking.
     """
@@ -75,6 +76,9 @@ class OwnLosses:
     @classmethod
     def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         parts = super()._init_box_head(cfg, input_shape)  # type: ignore[misc]
+        if cfg.CELLSEG.BOX_SIZE_INPUT:
+            channels = input_shape[parts["box_in_features"][0]].channels
+            parts["box_pooler"] = SizedPooler(parts["box_pooler"], channels)
         if "box_predictor" in parts:
             return {**parts, "box_predictor": CellOutputLayers(cfg, parts["box_head"].output_shape)}
         stages = zip(parts["box_heads"], parts["box_predictors"])
@@ -86,7 +90,7 @@ class OwnLosses:
 
 
 @ROI_HEADS_REGISTRY.register()
-class CellCascadeROIHeads(IgnoreCrowd, OwnLosses, ExactBoxes, CascadeROIHeads):
+class CellCascadeROIHeads(IgnoreCrowd, OwnBoxHead, ExactBoxes, CascadeROIHeads):
     """Detectron2's Cascade R-CNN heads (Cai and Vasconcelos, CVPR 2018), with crowds left out and losses of our own.
 
     They are left out once, before the first stage: a box that a stage moves onto a crowd is background to the next one.
@@ -94,7 +98,7 @@ class CellCascadeROIHeads(IgnoreCrowd, OwnLosses, ExactBoxes, CascadeROIHeads):
 
 
 @ROI_HEADS_REGISTRY.register()
-class CellROIHeads(IgnoreCrowd, OwnLosses, ExactBoxes, StandardROIHeads):
+class CellROIHeads(IgnoreCrowd, OwnBoxHead, ExactBoxes, StandardROIHeads):
     """Detectron2's box and mask heads, with crowds left out and losses of our own."""
 
 
@@ -111,7 +115,11 @@ LOSS_KEYS = {
 
 
 def check_losses(cfg: CfgNode) -> None:
-    """Raises CellSegError where a part of the model knows nothing of what CELLSEG.LOSS sets for it."""
+    """Raises CellSegError where a part of the model does not know what CELLSEG.LOSS or BOX_SIZE_INPUT asks of it."""
+    heads = cfg.MODEL.ROI_HEADS.NAME
+    if cfg.CELLSEG.BOX_SIZE_INPUT and not issubclass(ROI_HEADS_REGISTRY.get(heads), OwnBoxHead):
+        known = "CellROIHeads or CellCascadeROIHeads"
+        raise CellSegError(f"CELLSEG.BOX_SIZE_INPUT needs MODEL.ROI_HEADS.NAME {known}; {heads} does not know it")
     for part, (registry, classes, keys) in LOSS_KEYS.items():
         changed = [key for key in keys if cfg.CELLSEG.LOSS[key] not in (1.0, [], "bce")]
         name = cfg.MODEL[part].NAME
