@@ -222,7 +222,7 @@ class CellTrainer(DefaultTrainer):
         metric = self.cfg.CELLSEG.BEST_METRIC
 
         def save(iteration: int, value: float, name: str = BEST_NAME) -> None:
-            text = with_least_scores(self.cfg, self.evaluated[name]).dump()
+            text = with_least_scores(self.cfg, self.evaluated.get(name, ())).dump()
             self.checkpointer.save_weights(name, iteration=iteration, metric=value, **{CONFIG_KEY: text})
 
         def save_average(iteration: int, value: float) -> None:
@@ -284,9 +284,9 @@ class CPUAutocastTrainer(SimpleTrainer):
 def with_least_scores(cfg: CfgNode, evaluators: Sequence[DatasetEvaluator]) -> CfgNode:
     """A config with the least scores of the best F1 on the first dataset that was evaluated, and a line in the log.
 
-    As it is where that tells nothing: an evaluator of a subclass, or a dataset without annotations.
+    As it is where that tells nothing: a subclass evaluates otherwise, or a dataset has no annotations.
     """
-    evaluator = evaluators[0]
+    evaluator = evaluators[0] if evaluators else None
     if not isinstance(evaluator, CellCOCOEvaluator) or "annotations" not in evaluator.truth:
         return cfg
     scores = least_scores(evaluator.truth, evaluator.results, evaluator.max_detections)

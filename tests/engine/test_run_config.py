@@ -10,6 +10,7 @@ from cellseg_d2.config import get_cfg
 from cellseg_d2.engine.run_config import build_cfg, check_processes, check_run, prediction_cfg, resolve
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.inference.predictor import WholeImagePredictor
+from cellseg_d2.modeling.build import cpu_computes_bfloat16
 from cellseg_d2.weights import checkpoint
 from cellseg_d2.weights.checkpoint import CellCheckpointer, open_weights
 
@@ -53,12 +54,27 @@ def test_epochs_become_iterations_only_where_none_are_given(nuclei):
     assert iterations.SOLVER.MAX_ITER == 7
 
 
-@pytest.mark.parametrize(("dtype", "kept"), [("float16", False), ("bfloat16", True)])
-def test_a_cpu_computes_in_bfloat16_but_not_in_float16(dtype, kept, nuclei):
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_cpu_computes_in_bfloat16_where_it_can_and_never_in_float16(dtype, nuclei):
     precision = ["SOLVER.AMP.ENABLED", "True", "CELLSEG.AMP_DTYPE", dtype]
     cfg = get_cfg(LITE, ["CELLSEG.DATASET", "nuclei", "MODEL.DEVICE", "cpu", *precision])
     resolve(cfg)
-    assert cfg.SOLVER.AMP.ENABLED == kept
+    assert cfg.SOLVER.AMP.ENABLED == (dtype == "bfloat16" and cpu_computes_bfloat16())
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("flags : fpu avx512f avx512_bf16 fma", True),
+        ("flags : amx_bf16 amx_tile", True),
+        ("flags : fpu avx2", False),
+        (None, False),
+    ],
+)
+def test_linux_tells_whether_a_cpu_has_bfloat16(text, expected, tmp_path):
+    if text is not None:
+        (tmp_path / "cpuinfo").write_text(text)
+    assert cpu_computes_bfloat16(tmp_path / "cpuinfo") == expected
 
 
 def test_published_weights_are_begun_from_with_other_classes(nuclei, caplog):
