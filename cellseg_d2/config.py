@@ -20,7 +20,10 @@ def add_cellseg_config(cfg: CfgNode) -> None:
     cfg.CELLSEG = CfgNode()
     # Name of a converted dataset: trains on NAME_train and validates on NAME_val. Not used where DATASETS.TRAIN is set.
     cfg.CELLSEG.DATASET = ""
-    # Epochs to train, used where SOLVER.MAX_ITER is 0.
+    # How long to train where SOLVER.MAX_ITER is 0: "epochs", EPOCHS of the tiles, or "data", as many iterations as the
+    # tiles and cells ask for, with a warm-up, a cosine to zero and evaluations that suit them.
+    cfg.CELLSEG.SCHEDULE = "epochs"
+    # Epochs to train with the schedule of that name.
     cfg.CELLSEG.EPOCHS = 200
     # Models with more parameters are refused; 200 M is the limit of the course benchmark the recipe was made for.
     cfg.CELLSEG.MAX_PARAMETERS = 200_000_000

@@ -60,6 +60,7 @@ MICRONS = Numbers(0, 10**4)
 FACTOR = Numbers(0.05, 20)
 
 RULES: Mapping[str, Numbers | Choice] = {
+    "CELLSEG.SCHEDULE": Choice(("epochs", "data")),
     "CELLSEG.EPOCHS": Numbers(1, 10**6),
     "CELLSEG.MAX_PARAMETERS": Numbers(1, 10**12),
     "CELLSEG.EARLY_STOPPING": COUNT,

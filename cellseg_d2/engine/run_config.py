@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import math
 import os
 from collections.abc import Sequence
 
@@ -20,6 +19,7 @@ from cellseg_d2.data.caps import set_caps
 from cellseg_d2.data.catalog import check_registered
 from cellseg_d2.data.stream import check_sampler
 from cellseg_d2.engine.launch import started_process
+from cellseg_d2.engine.schedule import set_schedule
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.modeling.build import build_on_cpu, check_size, use_available_device
 from cellseg_d2.modeling.roi_heads import check_losses, ignores_crowd
@@ -79,8 +79,8 @@ def prediction_cfg(weights: str, config_file: str, overrides: Sequence[str]) -> 
 def resolve(cfg: CfgNode) -> None:
     """Fills in, in place, what depends on the dataset and on the machine.
 
-    DATASETS from CELLSEG.DATASET, class count, class names and intensity rule from the dataset, SOLVER.MAX_ITER from
-    CELLSEG.EPOCHS, and the CPU where there is no CUDA.
+    DATASETS from CELLSEG.DATASET, class count, class names and intensity rule from the dataset, SOLVER.MAX_ITER as
+    CELLSEG.SCHEDULE asks for, and the CPU where there is no CUDA.
 
     Raises:
         CellSegError: no dataset is named, one is not registered, or the class counts of config and dataset differ.
@@ -113,8 +113,8 @@ def resolve(cfg: CfgNode) -> None:
     cfg.CELLSEG.INTENSITY_RULE = metadata.get("intensity_rule", cfg.CELLSEG.INTENSITY_RULE)
     cfg.CELLSEG.PIXEL_SIZE_UM = float(metadata.get("pixel_size_um", cfg.CELLSEG.PIXEL_SIZE_UM))
     images = sum(_image_count(dataset) for dataset in cfg.DATASETS.TRAIN)
-    if cfg.SOLVER.MAX_ITER <= 0:
-        cfg.SOLVER.MAX_ITER = math.ceil(cfg.CELLSEG.EPOCHS * images / cfg.SOLVER.IMS_PER_BATCH)
+    cells = [MetadataCatalog.get(dataset).get("cell_count") for dataset in cfg.DATASETS.TRAIN]
+    set_schedule(cfg, images, None if None in cells else sum(cells))
     epochs = cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH / max(images, 1)
     logger.info(
         "SOLVER.MAX_ITER %d of %d tiles each: %.1f epochs of %d tiles (CELLSEG.EPOCHS is %d)",

@@ -24,6 +24,7 @@ from cellseg_d2.engine.averaging import WeightAverage
 from cellseg_d2.engine.evaluator import CellCOCOEvaluator
 from cellseg_d2.engine.hooks import BestCheckpoint, EarlyStopping, Evaluation, ProgressBar
 from cellseg_d2.engine.run_config import AMP_DTYPES
+from cellseg_d2.engine.schedule import ExpectedTime
 from cellseg_d2.engine.validation import validation_losses
 from cellseg_d2.errors import CellSegError, one_line
 from cellseg_d2.evaluation.thresholds import least_scores
@@ -214,7 +215,7 @@ class CellTrainer(DefaultTrainer):
                 ours.append(BestCheckpoint(period, self._best_savers()))
             if self.cfg.CELLSEG.EARLY_STOPPING > 0:
                 ours.append(EarlyStopping(period, metric, self.cfg.CELLSEG.EARLY_STOPPING))
-        bar = [ProgressBar()] if comm.is_main_process() else []
+        bar = [ExpectedTime(), ProgressBar()] if comm.is_main_process() else []
         return [*ours, *periodic, *writers, *bar]
 
     def _best_savers(self) -> dict[str, Callable[[int, float], None]]:

@@ -46,7 +46,8 @@ def test_a_dataset_given_detectron2s_way_wins(nuclei):
 
 def test_epochs_become_iterations_only_where_none_are_given(nuclei):
     tiles = 53  # of the sample's training part
-    epochs = get_cfg(LITE, ["CELLSEG.DATASET", "nuclei", "SOLVER.MAX_ITER", "0", "CELLSEG.EPOCHS", "3"])
+    schedule = ["CELLSEG.SCHEDULE", "epochs", "CELLSEG.EPOCHS", "3"]
+    epochs = get_cfg(LITE, ["CELLSEG.DATASET", "nuclei", "SOLVER.MAX_ITER", "0", *schedule])
     resolve(epochs)
     assert epochs.SOLVER.MAX_ITER == -(-3 * tiles // epochs.SOLVER.IMS_PER_BATCH)
     iterations = get_cfg(LITE, ["CELLSEG.DATASET", "nuclei", "SOLVER.MAX_ITER", "7"])
