@@ -33,6 +33,7 @@ INSTALL_REQUIRES = [
     "matplotlib>=3.10",  # oldest tried
     "tensorboard>=2.21",  # oldest tried; Detectron2's TensorboardXWriter imports it
     "tqdm>=4.70",  # oldest tried
+    "filelock>=4.1",  # oldest tried; locks of output folders
     "zarr>=2.18",  # oldest tried, and the newest for Python 3.10; windows of large TIFFs, OME-Zarr
     "pyyaml>=6.0.1",  # older sources do not build with Cython 3
     "jinja2>=3.1",  # the last series; pages of HTML

@@ -251,11 +251,11 @@ def check_sampler(cfg: CfgNode) -> None:
         )
 
 
-def check_run_length(cfg: CfgNode, processes: int) -> None:
-    """Checks what depends on the number of processes and on the validation part, which DATASETS.TEST names by now.
+def check_resolved(cfg: CfgNode, processes: int) -> None:
+    """Checks a config whose datasets are known, for a number of processes.
 
     Raises:
-        CellSegError: the batch cannot be shared by the processes, or training could never end early as asked for.
+        CellSegError: the batch cannot be shared by the processes, or early stopping would have nothing to go by.
     """
     if cfg.SOLVER.IMS_PER_BATCH % processes:
         raise CellSegError(

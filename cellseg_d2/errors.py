@@ -1,8 +1,22 @@
-"""The one exception that command lines turn into a line on stderr and exit code 2."""
+"""The exceptions that commands turn into a line on stderr and an exit code."""
 
 
 class CellSegError(Exception):
     """Bad input or wrong usage. The message is one line that names the file, key or value and how to fix it."""
+
+
+class Stopped(BaseException):
+    """Work that a signal ended. No ``Exception``: it is no failure, and Detectron2 would log it with its traceback.
+
+    Attributes:
+        signal: the signal's number.
+        exit_code: of the process, as shells give it.
+    """
+
+    def __init__(self, signal: int) -> None:
+        super().__init__(signal)
+        self.signal = signal
+        self.exit_code = 128 + signal
 
 
 def one_line(error: BaseException, length: int = 200) -> str:

@@ -1,15 +1,14 @@
-"""Files and folders that appear whole or not at all, JSON files, and reproducible zip entries."""
+"""Files that appear whole or not at all, JSON files, and reproducible zip entries."""
 
 from __future__ import annotations
 
 import contextlib
 import csv
-import errno
 import json
+import math
 import os
-import shutil
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,16 +20,17 @@ from cellseg_d2.errors import CellSegError, one_line
 def whole_file(path: Path) -> Iterator[Path]:
     """A path beside ``path`` to write to; that file takes ``path``'s place at the end, or goes if anything fails.
 
-    The folder is made where it is missing.
+    The folder is made where it is missing; a link is followed.
 
     Raises:
         CellSegError: the file cannot be written. Errors of the block that name another file are passed on.
     """
-    partial = path.with_name(f"{path.name}.partial")
+    target = Path(os.path.realpath(path))
+    partial = target.with_name(f"{target.name}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         yield partial
-        os.replace(partial, path)
+        os.replace(partial, target)
     except BaseException as error:
         with contextlib.suppress(OSError):  # the first error tells more
             partial.unlink(missing_ok=True)
@@ -49,54 +49,6 @@ def zip_entry(name: str) -> zipfile.ZipInfo:
     entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
     entry.compress_type = zipfile.ZIP_DEFLATED
     return entry
-
-
-@contextmanager
-def appear_whole(output: Path, overwrite: bool, mark: str = "dataset.json") -> Iterator[Path]:
-    """A folder beside ``output`` to write into; it takes ``output``'s place at the end, or goes if anything fails.
-
-    Args:
-        output: the folder that is to appear.
-        overwrite: replace one that is there.
-        mark: a file that each such folder has; a folder without it is somebody else's and never replaced.
-
-    Raises:
-        CellSegError: ``output`` is there already, or cannot be written.
-    """
-    partial_folder = output.parent / f".{output.name}.partial"
-    old = output.parent / f".{output.name}.old"
-    _put_back(old, output)  # of a run that was killed between the two renames
-    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        if not overwrite:
-            raise CellSegError(f"{output}: exists already; give another --output, or --overwrite to replace it")
-        if not (output / mark).is_file():
-            raise CellSegError(
-                f"{output}: is no converted dataset, so it is not overwritten (it has no {mark}); give another --output"
-            )
-    try:
-        for leftover in (partial_folder, old):  # of a run that was killed
-            if leftover.exists():
-                shutil.rmtree(leftover)
-        partial_folder.mkdir(parents=True)
-        yield partial_folder
-        if output.exists():
-            output.rename(old)
-        partial_folder.rename(output)
-        if old.exists():
-            shutil.rmtree(old)
-    except BaseException as error:
-        shutil.rmtree(partial_folder, ignore_errors=True)
-        _put_back(old, output)
-        if not isinstance(error, OSError):
-            raise
-        fix = "make room there" if error.errno == errno.ENOSPC else "fix that"
-        raise CellSegError(f"{output}: cannot be written ({error.strerror or error}); {fix} and run again") from error
-
-
-def _put_back(old: Path, output: Path) -> None:
-    """Gives a dataset that was moved aside its name back, unless another has taken it."""
-    if old.exists() and not output.exists():
-        old.rename(output)
 
 
 def read_json(path: Path) -> Any:
@@ -146,6 +98,13 @@ def _as_text(value: str) -> str:
     """Text of a table, with an apostrophe where it would be run."""
     value = value.replace("\r", " ")  # the csv module does not quote it, and readers take it for the end of a row
     return f"'{value}" if value.startswith(FORMULA_STARTS) else value
+
+
+def without_nan(content: Any) -> Any:
+    """The same with None for NaN, which JSON does not have."""
+    if isinstance(content, Mapping):
+        return {key: without_nan(value) for key, value in content.items()}
+    return None if isinstance(content, float) and math.isnan(content) else content
 
 
 def visible_entries(folder: Path) -> list[Path]:

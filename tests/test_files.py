@@ -16,6 +16,16 @@ def test_a_file_appears_at_the_end_with_its_folder(tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ["a.txt"]
 
 
+def test_a_link_is_followed(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "a.txt").write_text("old")
+    (tmp_path / "a.txt").symlink_to(tmp_path / "disk" / "a.txt")
+    with whole_file(tmp_path / "a.txt") as partial:
+        partial.write_text("new")
+    assert (tmp_path / "a.txt").is_symlink()
+    assert [(file.name, file.read_text()) for file in (tmp_path / "disk").iterdir()] == [("a.txt", "new")]
+
+
 def test_what_fails_leaves_the_old_file_and_no_part(tmp_path):
     (tmp_path / "a.txt").write_text("old")
     with pytest.raises(KeyboardInterrupt), whole_file(tmp_path / "a.txt") as partial:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 LAYERS = """
-    errors files progress array_pickle
+    errors files outputs progress signals array_pickle
     config
     cells
     images

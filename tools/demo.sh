@@ -18,15 +18,15 @@ printf 'Everything goes to %s; DETECTRON2_DATASETS=%s\n' "$output" "$DETECTRON2_
 run tools/convert_tifs.py --input datasets/sample --output "$DETECTRON2_DATASETS/nuclei" --overwrite
 run tools/visualize.py augmentation --config-file configs/mask_rcnn_lite0_FPN.yaml --output "$output/augmentation.png" \
     CELLSEG.DATASET nuclei
-run tools/train_net.py --config-file configs/mask_rcnn_lite0_FPN.yaml CELLSEG.DATASET nuclei \
+run tools/train_net.py --overwrite --config-file configs/mask_rcnn_lite0_FPN.yaml CELLSEG.DATASET nuclei \
     SOLVER.MAX_ITER "$iterations" OUTPUT_DIR "$output/model" SEED 42
 run tools/plot_curves.py --metrics "$output/model/metrics.json" --output "$output/curves.png"
 run tools/train_net.py --eval-only --config-file configs/mask_rcnn_lite0_FPN.yaml CELLSEG.DATASET nuclei \
     MODEL.WEIGHTS "$output/model/model_best.pth" OUTPUT_DIR "$output/evaluation"
 run tools/predict.py --weights "$output/model/model_best.pth" --input datasets/sample/test_release \
-    --image-ids datasets/sample/test_image_name_to_ids.json --output "$output/predictions"
+    --image-ids datasets/sample/test_image_name_to_ids.json --output "$output/predictions" --overwrite
 run tools/evaluate.py --ground-truth datasets/sample/test_gt.json --predictions "$output/predictions/test-results.json" \
-    --output "$output/scores"
+    --output "$output/scores" --overwrite
 run tools/visualize.py predictions --input datasets/sample/test_release \
     --image-ids datasets/sample/test_image_name_to_ids.json --predictions "$output/predictions/test-results.json" \
     --ground-truth datasets/sample/test_gt.json --output "$output/predictions.png"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Any
@@ -17,7 +18,7 @@ from benchmarks.gpu_check.findings import SEED, Finding, Settings, Side, compare
 from benchmarks.table import number
 from benchmarks.train_sides import Sample, draw_samples, scale_branches
 from benchmarks.train_sides import Settings as Drawing
-from cellseg_d2.engine.trainer import build_loop
+from cellseg_d2.engine.loop import build_loop
 
 CELLS = 9
 """In each drawn tile."""
@@ -73,13 +74,15 @@ def outcome(name: str, side: Side, batch: list[Sample]) -> Outcome:
     """A forward and a backward pass in float32."""
     model = random_model(name, side)
     torch.manual_seed(SEED)
-    with EventStorage(), full_precision(), DrawOnCPU(), torch.backends.mkldnn.flags(enabled=side.onednn):
+    kernels = nullcontext() if side.onednn else torch.backends.mkldnn.flags(enabled=False)
+    with EventStorage(), full_precision(), DrawOnCPU(), kernels:
         with torch.no_grad():
             features = model.backbone(model.preprocess_image(batch).tensor)
         losses = model(batch)
         sum(losses.values()).backward()
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    return Outcome(_flat(features.values()), {name: float(loss) for name, loss in losses.items()}, _flat(gradients))
+    values = {name: float(loss.detach()) for name, loss in losses.items()}
+    return Outcome(_flat(features.values()), values, _flat(gradients))
 
 
 def _flat(tensors: Iterable[torch.Tensor]) -> torch.Tensor:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from cellseg_d2.annotations.shapes import Ring
-from cellseg_d2.errors import CellSegError
+from cellseg_d2.errors import CellSegError, one_line
 from cellseg_d2.files import read_json
 
 ROOT = "root"
@@ -87,6 +87,8 @@ def _object(path: Path, number: int, feature: Any) -> GeoObject:
     if not isinstance(feature, dict) or feature.get("type") != "Feature":
         raise CellSegError(f"{path}: object {number} is no GeoJSON feature; export it again")
     properties = feature.get("properties") or {}
+    if not isinstance(properties, dict):
+        raise CellSegError(f"{path}: object {number} has properties that are no JSON object; export it again")
     given = str(properties.get("name") or "")
     name = f"object {number}" + (f" {given!r}" if given else "")
     geometry = feature.get("geometry")
@@ -101,8 +103,8 @@ def _object(path: Path, number: int, feature: Any) -> GeoObject:
             not (plane.get("z") or plane.get("t")),
             int(given) if given.isdecimal() and 0 < int(given) <= np.iinfo(np.int32).max else None,
         )
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-        raise CellSegError(f"{path}: {name} is damaged ({error}); remove it or export it again") from error
+    except (ArithmeticError, ValueError, TypeError, LookupError, AttributeError) as error:
+        raise CellSegError(f"{path}: {name} is damaged ({one_line(error)}); remove it or export it again") from error
 
 
 def _kind(feature: Mapping[str, Any], properties: Mapping[str, Any]) -> str:

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 CLASS_NAME = "cell"
 NO_CLASS = "none"
 
-PREDICTED = re.compile(r"(?P<id>[1-9]\d*|0\d*[1-9]\d*)_(?P<name>.+)_[01]\.\d\d")
+PREDICTED = re.compile(r"(?P<id>\d+)_(?P<name>.+)_[01]\.\d\d")
 """The names that our export gives: ``<id>_<class>_<score>``."""
 
 CLASS_KEYS = ("class", "classification", "qupath.object.classification")
@@ -44,7 +44,10 @@ def _of_predicted_name(roi: Roi) -> str:
 
 def _of_name(roi: Roi) -> str:
     """A name without the number behind it; nothing of ImageJ's default names, which are numbers."""
-    return _of_predicted_name(roi) or re.sub(r"[\s._-]*\d*$", "", roi.name) * bool(re.search(r"[^\d\s._-]", roi.name))
+    if predicted := _of_predicted_name(roi):
+        return predicted
+    front = re.sub(r"[\s._-]*\d*$", "", roi.name)
+    return front if re.search(r"[^\d\s._-]", front) else ""
 
 
 SOURCES: Mapping[str, Callable[[Roi], str]] = {

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import base64
-import binascii
+import io
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from cellseg_d2.annotations.pairs import all_classes, list_files, match_images, warn_of_images_left_out
 from cellseg_d2.annotations.reader import ImageLabels, LabelledImage, LabelledSet, Reader
@@ -79,7 +79,7 @@ class LabelMeImage(LabelledImage):
         category = 0 if label == IGNORE else self.class_names.index(label) + 1
         try:
             return _to_shape(name, category, shape, size), label, shape.get("group_id")
-        except (ValueError, TypeError, KeyError, IndexError, binascii.Error, cv2.error) as error:
+        except (ArithmeticError, ValueError, TypeError, LookupError, OSError, SyntaxError) as error:
             raise CellSegError(f"{self.shapes}: {name} is damaged ({one_line(error)}); draw it again") from error
 
 
@@ -108,10 +108,11 @@ def _to_shape(name: str, category: int, shape: Mapping[str, Any], size: tuple[in
 
 def _mask(text: str) -> NDArray[np.bool_]:
     """A PNG in base64; what is not 0 belongs to it."""
-    pixels = cv2.imdecode(np.frombuffer(base64.b64decode(text, validate=True), np.uint8), cv2.IMREAD_GRAYSCALE)
-    if pixels is None:
-        raise ValueError("its mask is no PNG")
-    return np.asarray(pixels > 0)
+    with Image.open(io.BytesIO(base64.b64decode(text, validate=True)), formats=["PNG"]) as picture:
+        pixels = np.asarray(picture)
+    if pixels.ndim != 2:
+        raise ValueError("its mask has several channels")
+    return pixels > 0
 
 
 def _joined(shapes: Sequence[tuple[Shape, str, Any]], size: tuple[int, int]) -> list[Shape]:
@@ -134,6 +135,8 @@ def read_labelme(path: Path) -> dict[str, Any]:
     for place, shape in enumerate(content["shapes"], start=1):
         if not isinstance(shape, dict) or not isinstance(shape.get("label"), str) or not shape["label"]:
             raise CellSegError(f"{path}: shape {place} has no label; give it one in LabelMe")
+        if not isinstance(shape.get("group_id"), (int, str, type(None))):
+            raise CellSegError(f"{path}: shape {place} has a group that is no number; give it another in LabelMe")
         shape.setdefault("shape_type", "polygon")  # LabelMe 3 knew no other
         if shape["shape_type"] not in (*AREAS, *OTHERS):
             known = ", ".join(AREAS)

@@ -58,20 +58,20 @@ class MaskPair(LabelledImage):
         image = read_whole(self.image, rule, max_pixels)
         layers: list[LabelMap] = []
         for number, path in sorted(self.masks.items()):
-            layers += self._layers(number, path, max_pixels)
-            if layers and (size := layers[-1].labels.shape) != image.shape[:2]:
-                sizes = f"{size_text(size)}, its image {size_text(image.shape)}"
+            if self.class_plane:
+                labels, classes = read_label_and_class(path, max_pixels)
+            else:
+                labels = classes = read_label_file(path, max_pixels)
+            if labels.shape != image.shape[:2]:
+                sizes = f"{size_text(labels.shape)}, its image {size_text(image.shape)}"
                 raise CellSegError(f"{path}: is {sizes}; they must be of one size")
+            if self.class_plane:
+                layers += split_classes(labels, class_of_labels(path, labels, classes))
+            elif self.class_table is not None:
+                layers += split_classes(labels, self._classes(self.class_table, labels))
+            else:
+                layers.append(LabelMap((number,), labels))
         return ImageLabels(image, layers)
-
-    def _layers(self, number: int, path: Path, max_pixels: int) -> list[LabelMap]:
-        if self.class_plane:
-            labels, classes = read_label_and_class(path, max_pixels)
-            return split_classes(labels, class_of_labels(path, labels, classes))
-        labels = read_label_file(path, max_pixels)
-        if self.class_table is None:
-            return [LabelMap((number,), labels)]
-        return split_classes(labels, self._classes(self.class_table, labels))
 
     def _classes(self, path: Path, labels: NDArray[np.int32]) -> dict[int, int]:
         """Label -> class number, from the CSV."""
@@ -155,10 +155,10 @@ def find_labelled(root: Path, annotation_file: Path | None = None) -> LabelledSe
             [MaskPair(pair.id, pair.image, {1: pair.annotations}, tables[pair.id], False, names) for pair in pairs],
             list(names),
         )
-    with_plane = {path for path in own if _has_class_plane(path)}
+    with_plane = [path for path in own if _has_class_plane(path)]
     return LabelledSet(
-        [MaskPair(pair.id, pair.image, {1: pair.annotations}, None, pair.annotations in with_plane) for pair in pairs],
-        _plane_names(sorted(with_plane)),
+        [MaskPair(pair.id, pair.image, {1: pair.annotations}, class_plane=bool(with_plane)) for pair in pairs],
+        _plane_names(with_plane),
     )
 
 

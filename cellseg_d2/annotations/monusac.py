@@ -27,9 +27,9 @@ from cellseg_d2.annotations.reader import ImageLabels, LabelledImage, LabelledSe
 from cellseg_d2.annotations.shapes import inside_rings
 from cellseg_d2.cells.label_maps import LabelMap
 from cellseg_d2.errors import CellSegError, one_line
-from cellseg_d2.files import appear_whole
 from cellseg_d2.images.pixel_size import PixelSize
 from cellseg_d2.images.tiff import MAX_PIXELS, PixelFormat, read_image
+from cellseg_d2.outputs import appear_whole
 from cellseg_d2.progress import track
 
 logger = logging.getLogger(__name__)

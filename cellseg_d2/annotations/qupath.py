@@ -56,7 +56,7 @@ class Sorted:
     Attributes:
         cells: annotated or detected objects.
         ignored: annotations of the class ``Ignore*``.
-        regions: annotations in which cells lie.
+        regions: annotations of the class that is asked for, in which cells lie.
         others: what is left out, by the reason.
     """
 
@@ -125,8 +125,6 @@ class QuPathImage(LabelledImage):
 
     def _report(self, found: Sorted) -> None:
         notes = [f"{named(own.name for own in objects)} {reason}" for reason, objects in sorted(found.others.items())]
-        if found.regions and not self.choice.region:
-            notes.append(f"{named(own.name for own in found.regions)} around others, taken for regions, not for cells")
         if self.choice.region and not found.regions:
             logger.warning("%s: has no annotation of %s, so all of it is ignored", self.objects, self.choice.region)
         if notes:
@@ -136,8 +134,7 @@ class QuPathImage(LabelledImage):
 def sort_objects(objects: Sequence[GeoObject], choice: Choice) -> Sorted:
     """Tells cells from regions and from what is neither.
 
-    A region is an annotation of the class that ``choice`` asks for; else one of the class ``Region*``, or one whose box
-    holds two other objects at least.
+    Annotations of the class ``Region*``, and those whose box holds two other objects at least, are no cells either.
     """
     others: dict[str, list[GeoObject]] = {}
     cells, ignored, regions = [], [], []
@@ -146,13 +143,16 @@ def sort_objects(objects: Sequence[GeoObject], choice: Choice) -> Sorted:
             others.setdefault(reason, []).append(found)
         elif found.kind == "annotation" and found.class_name == IGNORE:
             ignored.append(found)
-        elif found.kind == "annotation" and found.class_name == (choice.region or REGION):
+        elif found.kind == "annotation" and choice.region and found.class_name == choice.region:
             regions.append(found)
+        elif found.kind == "annotation" and found.class_name == REGION:
+            others.setdefault(f"of the class {REGION}", []).append(found)
         else:
             cells.append(found)
-    around = [] if choice.region else _around_others(cells, choice)
-    taken = {id(region) for region in around}
-    return Sorted([cell for cell in cells if id(cell) not in taken], ignored, regions + around, others)
+    if around := _around_others(cells, choice):
+        others["around others, taken for regions, not for cells"] = around
+    taken = {id(found) for found in around}
+    return Sorted([cell for cell in cells if id(cell) not in taken], ignored, regions, others)
 
 
 def _no_cell(found: GeoObject, choice: Choice) -> str:

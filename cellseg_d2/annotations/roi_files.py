@@ -7,6 +7,7 @@ x .. x + 1.
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -24,6 +25,9 @@ from cellseg_d2.images.tiff import check_file
 OUTLINED = (ROI_TYPE.POLYGON, ROI_TYPE.FREEHAND, ROI_TYPE.TRACED)
 LARGEST_ROI = 2**28
 """Bytes of one ROI after decompression; roifile's own bound."""
+
+DAMAGE = (OSError, ValueError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error, EOFError)
+"""What zipfile raises for archives that are damaged, encrypted, or of a compression that it does not know."""
 
 CURVE_STEPS = np.linspace(0, 1, 17)[1:, None]
 """A curve of a composite ROI becomes so many lines."""
@@ -60,7 +64,7 @@ def roi_names(path: Path) -> list[str] | None:
     try:
         with zipfile.ZipFile(path) as archive:
             return [name for name in archive.namelist() if _is_roi(name)]
-    except (OSError, zipfile.BadZipFile):
+    except DAMAGE:
         return None
 
 
@@ -85,7 +89,7 @@ def _entries(path: Path) -> Iterator[tuple[str, bytes]]:
                     if entry.file_size > LARGEST_ROI:
                         raise CellSegError(f"{path}: {entry.filename} is over {LARGEST_ROI} bytes; save the ROIs again")
                     yield Path(entry.filename).stem, archive.read(entry)
-    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+    except DAMAGE as error:
         raise CellSegError(f"{path}: cannot be read as a zip of ROIs ({one_line(error)}); save it again") from error
 
 
@@ -97,12 +101,13 @@ def _roi(path: Path, entry: str, data: bytes) -> Roi:
     try:
         roi = ImagejRoi.frombytes(data)
         rings = [ring.astype(np.float64).reshape(-1, 2) for ring in _outlines(roi)]
-        if not all(np.isfinite(ring).all() for ring in rings):
+        oval = _box(roi) if roi.roitype == ROI_TYPE.OVAL else None
+        if not all(np.isfinite(numbers).all() for numbers in (*rings, oval or 0.0)):
             raise ValueError("its coordinates are not finite")
         return Roi(
             roi.name or entry,
             rings,
-            _box(roi) if roi.roitype == ROI_TYPE.OVAL else None,
+            oval,
             roi.group,
             _properties(data),
             roi.z_position <= 1 and roi.t_position <= 1,

@@ -145,7 +145,7 @@ def inside_rings(rings: Sequence[Ring], size: tuple[int, int], centre: float = 0
 
 
 def inside_ellipse(box: Box, size: tuple[int, int]) -> Pixels:
-    """The pixels of an image whose centres lie inside the ellipse that fills a box, (x0, y0, x1, y1)."""
+    """The pixels of an image whose centres lie inside, or on, the ellipse that fills a box, (x0, y0, x1, y1)."""
     x0, y0, x1, y1 = box
     if x1 <= x0 or y1 <= y0:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
@@ -158,9 +158,9 @@ def inside_ellipse(box: Box, size: tuple[int, int]) -> Pixels:
 
 
 def _box(rings: Sequence[Ring]) -> Box | None:
-    if not rings:
+    corners = np.concatenate([np.zeros((0, 2)), *rings])
+    if not len(corners):
         return None
-    corners = np.concatenate(rings)
     (x0, y0), (x1, y1) = corners.min(axis=0).tolist(), corners.max(axis=0).tolist()
     return (x0, y0, x1, y1)
 

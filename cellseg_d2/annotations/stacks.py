@@ -73,7 +73,7 @@ def open_stack(path: Path) -> NDArray[Any]:
     check_file(path)
     try:
         stack: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, SyntaxError) as error:
+    except Exception as error:  # numpy raises anything for a damaged header, such as tokenize.TokenError
         raise CellSegError(f"{path}: cannot be read as an array ({one_line(error)}); download it again") from error
     if not isinstance(stack, np.ndarray) or stack.ndim != 4 or stack.dtype.kind not in "iufb":
         raise CellSegError(f"{path}: holds no numbers as (images, height, width, channels); download it again")

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from typing import Any
+
+LARGEST_ID = 2**31 - 1
+"""Of categories and annotations."""
+
+FIRST_OF_TEXT = 2**62
 
 NUMBER = re.compile(r"-?[0-9]{1,400}", re.ASCII)
 
@@ -13,12 +19,12 @@ class Ids:
     """The ids of one kind, of images say, in one file or in several that agree.
 
     Numbers and their text are the same id, unless that would make one of two: of "1" and "01". Ids that are whole
-    numbers of the range asked for stay as they are; others are numbered from 1, numbers in their order and text as it
-    comes.
+    numbers of the range asked for stay as they are; others are numbered, numbers in their order and text as it comes.
 
     Args:
         raws: the ids as a file has them, each one that :func:`is_id` knows.
         least, most: of the range.
+        first: what ids that do not stay are numbered from.
 
     >>> images = Ids(["7", "31"], 0, 99)
     >>> images.find(31), images.find("31"), images.find("a"), images.original(31)
@@ -27,7 +33,7 @@ class Ids:
     2
     """
 
-    def __init__(self, raws: Iterable[Any], least: int, most: int) -> None:
+    def __init__(self, raws: Iterable[Any], least: float, most: float, first: int = 1) -> None:
         distinct = list(dict.fromkeys(raws))
         numbers = [number for number in map(_number, distinct) if number is not None]
         self._numeric = len(numbers) == len(distinct) and len(set(numbers)) == len(set(map(_text, distinct)))
@@ -36,7 +42,7 @@ class Ids:
             self._by_key: dict[Any, int] = {number: number for number in numbers}
         else:
             ordered = sorted(set(numbers)) if self._numeric else dict.fromkeys(keys)
-            self._by_key = {key: place for place, key in enumerate(ordered, start=1)}
+            self._by_key = {key: place for place, key in enumerate(ordered, start=first)}
         self._by_raw = {raw: self._by_key[key] for raw, key in zip(distinct, keys)}
         self._raws = {inner: raw for raw, inner in reversed(self._by_raw.items())}
 
@@ -57,6 +63,16 @@ class Ids:
     def original(self, number: int) -> Any:
         """The id as it was written first."""
         return self._raws[number]
+
+
+def image_ids(raws: Iterable[Any]) -> Ids:
+    """Ids of images: whole numbers stay, as files beside name them; text gets numbers that none of these has."""
+    return Ids(raws, -math.inf, math.inf, FIRST_OF_TEXT)
+
+
+def category_ids(raws: Iterable[Any]) -> Ids:
+    """Ids of categories: whole numbers above 0 that 32 bits hold."""
+    return Ids(raws, 1, LARGEST_ID)
 
 
 def is_id(raw: Any) -> bool:

@@ -7,6 +7,7 @@ plain pycocotools reads it. What cannot be derived is one line that names the fi
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -14,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from cellseg_d2.cells.coco import MAX_PIXELS, Record, Result, to_rle
-from cellseg_d2.cells.coco_ids import Ids, is_id
+from cellseg_d2.cells.coco_ids import Ids, category_ids, image_ids, is_id
 from cellseg_d2.cells.coco_masks import Size, has_mask, is_side
 from cellseg_d2.cells.coco_records import (
-    LARGEST_ID,
-    LARGEST_IMAGE_ID,
     LARGEST_NUMBER,
+    MOST_PIXELS,
     Records,
     add_sizes,
     annotation_ids,
@@ -96,6 +96,7 @@ def read_pair(ground_truth: Path, results: Path) -> tuple[Record, list[Result]]:
     found = number_records(
         results, "result", content, truth.image_ids, truth.category_ids, sizes.get, f"{ground_truth}"
     )
+    found.refuse_heaps(MOST_PIXELS)
     return _dataset(truth), _results(found, sizes)
 
 
@@ -106,17 +107,16 @@ def read_results(paths: Sequence[Path]) -> ResultFiles:
         CellSegError: a file cannot be read, is of another form, or has a damaged record.
     """
     contents = [_list(path, read_json(path), "is no list of COCO results") for path in paths]
-    ids = []
-    for key, least, most in (("image_id", 0, LARGEST_IMAGE_ID), ("category_id", 1, LARGEST_ID)):
-        raws = (record.get(key) for content in contents for record in content if isinstance(record, dict))
-        ids.append(Ids(filter(is_id, raws), least, most))
-    images, categories = ids
+    records = [record for content in contents for record in content if isinstance(record, dict)]
+    images = image_ids(filter(is_id, (record.get("image_id") for record in records)))
+    categories = category_ids(filter(is_id, (record.get("category_id") for record in records)))
     sizes: dict[int | None, Size] = {}
     for content in contents:
         add_sizes(sizes, content, images)
     files = []
     for path, content in zip(paths, contents):
         found = number_records(path, "result", content, images, categories, sizes.get, "")
+        found.refuse_heaps(math.inf)
         files.append(_results(found, sizes))
     return ResultFiles(files, images, categories)
 
@@ -135,26 +135,26 @@ def open_truth(path: Path, results: Iterable[Any] = (), find_size: Callable[[Rec
     content = read_json(path)
     if not isinstance(content, dict) or not {"images", "categories"} <= set(content):
         raise CellSegError(f"{path}: is no COCO dataset with images, annotations and categories")
-    image_ids = _ids(path, "image", content["images"], 0, LARGEST_IMAGE_ID)
-    category_ids = _ids(path, "category", content["categories"], 1, LARGEST_ID)
-    images = [_image(path, place, record, image_ids) for place, record in enumerate(content["images"])]
-    categories = _categories(path, content["categories"], category_ids)
+    image_numbers = _ids(path, "image", content["images"], image_ids)
+    category_numbers = _ids(path, "category", content["categories"], category_ids)
+    images = [_image(path, place, record, image_numbers) for place, record in enumerate(content["images"])]
+    categories = _categories(path, content["categories"], category_numbers)
     if "annotations" not in content:
-        return Truth(path, images, categories, image_ids, category_ids, None)
+        return Truth(path, images, categories, image_numbers, category_numbers, None)
     annotations = _list(path, content["annotations"], "has annotations that are no list; write a COCO dataset")
     sizes: dict[int | None, Size] = {
         image["id"]: (image["height"], image["width"]) for image in images if "height" in image
     }
     if len(sizes) < len(images):
-        add_sizes(sizes, annotations, image_ids)
-        add_sizes(sizes, results, image_ids)
+        add_sizes(sizes, annotations, image_numbers)
+        add_sizes(sizes, results, image_numbers)
     for image in images:
         if image["id"] not in sizes and find_size is not None:
             sizes[image["id"]] = find_size(image)
         if image["id"] in sizes:
             image["height"], image["width"] = sizes[image["id"]]
-    given = number_records(path, "annotation", annotations, image_ids, category_ids, sizes.get, f"{path}")
-    return Truth(path, images, categories, image_ids, category_ids, given)
+    given = number_records(path, "annotation", annotations, image_numbers, category_numbers, sizes.get, f"{path}")
+    return Truth(path, images, categories, image_numbers, category_numbers, given)
 
 
 def without_pixel(truth: Truth) -> str:
@@ -194,6 +194,7 @@ def _dataset(truth: Truth) -> Record:
     records = truth.annotations
     if records is not None:
         records.refuse_damaged()
+        records.refuse_heaps(MOST_PIXELS)
         masked = any(has_mask(record.get("segmentation")) for record in records.given)
         if masked and (line := without_pixel(truth)):
             logger.warning("%s", line)
@@ -227,7 +228,7 @@ def _annotations(records: Records, masked: bool) -> list[Record]:
     return annotations
 
 
-def _ids(path: Path, kind: str, records: Any, least: int, most: int) -> Ids:
+def _ids(path: Path, kind: str, records: Any, numbering: Callable[[Iterable[Any]], Ids]) -> Ids:
     """The ids of a dataset's images or categories.
 
     Raises:
@@ -236,13 +237,13 @@ def _ids(path: Path, kind: str, records: Any, least: int, most: int) -> Ids:
     plural = {"image": "images", "category": "categories"}[kind]
     raws = []
     for place, record in enumerate(_list(path, records, f"has {plural} that are no list; write a COCO dataset")):
-        if not isinstance(record, dict) or not is_id(record.get("id")):
+        if not isinstance(record, dict) or not is_id(record.get("id")) or not is_utf8(str(record["id"])):
             what = short(record.get("id")) if isinstance(record, dict) else short(record)
             raise CellSegError(
                 f"{path}: {kind} {place}, counted from 0, has the id {what}; write a whole number or text"
             )
         raws.append(record["id"])
-    ids = Ids(raws, least, most)
+    ids = numbering(raws)
     if len(ids) < len(raws):
         twice = Counter(map(ids.find, raws)).most_common(1)[0][0]
         shown = short(ids.original(twice or 0))
@@ -275,7 +276,8 @@ def _categories(path: Path, records: Sequence[Record], ids: Ids) -> list[Record]
         name, number = record.get("name"), record["id"]
         if name is not None and (not isinstance(name, (str, int, float)) or not is_utf8(str(name))):
             raise CellSegError(f"{path}: category {place}, counted from 0, has the name {short(name)}; write text")
-        names.append(f"category {_plain(number)}" if name is None or name == "" else str(name))
+        unnamed = number if isinstance(number, str) and not number.isdigit() else f"category {_plain(number)}"
+        names.append(unnamed if name is None or name == "" else str(name))
     counts = Counter(names)
     repeated = [name for name, count in counts.items() if count > 1]
     if repeated:

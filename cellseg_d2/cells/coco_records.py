@@ -8,16 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
+
 from cellseg_d2.cells.coco import Record
-from cellseg_d2.cells.coco_ids import Ids, is_id
+from cellseg_d2.cells.coco_ids import LARGEST_ID, Ids, is_id
 from cellseg_d2.cells.coco_masks import Masks, Size, read_masks, size_of
 from cellseg_d2.errors import CellSegError
 
-LARGEST_IMAGE_ID, LARGEST_ID = 2**53, 2**31 - 1
-"""Of images, whose ids JSON holds exactly, and of categories and annotations."""
-
 LARGEST_NUMBER = 1e30
 """Of a result, or of a side of a box: what 32 bits hold."""
+
+MANY_PIXELS, MOST_PIXELS, DEEPEST = 2**27, 2**30, 8
+"""Of all masks of an image: up to the first always, up to the second if they are not many times those of the image."""
 
 NAMED = 3
 """Records that a line names before it only counts."""
@@ -59,6 +61,28 @@ class Records:
         """Raises CellSegError for the first damaged mask."""
         for place in sorted(self.masks.faults)[:1]:
             self.refuse(place, self.masks.faults[place])
+
+    def refuse_heaps(self, most: float) -> None:
+        """Refuses masks that lie on each other in such heaps that comparing their pixels would take all memory.
+
+        Args:
+            most: pixels that all masks of an image may have together.
+
+        Raises:
+            CellSegError: an image has more, or many more than itself.
+        """
+        numbers = {image: place for place, image in enumerate(dict.fromkeys(self.images))}
+        index = np.array([numbers[image] for image in self.images], np.int64)
+        sums = np.bincount(index, weights=self.masks.areas)
+        for image in np.flatnonzero(sums > MANY_PIXELS).tolist():
+            places = np.flatnonzero((index == image) & (self.masks.areas > 0)).tolist()
+            height, width = (self.masks.rles[places[0]] or {"size": (0, 0)})["size"]
+            if sums[image] > min(most, DEEPEST * height * width):
+                self.refuse(
+                    places[0],
+                    f"has a mask; those of that image have {int(sums[image])} pixels, and it is {height} x {width}: "
+                    "remove what is there several times, or judge parts of it",
+                )
 
     def several(self, places: Sequence[int]) -> str:
         """The first of some records by name, and how many more there are."""

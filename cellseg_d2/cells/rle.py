@@ -161,6 +161,29 @@ class Runs:
         return [{"size": list(self.size), "counts": text} for text in _format_counts(counts[kept], owner, self.count)]
 
 
+def without_gaps(*parts: Runs) -> list[Runs]:
+    """Runs of one image as if it had no pixels but those that any of them covers; lengths and overlaps stay.
+
+    What is painted of them needs memory for these pixels alone, however large the image is said to be. The size is
+    then (covered pixels, 1).
+    """
+    starts = np.concatenate([part.starts for part in parts])
+    order = np.argsort(starts, kind="stable")
+    starts = starts[order]
+    reach = np.maximum.accumulate(np.concatenate([part.stops for part in parts])[order])
+    begins = np.ones(len(starts), bool)
+    begins[1:] = starts[1:] > reach[:-1]
+    first, last = starts[begins], reach[np.append(begins[1:], True)[: len(starts)]]
+    lengths = last - first
+    moves = first - (np.cumsum(lengths) - lengths)
+    size = (int(lengths.sum()), 1)
+    moved = []
+    for part in parts:
+        move = moves[np.searchsorted(first, part.starts, "right") - 1]
+        moved.append(Runs(part.index, part.starts - move, part.stops - move, size, part.count))
+    return moved
+
+
 def boxes_of_runs(
     index: NDArray[np.int64],
     starts: NDArray[np.int64],

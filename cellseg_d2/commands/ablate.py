@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cellseg_d2.commands.cli import ToolParser
+from cellseg_d2.errors import Stopped
+from cellseg_d2.outputs import STUDY, claimed, output_folder
 from cellseg_d2.studies.arms import MODELS, STUDIES
 
 
@@ -20,7 +22,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = ToolParser(__doc__)
     parser.add_argument("--study", choices=[*STUDIES, "all"], required=True, help="what to compare")
     parser.add_argument("--data", type=Path, required=True, metavar="ROOT", help="ROOT with train/<id>/image.tif")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="runs, figures and tables")
+    parser.add_argument("--output", type=output_folder, required=True, metavar="DIR", help="runs, figures and tables")
     parser.add_argument("--iterations", type=int, metavar="N", help="iterations per run (default: the config's)")
     parser.add_argument("--repeats", type=int, default=1, metavar="N", help="seeds per variant")
     parser.add_argument(
@@ -58,11 +60,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         num_gpus=args.num_gpus,
         user=tuple(args.opts),
     )
-    command = shlex.join(["python", "tools/ablate.py", *(sys.argv[1:] if argv is None else argv)])
+    command = shlex.join(["cellseg-d2", "ablate", *(sys.argv[1:] if argv is None else argv)])
     studies = list(STUDIES.values()) if args.study == "all" else [STUDIES[args.study]]
-    for study, finished in run_studies(studies, options):
-        text = markdown(study, finished, command)
-        draw(study, finished, args.output / f"{study.name}.png")
-        (args.output / f"{study.name}.md").write_text(text, encoding="utf-8")
-        print(text)
-        print(f"figure: {args.output / study.name}.png", flush=True)
+    try:
+        with claimed(args.output, STUDY, may_hold=True):
+            for study, finished in run_studies(studies, options):
+                text = markdown(study, finished, command)
+                draw(study, finished, args.output / f"{study.name}.png")
+                (args.output / f"{study.name}.md").write_text(text, encoding="utf-8")
+                print(text)
+                print(f"figure: {args.output / study.name}.png", flush=True)
+    except Stopped:
+        print("to go on: the same command", flush=True)
+        raise

@@ -6,12 +6,13 @@ import argparse
 import logging
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import cellseg_d2
-from cellseg_d2.errors import CellSegError
+from cellseg_d2.errors import CellSegError, Stopped
 
 CONFIG_KEY = re.compile(r"(CELLSEG|DATALOADER|DATASETS|INPUT|MODEL|SOLVER|TEST)(\.[A-Z0-9_]+)+")
 """``MODEL.DEVICE`` and the like, but not ``IMAGE.TIF``."""
@@ -96,8 +97,8 @@ def run_tool(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[
 
     Returns:
         The exit code: the result of ``main``, or 0 for None; 2 on :class:`CellSegError` (bad input or wrong usage) and
-        without torch or Detectron2, with one line on stderr; 130 on Ctrl-C; 0 where a reader such as ``head`` closes
-        the pipe. Other exceptions are raised, and Python ends with exit code 1.
+        without torch or Detectron2, with one line on stderr; 130 on Ctrl-C and 143 on SIGTERM; 0 where a reader such as
+        ``head`` closes the pipe. Other exceptions are raised, and Python ends with exit code 1.
     """
     configure_logging()
     try:
@@ -116,6 +117,9 @@ def run_tool(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[
             raise
         sys.stderr.write(f"error: {NEEDED[package]} is not installed; docs/install.md has the command for it\n")
         return 2
+    except Stopped as stopped:
+        sys.stderr.write(f"stopped by {signal.Signals(stopped.signal).name}\n")
+        return stopped.exit_code
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return 130

@@ -15,6 +15,8 @@ from cellseg_d2.conversion.convert import convert
 from cellseg_d2.conversion.options import ConvertOptions
 from cellseg_d2.conversion.suggestions import to_yaml
 from cellseg_d2.errors import CellSegError, counted
+from cellseg_d2.files import whole_file
+from cellseg_d2.outputs import output_file, output_folder
 
 BASE = "mask_rcnn_X_101_32x8d_FPN"
 
@@ -28,7 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = ToolParser(__doc__)
     parser.add_argument("--input", type=Path, required=True, help="the folder of images and annotations, see --format")
     parser.add_argument(
-        "--output", type=Path, help="the dataset's folder, such as datasets/NAME; not needed with --check"
+        "--output", type=output_folder, help="the dataset's folder, such as datasets/NAME; not needed with --check"
     )
     parser.add_argument("--tile-size", type=int, default=defaults.tile_size, help="largest side of a tile in pixels")
     parser.add_argument("--overlap", type=float, default=defaults.overlap, help="share of a tile that neighbours cover")
@@ -89,12 +91,14 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="convert nothing: report what is in the input, what is wrong, and which settings suit it",
     )
-    parser.add_argument("--suggest", type=Path, metavar="FILE", help="with --check: write those settings to this YAML")
+    parser.add_argument(
+        "--suggest", type=output_file, metavar="FILE", help="with --check: write those settings to this YAML"
+    )
     parser.add_argument(
         "--base", default=BASE, metavar="CONFIG", help="with --check: the config that the settings extend"
     )
     parser.add_argument(
-        "--on-error", choices=("stop", "skip"), default="stop", help="at a sample that cannot be read: stop, or go on"
+        "--on-error", choices=("stop", "skip"), default="stop", help="at a sample that cannot be read: stop, or skip it"
     )
     return parser
 
@@ -154,10 +158,8 @@ def run_check(args: argparse.Namespace, options: ConvertOptions) -> None:
     )
     print(render(report, str(base)), end="")
     if args.suggest is not None and report.suggestions:
-        try:
-            args.suggest.write_text(to_yaml(report.suggestions, str(base)), encoding="utf-8")
-        except OSError as error:
-            raise CellSegError(f"{args.suggest}: cannot be written ({error.strerror})") from error
+        with whole_file(args.suggest) as partial:
+            partial.write_text(to_yaml(report.suggestions, str(base)), encoding="utf-8")
         print(f"settings: {args.suggest}")
     if problems := report.summary["problems"]:
         raise CellSegError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from cellseg_d2.cells.coco_input import read_pair
@@ -11,6 +12,7 @@ from cellseg_d2.commands.cli import ToolParser
 from cellseg_d2.evaluation.coco_ap import detection_cap
 from cellseg_d2.evaluation.judgement import judge_results
 from cellseg_d2.evaluation.report_tables import text_of, write_files
+from cellseg_d2.outputs import EVALUATION, claimed, output_folder
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -25,16 +27,22 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--score-threshold", type=float, default=0.5, metavar="S", help="for PQ, AJI, F1 and counts")
     parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="also write metrics.json, thresholds.json and tables as .csv there"
+        "--output",
+        type=output_folder,
+        metavar="DIR",
+        help="also write metrics.json, thresholds.json and tables as .csv there",
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier evaluation in --output")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
-    truth, results = read_pair(args.ground_truth, args.predictions)
-    max_detections = detection_cap(truth, results, args.max_detections)
-    judgement = judge_results(truth, results, max_detections, args.score_threshold)
-    if args.output:  # first, since a reader such as head may leave in the middle of the table
-        write_files(args.output, judgement, args.ground_truth, args.predictions)
-    print(text_of(judgement))
+    with claimed(args.output, EVALUATION, may_hold=args.overwrite) if args.output else nullcontext():
+        truth, results = read_pair(args.ground_truth, args.predictions)
+        max_detections = detection_cap(truth, results, args.max_detections)
+        judgement = judge_results(truth, results, max_detections, args.score_threshold)
+        if args.output:  # first, since a reader such as head may leave in the middle of the table
+            EVALUATION.remove(args.output)
+            write_files(args.output, judgement, args.ground_truth, args.predictions)
+        print(text_of(judgement))

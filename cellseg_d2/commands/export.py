@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cellseg_d2.commands.cli import ToolParser
 from cellseg_d2.errors import counted
+from cellseg_d2.outputs import PREDICTION, claimed, output_folder
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -20,7 +21,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--formats", nargs="+", choices=tuple(WRITERS), required=True, help="what to write")
     parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="the folder for files (default: that of the results)"
+        "--output", type=output_folder, metavar="DIR", help="the folder for files (default: that of the results)"
     )
     parser.add_argument(
         "--input",
@@ -53,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         thresholds = read_thresholds(args.thresholds, selection.class_names)
         selection = replace(selection, min_score_of_class=thresholds)
     files = list_images(args.input, None, output) if args.input else []
-    counts = export_results(results, output, args.formats, selection, files)
+    with claimed(output, PREDICTION, may_hold=True):
+        counts = export_results(results, output, args.formats, selection, files)
     print(f"{counted(len(results.images), 'image')}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
     print(f"results: {output}")

@@ -12,6 +12,7 @@ from pathlib import Path
 from cellseg_d2.annotations.monusac import CLASS_NAMES, PATIENTS_FILE, class_counts, import_monusac
 from cellseg_d2.commands.cli import ToolParser
 from cellseg_d2.errors import counted
+from cellseg_d2.outputs import output_folder
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -19,7 +20,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--input", type=Path, required=True, help="MoNuSAC's folder: one folder per slide, SVS or TIFF + XML"
     )
-    parser.add_argument("--output", type=Path, required=True, help="the folder to make, the --input of convert")
+    parser.add_argument(
+        "--output", type=output_folder, required=True, help="the folder to make, the --input of convert"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the result of an earlier import")
     parser.add_argument(
         "--unknown", choices=("stop", "ambiguous"), default="stop", help="at outlines of a class that MoNuSAC lacks"

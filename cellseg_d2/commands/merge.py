@@ -12,12 +12,13 @@ from pathlib import Path
 from cellseg_d2.commands.cli import ToolParser
 from cellseg_d2.errors import counted
 from cellseg_d2.inference.merge import merge_files
+from cellseg_d2.outputs import output_file
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = ToolParser(__doc__)
     parser.add_argument("predictions", type=Path, nargs="+", metavar="A.json", help="results files of the same images")
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="the merged results")
+    parser.add_argument("--output", type=output_file, required=True, metavar="FILE", help="the merged results")
     parser.add_argument(
         "--weights", type=float, nargs="+", metavar="W", help="one per file, in their order; else all 1"
     )

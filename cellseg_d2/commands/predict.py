@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import cellseg_d2
 from cellseg_d2.commands.cli import ToolParser, split_overrides
 from cellseg_d2.errors import counted
+from cellseg_d2.outputs import PREDICTION, claimed, output_folder
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -45,7 +46,8 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="images, OME-Zarr folders, or folders of them, also in folders below",
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="the folder for results")
+    parser.add_argument("--output", type=output_folder, required=True, metavar="DIR", help="the folder for results")
+    parser.add_argument("--overwrite", action="store_true", help="replace earlier results in --output")
     parser.add_argument(
         "--image-ids", type=Path, metavar="JSON", help='image ids for the results: [{"file_name", "id"}, ...]'
     )
@@ -134,11 +136,7 @@ def _report(summary: Summary, output: Output) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     options, overrides = split_overrides(argv)
     args = build_parser().parse_args(options)
-    from cellseg_d2.engine.launch import launch
-    from cellseg_d2.engine.run_config import check_processes, prediction_cfg
-    from cellseg_d2.evaluation.thresholds import read_thresholds
-    from cellseg_d2.images.listing import list_images
-    from cellseg_d2.inference.folder import Output
+    from cellseg_d2.inference.folder import is_unfinished
 
     keys = {
         "MODEL.ROI_HEADS.SCORE_THRESH_TEST": args.score_threshold,
@@ -152,8 +150,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = [text for key, value in keys.items() if value is not None for text in (key, str(value))]
     if args.config_file:
         cellseg_d2.setup()  # a config file's classes are those of its dataset; a checkpoint knows them
+    with claimed(args.output, PREDICTION, may_hold=args.overwrite or is_unfinished(args.output)):
+        run(args, [*given, *overrides])
+
+
+def run(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Reads what is given, and predicts in as many processes as asked for."""
+    from cellseg_d2.engine.launch import launch
+    from cellseg_d2.engine.run_config import check_processes, prediction_cfg
+    from cellseg_d2.evaluation.thresholds import read_thresholds
+    from cellseg_d2.images.listing import list_images
+    from cellseg_d2.inference.folder import Output
+
     images = list_images(args.input, args.image_ids, args.output)
-    cfg, opened = prediction_cfg(args.weights, args.config_file, [*given, *overrides])
+    cfg, opened = prediction_cfg(args.weights, args.config_file, overrides)
     check_processes(cfg, args.num_gpus)
     thresholds = read_thresholds(args.thresholds, cfg.CELLSEG.CLASS_NAMES) if args.thresholds else {}
     output = Output(
@@ -165,5 +175,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         check=not args.no_check,
         skip_errors=args.on_error == "skip",
     )
+    if args.overwrite:
+        PREDICTION.remove(args.output)
     alone = opened if args.num_gpus == 1 else None  # several processes read the file themselves
     launch(predict, args, cfg, alone, images, output, timeout=timedelta(days=1))  # images may differ much in size

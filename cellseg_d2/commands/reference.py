@@ -66,7 +66,7 @@ def reference() -> str:
         "`--help` and `--version` are on every verb.",
         "",
         "Exit codes: 0 for success; 2 for wrong usage or bad input, with one line that names the file and the fix;",
-        "1 for anything else.",
+        "130 or 143 after Ctrl-C or SIGTERM, with what was done saved where a run can go on; 1 for anything else.",
         "",
         "| to do this | type `cellseg-d2` and |",
         "|---|---|",

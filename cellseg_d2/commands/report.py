@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cellseg_d2.commands.cli import ToolParser
 from cellseg_d2.conversion.options import ConvertOptions
+from cellseg_d2.outputs import output_file
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -31,7 +32,7 @@ def add_dataset(commands: argparse._SubParsersAction[ToolParser]) -> None:
         metavar="FOLDER",
         help="ROOT as for convert, or a converted dataset",
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE.html")
+    parser.add_argument("--output", type=output_file, required=True, metavar="FILE.html")
     parser.add_argument("--pictures", type=int, default=8, help="images that are shown with their cells")
     reading = parser.add_argument_group("for ROOT only, as in convert --check")
     reading.add_argument("--tile-size", type=int, default=defaults.tile_size, help="in pixels")
@@ -50,7 +51,7 @@ def add_training(commands: argparse._SubParsersAction[ToolParser]) -> None:
     parser = commands.add_parser("training", help="losses, learning rate and AP of runs, and their differing settings")
     parser.set_defaults(run=report_training)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="OUTPUT_DIR of a training")
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE.html")
+    parser.add_argument("--output", type=output_file, required=True, metavar="FILE.html")
 
 
 def add_evaluation(commands: argparse._SubParsersAction[ToolParser]) -> None:
@@ -62,7 +63,7 @@ def add_evaluation(commands: argparse._SubParsersAction[ToolParser]) -> None:
     parser.add_argument(
         "--image-ids", type=Path, metavar="JSON", help="as given to predict; else file names must agree"
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE.html")
+    parser.add_argument("--output", type=output_file, required=True, metavar="FILE.html")
     parser.add_argument("--images", type=int, default=12, metavar="N", help="worst and best to show")
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--max-side", type=int, default=1024, metavar="PX", help="largest side of the pictures")

@@ -9,6 +9,7 @@ from pathlib import Path
 import cellseg_d2
 from cellseg_d2.commands.cli import ToolParser, positive
 from cellseg_d2.images.listing import list_images
+from cellseg_d2.outputs import output_file
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -21,13 +22,13 @@ def build_parser() -> argparse.ArgumentParser:
     dataset.add_argument(
         "--class-names", nargs="+", default=[], metavar="NAME", help="names of class1.tif, class2.tif, ..."
     )
-    dataset.add_argument("--output", type=Path, required=True, metavar="PNG")
+    dataset.add_argument("--output", type=output_file, required=True, metavar="PNG")
     dataset.add_argument("--samples", type=positive, default=6, help="rows: images spread over all")
 
     augmentation = commands.add_parser("augmentation", help="training tiles beside augmented copies of them")
     augmentation.set_defaults(run=draw_augmentation)
     augmentation.add_argument("--config-file", required=True, metavar="FILE")
-    augmentation.add_argument("--output", type=Path, required=True, metavar="PNG")
+    augmentation.add_argument("--output", type=output_file, required=True, metavar="PNG")
     augmentation.add_argument("--samples", type=positive, default=3, help="rows: the tiles with most cells")
     augmentation.add_argument("--augmentations", type=positive, default=10, help="augmented copies of each")
     augmentation.add_argument("--seed", type=int, default=42)
@@ -41,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     predictions.add_argument(
         "--ground-truth", type=Path, metavar="GT.json", help="drawn too, with what was missed marked"
     )
-    predictions.add_argument("--output", type=Path, required=True, metavar="PNG")
+    predictions.add_argument("--output", type=output_file, required=True, metavar="PNG")
     predictions.add_argument("--score-threshold", type=float, default=0.5, help="the least score of a drawn cell")
     predictions.add_argument("--samples", type=positive, default=6, help="rows: the first images")
     return parser

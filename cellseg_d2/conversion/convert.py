@@ -25,8 +25,9 @@ from cellseg_d2.conversion.options import ConvertOptions
 from cellseg_d2.conversion.split import SplitFile, groups_as_split, read_split_file, split_images
 from cellseg_d2.conversion.statistics import ImageStatistics, summarise
 from cellseg_d2.errors import CellSegError
-from cellseg_d2.files import appear_whole, write_json
+from cellseg_d2.files import write_json
 from cellseg_d2.images.listing import InputImage
+from cellseg_d2.outputs import appear_whole
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +94,7 @@ def convert(
         workers: processes; the result does not depend on it.
         scheduler: a Dask scheduler to run on instead, ``tcp://HOST:PORT``.
         overwrite: replace an existing dataset.
-        skip_errors: go on without images that cannot be read; they are listed in ``dataset.json``.
+        skip_errors: skip images that cannot be read; ``dataset.json`` lists them.
         split_file: the user's split, see :func:`cellseg_d2.conversion.split.read_split_file`.
         from_coco: a COCO file of whole images to tile, instead of label TIFFs.
         annotation_format: the format of the labels, see :func:`cellseg_d2.annotations.readers.find_labelled`.
@@ -157,6 +158,12 @@ def _write_dataset(
         cells, options.val_fraction, options.seed, split or groups_as_split(cells, given.groups())
     )
     counts = _write_parts(folder, good, {"train": set(train), "val": set(val)}, names)
+    if val and not sum(counts["val"]["tile_instances"].values()):
+        logger.warning(
+            "the validation part has no cell in its %d tiles, so no checkpoint can be chosen by it; give another "
+            "--split, --seed or --val-fraction",
+            counts["val"]["tiles"],
+        )
     if val:
         whole = partial(_write_whole, options=options, class_count=len(names), folder=folder)
         by_id = {image.id: image for image in given.images}

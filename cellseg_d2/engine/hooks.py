@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from datetime import timedelta
 from typing import Any
 
 from detectron2.engine import HookBase, TrainerBase
@@ -17,11 +18,14 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 logger = logging.getLogger(__name__)
 
+MEASURED = 5
+"""Iterations after which the time that is left is estimated."""
+
 Best = dict[str, Any]
 """The best ``value`` of a metric and the ``iteration`` it was reached at; both None before the first."""
 
 
-def _is_due(trainer: TrainerBase, period: int) -> bool:
+def is_due(trainer: TrainerBase, period: int) -> bool:
     """Whether an evaluation follows this iteration: every ``period`` iterations, and after the last one."""
     done = trainer.iter + 1
     return done >= trainer.max_iter or (period > 0 and done % period == 0)
@@ -35,7 +39,7 @@ class Evaluation(EvalHook):
 
     def after_step(self) -> None:
         """Evaluates where it is due."""
-        if _is_due(self.trainer, self._period):
+        if is_due(self.trainer, self._period):
             self._do_eval()
 
     def after_train(self) -> None:
@@ -43,7 +47,7 @@ class Evaluation(EvalHook):
         del self._func
 
 
-class _AfterEvaluation(HookBase):
+class AfterEvaluation(HookBase):
     """A hook that reads the metrics right after :class:`Evaluation`, of the same period, has written them.
 
     Args:
@@ -55,7 +59,7 @@ class _AfterEvaluation(HookBase):
 
     def after_step(self) -> None:
         """After an evaluation."""
-        if _is_due(self.trainer, self.period):
+        if is_due(self.trainer, self.period):
             self.evaluated(self.trainer.iter)
 
     def latest(self, metric: str, iteration: int) -> float | None:
@@ -68,7 +72,7 @@ class _AfterEvaluation(HookBase):
         raise NotImplementedError
 
 
-class BestCheckpoint(_AfterEvaluation):
+class BestCheckpoint(AfterEvaluation):
     """Saves the weights whenever a metric reaches a new best value.
 
     Unlike Detectron2's ``BestCheckpointer`` it knows the best value after a resume, and ``last_checkpoint`` stays where
@@ -107,7 +111,7 @@ class BestCheckpoint(_AfterEvaluation):
         self.best |= {metric: best for metric, best in state["best"].items() if metric in self.best}
 
 
-class EarlyStopping(_AfterEvaluation):
+class EarlyStopping(AfterEvaluation):
     """Asks the trainer to stop when a metric has not been better for some evaluations.
 
     Every process needs this hook, since all have to stop at the same iteration; only the first one knows the metrics.
@@ -155,6 +159,17 @@ class EarlyStopping(_AfterEvaluation):
         """Restores the state from a checkpoint; with another metric it starts from the beginning."""
         if state["metric"] == self.metric:
             self.best_value, self.without_gain = state["best_value"], state["without_gain"]
+
+
+class TimeLeft(HookBase):
+    """Says once, after the first iterations, how long the training will take."""
+
+    def after_step(self) -> None:
+        """By the pace of the iterations, which Detectron2 measures from the third one on."""
+        if self.trainer.iter - self.trainer.start_iter == MEASURED:
+            pace = self.trainer.storage.history("time").median(MEASURED)
+            left = timedelta(seconds=round(pace * (self.trainer.max_iter - self.trainer.iter - 1)))
+            logger.info("time: about %s more, at %.2f s an iteration, and the evaluations", left, pace)
 
 
 class ProgressBar(HookBase):

@@ -7,9 +7,13 @@ import os
 import re
 import socket
 import subprocess
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from multiprocessing import active_children
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import torch
@@ -17,9 +21,10 @@ import torch.distributed as dist
 from detectron2.engine import launch as detectron2_launch
 from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.utils import comm
-from torch.multiprocessing import ProcessRaisedException
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
-from cellseg_d2.errors import CellSegError, one_line
+from cellseg_d2.errors import CellSegError, Stopped, one_line
+from cellseg_d2.signals import ENDING, end_with_parent, stop_request
 
 FIRST_PORT, PORTS = 20_000, 20_000
 """The ports where a Slurm job's processes meet by default: one by the numbers of job and step, since several jobs may
@@ -125,19 +130,20 @@ def launch(
         timeout: how long a process waits for the others.
 
     Raises:
-        CellSegError: see :func:`started_process` and :func:`check_loopback`; and what one of the processes raised.
+        CellSegError: see :func:`started_process` and :func:`check_loopback`; what one of the processes raised; or that
+            one was killed.
+        Stopped: a signal ended the processes.
     """
     process = started_process()
     if (args.num_gpus if process is None else process.local_size) > 1:
         check_loopback()
     if process is None:
         places = {"num_machines": args.num_machines, "machine_rank": args.machine_rank, "dist_url": args.dist_url}
-        try:
+        if args.num_gpus * args.num_machines == 1:
             detectron2_launch(main, args.num_gpus, **places, args=arguments, timeout=timeout)
-        except ProcessRaisedException as error:
-            if message := re.search(rf"^{CellSegError.__module__}\.CellSegError: (.*)", str(error), re.MULTILINE):
-                raise CellSegError(message[1]) from error
-            raise
+        else:
+            with _children_stopped_too():
+                detectron2_launch(_in_a_child, args.num_gpus, **places, args=(main, *arguments), timeout=timeout)
         return
     cuda = torch.cuda.is_available()
     if cuda:  # a task to which Slurm gave one GPU sees only this one
@@ -153,3 +159,54 @@ def launch(
     comm.synchronize()
     main(*arguments)
     dist.destroy_process_group()
+
+
+def _in_a_child(main: Callable[..., Any], *arguments: Any) -> None:
+    """Runs ``main`` in a process that was started for it, and that is not to outlive the one that started it."""
+    end_with_parent()
+    try:
+        main(*arguments)
+    except Stopped as stopped:
+        sys.exit(stopped.exit_code)
+
+
+@contextmanager
+def _children_stopped_too() -> Iterator[None]:
+    """Ends the started processes with this one: the first Ctrl-C or SIGTERM is passed on, the second kills them.
+
+    Raises:
+        CellSegError: what one of them raised, or that one was killed.
+        Stopped: they ended by a signal to this process, or to one of them.
+    """
+
+    def each(act: Callable[[BaseProcess], None]) -> None:
+        for child in active_children():
+            act(child)
+
+    with stop_request(lambda: each(BaseProcess.terminate), lambda: each(BaseProcess.kill)) as request:
+        try:
+            yield
+        except (ProcessRaisedException, ProcessExitedException) as error:
+            if request:
+                raise Stopped(request.signal) from error
+            if isinstance(error, ProcessExitedException):
+                raise _ended(error) from error
+            if message := re.search(rf"^{CellSegError.__module__}\.CellSegError: (.*)", str(error), re.MULTILINE):
+                raise CellSegError(message[1]) from error
+            raise
+        if request:
+            raise Stopped(request.signal)
+
+
+def _ended(error: ProcessExitedException) -> BaseException:
+    """What it means that a process ended by itself."""
+    if error.exit_code - 128 in ENDING:
+        return Stopped(error.exit_code - 128)
+    if -error.exit_code in ENDING:
+        return Stopped(-error.exit_code)
+    if error.signal_name is None:
+        return error
+    cause = "; so the system ends processes when memory runs out" if error.signal_name == "SIGKILL" else ""
+    return CellSegError(
+        f"one of the processes was ended by {error.signal_name}{cause}; run again, a training with --resume"
+    )

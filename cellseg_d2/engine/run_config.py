@@ -11,11 +11,9 @@ from collections.abc import Sequence
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
 
 from cellseg_d2.config import cfg_with_overrides, get_cfg
-from cellseg_d2.config_checks import check_class_count, check_config, check_run_length, check_training
+from cellseg_d2.config_checks import check_class_count, check_config, check_resolved, check_training
 from cellseg_d2.data.caps import set_caps
 from cellseg_d2.data.catalog import check_registered
 from cellseg_d2.engine.launch import started_process
@@ -80,6 +78,7 @@ def prediction_cfg(weights: str, config_file: str, overrides: Sequence[str]) -> 
             )
         resolve(cfg)
         opened = WeightsFile.read(cfg.MODEL.WEIGHTS)
+        opened.check_classes(cfg)
     check_config(cfg)
     cfg.freeze()
     return cfg, opened
@@ -101,9 +100,14 @@ def resolve(cfg: CfgNode) -> None:
         cfg.DATASETS.TRAIN = (f"{name}_train",)
         check_registered(cfg.DATASETS.TRAIN[0])
         if not cfg.DATASETS.TEST and f"{name}_val" in DatasetCatalog.list():
-            cfg.DATASETS.TEST = (f"{name}_val",)
+            if _image_count(f"{name}_val"):
+                cfg.DATASETS.TEST = (f"{name}_val",)
+            else:
+                logger.warning("%s_val has no tile: nothing is validated, and no best checkpoint is kept", name)
     for dataset in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         check_registered(dataset)
+        if not _image_count(dataset):
+            raise CellSegError(f"{dataset} has no image; convert with other settings, or name another dataset")
     metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
     class_names = list(metadata.thing_classes)
     check_class_count(cfg, cfg.DATASETS.TRAIN[0], class_names)
@@ -135,14 +139,6 @@ def _image_count(dataset: str) -> int:
     return len(DatasetCatalog.get(dataset)) if count is None else count
 
 
-def log_to(output_dir: str) -> None:
-    """Sends the package's log lines where Detectron2 sends its own: the first process's terminal, and ``log.txt``."""
-    package = logging.getLogger("cellseg_d2")
-    package.handlers.clear()
-    setup_logger(output_dir, distributed_rank=comm.get_rank(), name="cellseg_d2")
-    package.setLevel(logging.INFO)  # setup_logger sets DEBUG, which gives a line for each predicted image
-
-
 def check_run(cfg: CfgNode, args: argparse.Namespace) -> WeightsFile | None:
     """Checks everything that would end as a traceback in a launched process.
 
@@ -165,21 +161,30 @@ def check_run(cfg: CfgNode, args: argparse.Namespace) -> WeightsFile | None:
     else:
         processes = started.world_size
         check_gpus(cfg, started.local_size, processes)
-    check_run_length(cfg, processes)
+    check_resolved(cfg, processes)
     model = build_on_cpu(cfg)
     check_size(model, cfg)
     if args.eval_only:
         if not cfg.DATASETS.TEST:
-            raise CellSegError(f"{cfg.DATASETS.TRAIN[0]} has no validation part; convert with a --val-fraction above 0")
+            raise CellSegError(
+                f"{cfg.DATASETS.TRAIN[0]} has no validation part with a tile; convert with a --val-fraction above 0, "
+                "or with --keep-empty"
+            )
         if not cfg.MODEL.WEIGHTS:
             raise CellSegError("--eval-only needs weights; add MODEL.WEIGHTS PATH")
-    resumes = not args.eval_only and args.resume and resumes_from(cfg.OUTPUT_DIR)
-    if not cfg.MODEL.WEIGHTS or resumes:
+    if not args.eval_only and args.resume and (checkpoint := resumes_from(cfg.OUTPUT_DIR)):
+        WeightsFile.read(checkpoint).check_classes(cfg)
+        return None
+    if not cfg.MODEL.WEIGHTS:
         return None
     local_path(cfg.MODEL.WEIGHTS)  # fetched once, before several processes look for it
+    opened = WeightsFile.read(cfg.MODEL.WEIGHTS)
+    if args.eval_only:
+        opened.check_classes(cfg)
+    else:
+        opened.warn_of_classes(cfg)
     if processes > 1:
         return None
-    opened = WeightsFile.read(cfg.MODEL.WEIGHTS)
     if args.eval_only:
         CellCheckpointer(model, cfg, strict=True, opened=opened).load(cfg.MODEL.WEIGHTS)
     else:

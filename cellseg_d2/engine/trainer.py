@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import cv2
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader, build_detection_train_loader
-from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, TrainerBase, create_ddp_model, hooks
+from detectron2.engine import AMPTrainer, DefaultTrainer, TrainerBase, create_ddp_model, hooks
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.evaluation.evaluator import inference_context
 from detectron2.utils import comm
@@ -22,18 +22,34 @@ from cellseg_d2.data.mapper import CellDatasetMapper, from_model_input
 from cellseg_d2.data.stream import build_stream
 from cellseg_d2.engine.averaging import WeightAverage
 from cellseg_d2.engine.evaluator import CellCOCOEvaluator
-from cellseg_d2.engine.hooks import BestCheckpoint, EarlyStopping, Evaluation, ProgressBar
-from cellseg_d2.engine.run_config import AMP_DTYPES
+from cellseg_d2.engine.hooks import (
+    AfterEvaluation,
+    BestCheckpoint,
+    EarlyStopping,
+    Evaluation,
+    ProgressBar,
+    TimeLeft,
+    is_due,
+)
+from cellseg_d2.engine.loop import StopTraining, build_loop, say_what_ended, stoppable
+from cellseg_d2.engine.run_config import resumes_from
 from cellseg_d2.engine.validation import validation_losses
-from cellseg_d2.errors import CellSegError, one_line
+from cellseg_d2.errors import CellSegError, Stopped, one_line
 from cellseg_d2.inference.predictor import WholeImagePredictor
 from cellseg_d2.modeling.build import check_size, count_parameters
 from cellseg_d2.report.validation_overlays import validation_overlays
-from cellseg_d2.weights.checkpoint import CellCheckpointer, WeightsFile
+from cellseg_d2.signals import StopRequest, ignore_ended_children, stop_request
+from cellseg_d2.weights.checkpoint import CellCheckpointer, WeightsFile, all_finite
 
 logger = logging.getLogger(__name__)
 
 BEST_NAME = "model_best"
+
+EXPLODED = 100
+"""A loss of so many times the first one, or 1, is that of weights that no longer work."""
+
+DIVERGED = "losses or boxes are"
+"""What Detectron2 finds infinite or NaN."""
 
 
 class CellTrainer(DefaultTrainer):
@@ -64,6 +80,9 @@ class CellTrainer(DefaultTrainer):
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
         self.stopping = False
+        self.stop_request = StopRequest()
+        self.diverged = ""
+        self.unevaluated = False
         network = _without_ddp(model)
         self.average = WeightAverage(network, cfg.CELLSEG.EMA_DECAY) if cfg.CELLSEG.EMA_DECAY > 0 else None
         self.register_hooks(self.build_hooks())
@@ -101,8 +120,8 @@ class CellTrainer(DefaultTrainer):
     def resume_or_load(self, resume: bool = True) -> None:
         """Loads weights and, with resume, the whole state, so that the run continues as if it had not been stopped.
 
-        With one process on a CPU that is exact: the order of the tiles, their augmentations and torch's random state
-        are those of the unbroken run. Further processes draw their random numbers anew.
+        With one process on a CPU this is exact: the order of the tiles, their augmentations and torch's random state
+        are those of an uninterrupted run. Other processes draw new random numbers.
         """
         super().resume_or_load(resume)
         if len(starts := set(comm.all_gather(self.start_iter))) > 1:
@@ -113,13 +132,13 @@ class CellTrainer(DefaultTrainer):
             logger.info("going on at iteration %d, after %d tiles", self.start_iter, self.stream_start)
 
     def state_dict(self) -> dict[str, Any]:
-        """Detectron2's state, and what the stream of samples and the random numbers go on from."""
+        """Detectron2's state, the place in the stream of samples, and the state of the random numbers."""
         used = self.stream_start + (self.iter + 1 - self.start_iter) * self.cfg.SOLVER.IMS_PER_BATCH
         stream = {"stream_seed": self.stream_seed, "stream_position": used}
         random = {"torch_rng": torch.get_rng_state()}
         if self.cfg.MODEL.DEVICE.startswith("cuda"):
             random["cuda_rng"] = torch.cuda.get_rng_state()
-        return {**super().state_dict(), **stream, **random}
+        return {**super().state_dict(), **stream, **random, "unevaluated": self.unevaluated}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores the state from a checkpoint; one that Detectron2 wrote has no stream to continue."""
@@ -129,6 +148,7 @@ class CellTrainer(DefaultTrainer):
         super().load_state_dict(state_dict)
         self.stream_seed = state_dict.get("stream_seed", self.stream_seed)
         self.stream_start = state_dict.get("stream_position", 0)
+        self.unevaluated = state_dict.get("unevaluated", False)
         if comm.is_main_process():  # the others were seeded apart, and stay so
             if "torch_rng" in state_dict:
                 torch.set_rng_state(state_dict["torch_rng"])
@@ -137,7 +157,7 @@ class CellTrainer(DefaultTrainer):
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
-        """Images of a dataset as they are, each once."""
+        """Loads each image of a dataset once, without augmentation."""
         mapper = CellDatasetMapper(cfg, is_train=False)
         return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
 
@@ -153,14 +173,22 @@ class CellTrainer(DefaultTrainer):
         Args:
             cfg: its DATASETS.TEST and CELLSEG.INFERENCE are used.
             model: the model to evaluate; its training mode is restored.
-            evaluators: one a dataset; None for those of :meth:`build_evaluator`.
+            evaluators: one per dataset; None for those of :meth:`build_evaluator`.
         """
         network = _without_ddp(model)
         with inference_context(network):
             return super().test(cfg, _Predict(WholeImagePredictor(network, cfg), cfg.INPUT.FORMAT), evaluators)
 
     def evaluate(self) -> dict[str, Any]:
-        """The metrics of the weights, as ``ema`` those of their average, and as ``validation`` the losses."""
+        """The metrics of the weights, as ``ema`` those of their average, and as ``validation`` the losses.
+
+        Raises:
+            Stopped: a signal ended it.
+        """
+        with self.stop_request.at_once():  # it may take long, and a resumed run repeats it
+            return self._evaluate()
+
+    def _evaluate(self) -> dict[str, Any]:
         evaluators = [self.build_evaluator(self.cfg, name) for name in self.cfg.DATASETS.TEST]
         results = dict(self.test(self.cfg, self.model, evaluators))
         self._put_overlays(evaluators)
@@ -206,7 +234,7 @@ class CellTrainer(DefaultTrainer):
                 ours.append(BestCheckpoint(period, self._best_savers()))
             if self.cfg.CELLSEG.EARLY_STOPPING > 0:
                 ours.append(EarlyStopping(period, metric, self.cfg.CELLSEG.EARLY_STOPPING))
-        bar = [ProgressBar()] if comm.is_main_process() else []
+        bar = [TimeLeft(), ProgressBar()] if comm.is_main_process() else []
         return [*ours, *periodic, *writers, *bar]
 
     def _best_savers(self) -> dict[str, Callable[[int, float], None]]:
@@ -218,58 +246,139 @@ class CellTrainer(DefaultTrainer):
 
         def save_average(iteration: int, value: float) -> None:
             with self.average.applied():
-                save(iteration, value, f"{BEST_NAME}_ema")
+                save(iteration, value, self._best_name(f"ema/{metric}"))
 
         return {metric: save} if self.average is None else {metric: save, f"ema/{metric}": save_average}
 
+    def _best_name(self, metric: str) -> str:
+        """The name of the checkpoint that is best by a metric."""
+        return f"{BEST_NAME}_ema" if metric == f"ema/{self.cfg.CELLSEG.BEST_METRIC}" else BEST_NAME
+
     def before_train(self) -> None:
         """Builds the data loader, now that it is known where it begins, and runs Detectron2's hooks."""
-        self._trainer.data_loader = self.build_train_loader(self.cfg, self.stream_seed, self.stream_start)
+        loader = self.build_train_loader(self.cfg, self.stream_seed, self.stream_start)
+        self._trainer.data_loader = stoppable(loader, self.stop_request) if comm.get_world_size() == 1 else loader
         super().before_train()
         self.done = self.start_iter
+        if self.unevaluated:
+            self._finish_iteration()
         if self.stopping:
             raise StopTraining
 
+    def _finish_iteration(self) -> None:
+        """Evaluates, and all that follows, after the last iteration of a run that was stopped in that."""
+        self.iter = self.storage.iter = self.start_iter - 1
+        self.unevaluated = False
+        for hook in self._hooks:
+            if isinstance(hook, (Evaluation, AfterEvaluation, hooks.PeriodicCheckpointer, hooks.PeriodicWriter)):
+                hook.after_step()
+        if self.stopping:
+            self.checkpointer.save("model_final", iteration=self.iter)
+
+    def run_step(self) -> None:
+        """Detectron2's; a loss that is not finite is noted, so that all processes end in the same iteration."""
+        try:
+            super().run_step()
+        except FloatingPointError:
+            self.diverged = DIVERGED
+        except (RuntimeError, Stopped) as error:
+            if self.stop_request:  # the loader's processes, or other processes of the run, may have ended by it too
+                self._end_before_step()
+            say_what_ended(error)
+            raise
+
+    def _end_before_step(self) -> NoReturn:
+        """Stops in an iteration that has not changed the weights yet."""
+        self.iter -= 1
+        if self.iter >= self.start_iter:
+            self._save_stopped()
+        raise Stopped(self.stop_request.signal)
+
     def after_step(self) -> None:
-        """Detectron2's step, and the end of training where a hook has asked for it."""
-        super().after_step()
+        """Detectron2's, and the end of training where a hook or a signal has asked for it, or where it has diverged.
+
+        Raises:
+            StopTraining: a hook has asked for it, the training has diverged, or a file cannot be written.
+            Stopped: a signal has; a checkpoint is there to go on from.
+        """
+        if not self.diverged and self._is_kept() and not all_finite(_without_ddp(self.model).state_dict()):
+            self.diverged = "weights are"
+        seen = comm.all_gather((self.diverged, self.stop_request.signal))  # the same in all processes
+        if diverged := next((what for what, _ in seen if what), ""):
+            self._take_back_unsound()
+            comm.synchronize()  # the message names what is left
+            raise StopTraining(self._describe_divergence(diverged))
+        try:
+            super().after_step()
+        except Stopped:
+            self.unevaluated = True
+            self._save_stopped()
+            raise
+        except FloatingPointError as error:  # of the losses on the validation tiles
+            self._take_back_unsound()
+            raise StopTraining(self._describe_divergence(DIVERGED)) from error
+        except CellSegError as error:  # such as a full disk
+            raise StopTraining(str(error)) from error
+        except RuntimeError as error:
+            say_what_ended(error)
+            raise
         self.done = self.iter + 1
         if self.stopping:
             self.checkpointer.save("model_final", iteration=self.iter)
             raise StopTraining
+        if (number := max(number for _, number in seen)) and self.done < self.max_iter:
+            self._save_stopped()
+            raise Stopped(number)
+
+    def _is_kept(self) -> bool:
+        """Whether something is made of the weights after this iteration, or has to be if a signal has come."""
+        evaluated = self.cfg.DATASETS.TEST and is_due(self, self.cfg.TEST.EVAL_PERIOD)
+        return bool(evaluated or self.stop_request or is_due(self, self.cfg.SOLVER.CHECKPOINT_PERIOD))
+
+    def _save_stopped(self) -> None:
+        self.checkpointer.save(f"model_{self.iter:07d}", iteration=self.iter)
+
+    def _take_back_unsound(self) -> None:
+        """Removes what was kept of weights that no longer worked."""
+        if comm.is_main_process():
+            best = next((hook.best for hook in self._hooks if isinstance(hook, BestCheckpoint)), {})
+            reached = [(metric, state) for metric, state in best.items() if state["value"] is not None]
+            found = [state["iteration"] + 1 for _, state in reached if state["value"] > 0]
+            first = max([self._first_unsound(), *found])  # what found cells works
+            unsound = [self._best_name(metric) for metric, state in reached if state["iteration"] >= first]
+            self.checkpointer.take_back(first, unsound)
+
+    def _describe_divergence(self, what: str) -> str:
+        """The line that ends a training that has diverged."""
+        last = resumes_from(self.cfg.OUTPUT_DIR)
+        return (
+            f"training has diverged at iteration {self.iter} ({what} infinite or NaN): lower SOLVER.BASE_LR, which is "
+            f"{self.cfg.SOLVER.BASE_LR:g}, and train anew; "
+            + (f"the last good checkpoint is {last}" if last else "there is no good checkpoint yet")
+        )
+
+    def _first_unsound(self) -> int:
+        """The iteration that led to a loss which never came back to the size of losses."""
+        history = self.storage.histories().get("total_loss")
+        losses = history.values() if history is not None else []
+        limit = EXPLODED * max(1.0, losses[0][0] if losses else 0.0)
+        return max((int(place) for loss, place in losses if loss <= limit), default=self.start_iter - 1)
 
     def train(self) -> Any:
-        """Trains to SOLVER.MAX_ITER, or until a hook stops it."""
+        """Trains to SOLVER.MAX_ITER, or until a hook or a signal stops it.
+
+        Raises:
+            CellSegError: the training has diverged, a file cannot be written, or no tiles come any more.
+            Stopped: a signal stopped it, after a checkpoint was saved.
+        """
         try:
-            return super().train()
-        except StopTraining:
+            with stop_request(ignore_ended_children) as self.stop_request:
+                return super().train()
+        except StopTraining as end:
+            if end.args:
+                raise CellSegError(end.args[0]) from end
             logger.info("training stopped after %d iterations", self.done)
             return None
-
-
-class StopTraining(BaseException):
-    """Ends training early. No ``Exception``: Detectron2 would log it as a failure, with its traceback."""
-
-
-def build_loop(cfg: CfgNode, model: torch.nn.Module, data_loader: Any, optimizer: Any) -> SimpleTrainer:
-    """Detectron2's loop, in the precision that the config asks for; it may get its data loader later."""
-    if not cfg.SOLVER.AMP.ENABLED:
-        return SimpleTrainer(model, data_loader, optimizer)
-    precision = AMP_DTYPES[cfg.CELLSEG.AMP_DTYPE]
-    if cfg.MODEL.DEVICE == "cpu":
-        return CPUAutocastTrainer(model, data_loader, optimizer)
-    # float16 underflows without a scale on the losses; bfloat16 has the range of float32
-    scaler = torch.amp.GradScaler("cuda", enabled=precision is torch.float16)
-    return AMPTrainer(model, data_loader, optimizer, precision=precision, grad_scaler=scaler)
-
-
-class CPUAutocastTrainer(SimpleTrainer):
-    """Detectron2's loop with bfloat16 forward passes on a CPU, for which its ``AMPTrainer`` does not exist."""
-
-    def run_step(self) -> None:
-        """One step. Backward passes and the optimizer keep the precision that the forward pass chose."""
-        with torch.autocast("cpu", torch.bfloat16):
-            super().run_step()
 
 
 def _without_ddp(model: torch.nn.Module) -> torch.nn.Module:

@@ -45,19 +45,30 @@ def average_precision(
     Raises:
         CellSegError: a result is of an image that the ground truth does not have.
     """
+    numbers = {image["id"]: number for number, image in enumerate(ground_truth["images"], start=1)}
+    foreign = {result["image_id"] for result in results} - set(numbers)
+    if foreign:
+        raise CellSegError(f"results are of image {min(foreign)} and {len(foreign) - 1} others unknown to the truth")
+    unwanted = "bbox" if task == "segm" else "segmentation"  # a mask's area, not its box's, decides small or large
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
-        annotations = [dict(annotation) for annotation in ground_truth["annotations"]]  # the scorer adds keys to them
-        truth.dataset = {"info": {}, **ground_truth, "annotations": annotations}
+        # Copied, as the scorer adds keys; and it holds image ids in 64 bits.
+        truth.dataset = {
+            "info": {},
+            **ground_truth,
+            "images": [{**image, "id": numbers[image["id"]]} for image in ground_truth["images"]],
+            "annotations": [{**own, "image_id": numbers[own["image_id"]]} for own in ground_truth["annotations"]],
+        }
         truth.createIndex()
-        known = set(truth.getImgIds())
-        foreign = {result["image_id"] for result in results} - known
-        if foreign:
-            raise CellSegError(
-                f"results are of image {min(foreign)} and {len(foreign) - 1} others unknown to the truth"
-            )
-        unwanted = "bbox" if task == "segm" else "segmentation"  # a mask's area, not its box's, decides small or large
-        detections = truth.loadRes([{k: v for k, v in result.items() if k != unwanted} for result in results])
+        detections = truth.loadRes(
+            [
+                {
+                    **{key: value for key, value in result.items() if key != unwanted},
+                    "image_id": numbers[result["image_id"]],
+                }
+                for result in results
+            ]
+        )
         evaluation = COCOeval_faster(truth, detections, task, print_function=lambda *_: None)
         evaluation.params.maxDets = [1, 10, max_detections]
         evaluation.evaluate()

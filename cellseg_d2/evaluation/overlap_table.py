@@ -7,7 +7,7 @@ up.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,10 @@ from numpy.typing import ArrayLike, NDArray
 from cellseg_d2.cells.arrays import Bools, Floats, Ints
 from cellseg_d2.cells.hidden import hidden
 from cellseg_d2.cells.instances import CellInstances
-from cellseg_d2.cells.rle import Rle, Runs, column_runs, decode_runs, topmost
+from cellseg_d2.cells.rle import Rle, Runs, column_runs, decode_runs, topmost, without_gaps
+
+LARGE = 2**24
+"""Pixels of an image from which those that nothing covers are left out."""
 
 
 @dataclass(frozen=True)
@@ -170,6 +173,7 @@ def flat_overlaps(truth: Cells, predictions: Cells, score_threshold: float = 0.0
         predictions: predictions for the same image, in any order.
         score_threshold: predictions below it are left out.
     """
+    truth, predictions = _covered(truth, predictions)
     cells = truth.pick(np.flatnonzero(~truth.crowd)) if truth.crowd.any() else truth
     shown = predictions.best_first(score_threshold)
     flat = topmost(shown.runs.owners(), shown.runs.pixels(), shown.runs.size)
@@ -192,6 +196,7 @@ def flat_overlaps(truth: Cells, predictions: Cells, score_threshold: float = 0.0
 
 def whole_overlaps(truth: Cells, predictions: Cells) -> Pairs:
     """The pairs of cells, crowds among them, and predictions as they are: nothing is flattened, as for COCO's AP."""
+    truth, predictions = _covered(truth, predictions)
     layers, pixels, owners = [], truth.runs.pixels(), truth.runs.owners()
     while len(pixels):  # one layer for cells that do not overlap; a further one holds what the first had no room for
         layers.append(topmost(owners, pixels, truth.runs.size))
@@ -199,6 +204,14 @@ def whole_overlaps(truth: Cells, predictions: Cells) -> Pairs:
         owners, pixels = owners[covered], pixels[covered]
     pairs = _count([_meet(predictions.runs, flat) for flat in layers], len(truth))
     return Pairs(pairs.prediction, pairs.truth, pairs.shared)
+
+
+def _covered(truth: Cells, predictions: Cells) -> tuple[Cells, Cells]:
+    """Both on the pixels that they cover alone, where their image is large."""
+    if truth.runs.size[0] * truth.runs.size[1] <= LARGE:
+        return truth, predictions
+    runs, found = without_gaps(truth.runs, predictions.runs)
+    return replace(truth, runs=runs), replace(predictions, runs=found)
 
 
 def _meet(runs: Runs, flat: NDArray[np.int32]) -> tuple[Ints, Ints, Ints]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from cellseg_d2.evaluation.error_breakdown import KINDS
 from cellseg_d2.evaluation.judgement import CellJudgement, Judgement
 from cellseg_d2.evaluation.thresholds import write_thresholds
-from cellseg_d2.files import write_csv, write_json
+from cellseg_d2.files import without_nan, write_csv, write_json
 
 MISSED, SPURIOUS = "(missed)", "(spurious)"
 """Names of the confusion's last column and last row."""
@@ -123,7 +123,7 @@ def write_files(folder: Path, judgement: Judgement, ground_truth: Path, predicti
         CellSegError: a file cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "metrics.json", _without_nan(_content(judgement)), indent=1)
+    write_json(folder / "metrics.json", without_nan(_content(judgement)), indent=1)
     write_csv(folder / "metrics.csv", ["group", "class", "metric", "value"], _rows(judgement))
     if judgement.cells is not None:
         cells = judgement.cells
@@ -179,10 +179,3 @@ def _count_rows(cells: CellJudgement) -> Iterable[list[Any]]:
     for image, by_class in zip(cells.images, cells.metrics.counts.tolist()):
         for name, (hit, spurious, missed) in zip(cells.class_names, by_class):
             yield [image, name, hit + missed, hit + spurious, hit, spurious, missed]
-
-
-def _without_nan(content: Any) -> Any:
-    """The same with None for NaN, which JSON does not have."""
-    if isinstance(content, Mapping):
-        return {key: _without_nan(value) for key, value in content.items()}
-    return None if isinstance(content, float) and math.isnan(content) else content

@@ -79,9 +79,9 @@ def read_label_and_class(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[NDAr
     Raises:
         CellSegError: it cannot be read, has not two planes, or one of them holds no whole numbers from 0 on.
     """
+    if plane_count(path) != 2:
+        raise CellSegError(f"{path}: has not two planes, as other label maps have; save the labels and their classes")
     with opened(path) as file:
         pixels = only_image(path, file, max_pixels).asarray().squeeze()
-    if pixels.ndim != 3 or 2 not in (pixels.shape[0], pixels.shape[-1]):
-        raise CellSegError(f"{path}: has not two planes, as others do; save the labels and their classes")
     labels, classes = np.moveaxis(pixels, 0 if pixels.shape[0] == 2 else -1, 0)
     return as_labels(path, labels), as_labels(path, classes)

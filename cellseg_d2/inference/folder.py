@@ -41,6 +41,9 @@ PARTS_FOLDER = ".parts"
 PARTS_FORM = 2
 """Parts of another form, of an earlier version, are not taken up."""
 
+SETTINGS_FILE = "settings"
+"""In that folder: what the settings of the run are known by."""
+
 SHARED_TILES = 64
 """An image of more tiles than this for each process is shared by all processes, a smaller one is one process's."""
 
@@ -110,9 +113,9 @@ def predict_images(predictor: WholeImagePredictor, images: Sequence[InputImage],
     - ``geojson/<name>.geojson``, ``rois/<name>.zip``, ``labels/<name>/*.tif``, ``csv/<name>.csv`` and
       ``overlays/<name>.png``, see the writers in :mod:`cellseg_d2.export`.
 
-    A run that was stopped is taken up: images that are done are not predicted again, as long as they, config, weights
-    and output are the same. In several processes each predicts its share of the images, and of large images a share of
-    the tiles; all of them call this.
+    The same run can continue after an interruption: finished images are not predicted again if image, config, weights
+    and output are the same. With several processes, all call this function; each predicts a share of the images, and a
+    share of the tiles of large images.
 
     Returns:
         What was found; None on all processes but the first.
@@ -185,11 +188,26 @@ def _fingerprint(cfg: CfgNode, output: Output) -> str:
     return hashlib.sha256(repr(known).encode()).hexdigest()
 
 
+def is_unfinished(folder: Path) -> bool:
+    """Whether a prediction into this folder was stopped, so that a run of the same settings goes on with it."""
+    return (folder / PARTS_FOLDER / SETTINGS_FILE).is_file()
+
+
 def _keep_parts_of(parts: Path, fingerprint: str) -> None:
-    """Makes the folder of parts, and empties it of those of another run."""
-    settings = parts / "settings"
-    if parts.is_dir() and not (settings.is_file() and settings.read_text(encoding="utf-8") == fingerprint):
-        shutil.rmtree(parts)
+    """Makes the folder of parts.
+
+    Raises:
+        CellSegError: it holds those of another run, or something else, or cannot be written.
+    """
+    settings = parts / SETTINGS_FILE
+    known = settings.read_text(encoding="utf-8") if settings.is_file() else ""
+    if known != fingerprint and parts.is_dir() and any(path != settings for path in parts.iterdir()):
+        if not known:
+            raise CellSegError(f"{parts}: is no part of a prediction; remove it, or give another --output")
+        raise CellSegError(
+            f"{parts.parent}: holds an unfinished prediction of other settings or weights; repeat its command to go on "
+            "with it, give another --output, or --overwrite to replace it"
+        )
     try:
         parts.mkdir(parents=True, exist_ok=True)
         settings.write_text(fingerprint, encoding="utf-8")

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cellseg_d2.errors import CellSegError
+from cellseg_d2.files import whole_file
 
 Curve = tuple[tuple[int, float], ...]
 """Pairs of iteration, ascending, and a metric's value there."""
@@ -140,5 +141,5 @@ def plot_curves(metrics: Path, output: Path) -> None:
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend(fontsize="small")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(output, dpi=120)
+    with whole_file(output) as partial:
+        figure.savefig(partial, dpi=120, format="png")

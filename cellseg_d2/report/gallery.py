@@ -120,7 +120,8 @@ class ImageFiles:
         stated = str(record.get("file_name", ""))
         file = self.files[stated] if isinstance(self.files, ByFileName) else self.files.get(record["id"])
         if file is None:
-            wanted = repr(PurePosixPath(stated).name) if self.named else f"of the id {record['id']}"
+            name = PurePosixPath(stated).name
+            wanted = repr(name) if self.named else f"of the id that {name!r} has"
             raise CellSegError(f"{self.source}: holds no image {wanted}, which the ground truth lists; add it")
         image = file.read(self.rule)
         if image.shape[:2] != size:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,8 @@ from cellseg_d2.images.listing import ByFileName, InputImage
 from cellseg_d2.images.tiff import INTENSITY_RULE
 from cellseg_d2.report.comparison import compare, to_instances
 from cellseg_d2.report.panels import stacked, titled
+
+logger = logging.getLogger(__name__)
 
 
 def write_prediction_grid(
@@ -52,6 +55,8 @@ def write_prediction_grid(
         if not numbered:
             images = _numbered_as(images, dataset["images"], ground_truth)
     found = by_image(result for result in given if result["score"] >= score_threshold)
+    if given and not {own.id for own in images} & {result["image_id"] for result in given}:
+        logger.warning("%s: has no result of the images shown; do their ids agree? --image-ids names them", results)
     rows = []
     for shown in images:
         image, name = shown.read(rule), str(shown.path)

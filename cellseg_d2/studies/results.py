@@ -56,7 +56,7 @@ def summarise(folder: Path, test_ap50: float) -> Result:
     losses = curve(records, "total_loss")
     scores = [value for _, value in curve(records, VALIDATION) if not math.isnan(value)]
     if not losses:
-        raise CellSegError(f"{folder / METRICS_FILE}: has no loss; the training did not come to its first line")
+        raise CellSegError(f"{folder / METRICS_FILE}: has no loss; the training ended before it logged the first one")
     return Result(max(scores, default=math.nan), test_ap50, losses[-1][1], training_seconds(records))
 
 

@@ -20,9 +20,10 @@ from cellseg_d2.conversion.convert import convert
 from cellseg_d2.conversion.options import ConvertOptions
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.evaluation.coco_ap import average_precision, detection_cap
-from cellseg_d2.files import write_json
+from cellseg_d2.files import read_json, write_json
 from cellseg_d2.images.listing import TEST_FOLDER, TEST_IDS
 from cellseg_d2.report.run_folder import METRICS_FILE
+from cellseg_d2.signals import run_to_its_end
 from cellseg_d2.studies.arms import MODELS, Arm, Study
 from cellseg_d2.studies.results import (
     SETTINGS,
@@ -35,10 +36,10 @@ from cellseg_d2.studies.results import (
     write_result,
 )
 from cellseg_d2.studies.settings import reference_cfg, run_overrides, run_settings
+from cellseg_d2.studies.truth import TEST_TRUTH, check_truth, has_truth
 
 logger = logging.getLogger(__name__)
 
-TEST_TRUTH = "test_gt.json"
 
 OWN_KEYS = {
     "SOLVER.MAX_ITER": "--iterations",
@@ -196,7 +197,7 @@ def _convert(options: Options, overlaps: Sequence[float]) -> dict[float, tuple[s
     Each command converts again, which takes seconds, because only this shows whether the input has changed.
 
     Raises:
-        CellSegError: there are no images to validate on.
+        CellSegError: there are no images to validate on, or the ground truth does not fit the test images.
     """
     datasets = {}
     for overlap in overlaps:
@@ -207,6 +208,7 @@ def _convert(options: Options, overlaps: Sequence[float]) -> dict[float, tuple[s
         if not (folder / "annotations" / "instances_val_whole.json").is_file():
             raise CellSegError(f"{options.data}: has one labelled image; a study needs others for validation")
         files = [folder / "dataset.json", *sorted((folder / "annotations").glob("*.json"))]
+        check_truth(options.data, len(read_json(folder / "dataset.json")["class_names"]))
         datasets[overlap] = (name, hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest())
     return datasets
 
@@ -222,12 +224,13 @@ def _take_over(run: Run, source: Path, name: str) -> None:
 def _test_ap50(run: Run, options: Options) -> float:
     """Mask AP50 of the best checkpoint on the test images; NaN where they have no ground truth."""
     truth, images, ids = (options.data / name for name in (TEST_TRUTH, TEST_FOLDER, TEST_IDS))
-    if not truth.is_file() or not images.is_dir():
+    if not has_truth(options.data):
         return math.nan
     best = run.folder / "model_best.pth"  # missing where validation images have no cells
     weights = best if best.is_file() else run.folder / "model_final.pth"
     output = run.folder / "test"
     arguments = ["--weights", str(weights), "--input", str(images), "--output", str(output), "--formats", "coco"]
+    arguments += ["--overwrite"]  # a run that was stopped between prediction and result
     if ids.is_file():
         arguments += ["--image-ids", str(ids)]
     _call("predict", arguments, run.folder, options)
@@ -236,12 +239,17 @@ def _test_ap50(run: Run, options: Options) -> float:
 
 
 def _call(verb: str, arguments: Sequence[str], folder: Path, options: Options) -> None:
-    """Runs a command of this package in a new process, with its output in ``<verb>.log``."""
+    """Runs a command of this package in a new process, with its output in ``<verb>.log``.
+
+    Raises:
+        CellSegError: it failed.
+        Stopped: a signal ended this process and that one, which may have saved what it had.
+    """
     environment = {**os.environ, "DETECTRON2_DATASETS": str(_datasets_folder(options).absolute())}
     log = folder / f"{verb}.log"
     command = [sys.executable, "-m", "cellseg_d2", verb, *arguments]
     with log.open("w", encoding="utf-8") as file:
-        code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment, check=False).returncode
+        code = run_to_its_end(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
     if code:
         lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
         raise CellSegError(f"{verb} ended with exit code {code}: {lines[-1] if lines else 'no output'}; see {log}")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ from detectron2.config import CfgNode
 from cellseg_d2.config import cfg_from_text, get_cfg
 from cellseg_d2.config_checks import check_config
 from cellseg_d2.errors import CellSegError, one_line
+from cellseg_d2.files import whole_file
 from cellseg_d2.weights.array_pickle import read_array_pickle
 from cellseg_d2.weights.inspection import check_torch_file
 from cellseg_d2.weights.locations import PUBLISHED, local_path
@@ -63,6 +66,32 @@ class WeightsFile:
         check_config(cfg)
         cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # this machine's, not the training machine's
         return cfg
+
+    def class_names(self) -> list[str]:
+        """The classes that the weights were trained on; none where the file does not say."""
+        try:
+            return list(cfg_from_text(str(self.content.get(CONFIG_KEY, "{}"))).CELLSEG.CLASS_NAMES)
+        except CellSegError:  # a config of another version: its weights may still be good to begin from
+            return []
+
+    def check_classes(self, cfg: CfgNode) -> None:
+        """Raises CellSegError where they were trained on other classes than the config has, or in another order."""
+        trained, given = self.class_names(), list(cfg.CELLSEG.CLASS_NAMES)
+        if trained and given and trained != given:
+            raise CellSegError(
+                f"{self.path}: was trained on the classes {', '.join(trained)}, but the dataset has "
+                f"{', '.join(given)}; train anew with these, or, where classes were only renamed, convert with "
+                f"--class-names {shlex.join(trained)}"
+            )
+
+    def warn_of_classes(self, cfg: CfgNode) -> None:
+        """Warns where weights that a training begins with know as many classes, but others."""
+        trained, given = self.class_names(), list(cfg.CELLSEG.CLASS_NAMES)
+        if len(trained) == len(given) and trained != given:
+            logger.warning(
+                "%s was trained on the classes %s; the heads begin with what they know of those, and learn %s",
+                *(self.path, ", ".join(trained), ", ".join(given)),
+            )
 
     def check_origin(self, cfg: CfgNode) -> None:
         """Raises CellSegError where the weights were trained on other input than the config describes."""
@@ -119,17 +148,38 @@ class CellCheckpointer(DetectionCheckpointer):
         """Saves what prediction needs to ``OUTPUT_DIR/name.pth``: the model and its config, and ``kwargs``."""
         if not self.save_dir or not self.save_to_disk:
             return
-        path = os.path.join(self.save_dir, f"{name}.pth")
-        torch.save({"model": self.model.state_dict(), CONFIG_KEY: self.cfg_text, **kwargs}, f"{path}.partial")
-        os.replace(f"{path}.partial", path)
+        path = Path(self.save_dir) / f"{name}.pth"
+        try:
+            with whole_file(path) as partial:
+                torch.save({"model": self.model.state_dict(), CONFIG_KEY: self.cfg_text, **kwargs}, partial)
+        except RuntimeError as error:
+            if "inline_container" not in str(error) and "PytorchStreamWriter" not in str(error):
+                raise
+            # what torch's writer of archives raises where the disk is full
+            raise CellSegError(f"{path}: cannot be written ({one_line(error, 100)}); make room, and go on") from error
         logger.info("saved %s", path)
+
+    def take_back(self, iteration: int, names: Iterable[str]) -> None:
+        """Removes the checkpoints of an iteration and later ones, and others by name.
+
+        The newest that is left, if any is, becomes the file to resume from.
+        """
+        folder = Path(self.save_dir)
+        numbered = [path for path in folder.glob("model_*.pth") if path.stem.removeprefix("model_").isdecimal()]
+        later = [path for path in numbered if int(path.stem.removeprefix("model_")) >= iteration]
+        for path in (*later, *(folder / f"{name}.pth" for name in names)):
+            path.unlink(missing_ok=True)
+        tag = folder / "last_checkpoint"
+        if tag.is_file() and not (folder / tag.read_text(encoding="utf-8").strip()).is_file():
+            if left := sorted(path.name for path in folder.glob("model_[0-9]*.pth")):
+                self.tag_last_checkpoint(left[-1])
+            else:
+                tag.unlink()
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Writes the name of the file to resume from, whole or not at all."""
-        path = os.path.join(self.save_dir, "last_checkpoint")
-        with open(f"{path}.partial", "w", encoding="utf-8") as file:
-            file.write(last_filename_basename)
-        os.replace(f"{path}.partial", path)
+        with whole_file(Path(self.save_dir) / "last_checkpoint") as partial:
+            partial.write_text(last_filename_basename, encoding="utf-8")
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Loads a file or URL; an empty path loads nothing.
@@ -150,6 +200,10 @@ class CellCheckpointer(DetectionCheckpointer):
             content = self._torch_load(filename)
         known = recognise(content, filename)
         check_origin(known.origin, self.cfg, filename)
+        if not all_finite(known.weights):
+            raise CellSegError(
+                f"{filename}: holds weights that are infinite or NaN; give a checkpoint from before that"
+            )
         by_ending = known.by_ending or content.get("matching_heuristics", False)
         return {**content, "model": known.weights, "matching_heuristics": by_ending}
 
@@ -180,6 +234,12 @@ class CellCheckpointer(DetectionCheckpointer):
 
     def _log_incompatible_keys(self, incompatible: Any) -> None:
         """Does nothing, since :meth:`_load_model` has reported by layer what fvcore reports here by name."""
+
+
+def all_finite(weights: Mapping[str, Any]) -> bool:
+    """Whether no number of some tensors or arrays is infinite or NaN."""
+    tensors = (torch.as_tensor(weight) for weight in weights.values())
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors if tensor.is_floating_point())
 
 
 def _by_layer(names: set[str], others: set[str]) -> list[str]:

@@ -127,6 +127,26 @@ def test_rectangles_and_ovals(write):
     check_maps(read(path.parent), cell=expected)
 
 
+@pytest.mark.parametrize(
+    ("height", "width", "insets"),
+    [
+        (15, 24, [8, 5, 3, 2, 1, 0, 0, 0]),
+        (16, 21, [7, 4, 3, 2, 1, 1, 0, 0]),
+        (23, 23, [8, 6, 4, 3, 2, 2, 1, 1, 0, 0, 0, 0]),
+    ],
+)
+def test_ovals_have_the_pixels_that_imagej_gives_them(write, height, width, insets):
+    """The pixels left of an oval in its box, by row down to the middle, in files that ImageJ saved.
+
+    They are composites of read-roi's tests, for which ImageJ makes the outline of an oval's own pixels.
+    """
+    rows = insets + insets[: height - len(insets)][::-1]
+    expected = np.zeros(SIZE, np.int32)
+    for row, inset in enumerate(rows, start=3):
+        expected[row, 5 + inset : 5 + width - inset] = 1
+    check_maps(read(write(rectangle(5, 3, 5 + width, 3 + height, ROI_TYPE.OVAL)).parent), cell=expected)
+
+
 def test_a_composite_has_holes_and_parts(write):
     path = write(composite(*ring(2, 3, 12, 13), *ring(5, 6, 8, 9), *ring(20, 3, 24, 7)))
     check_maps(read(path.parent), cell=filled(_1=(2, 3, 12, 13), _0=(5, 6, 8, 9)) + filled(_1=(20, 3, 24, 7)))
@@ -249,6 +269,10 @@ def damaged(change):
         (composite((1, 2, 3)).tobytes(), "ROI '1' is damaged .its path has the segment 1 where none may be"),
         (composite((0, 2, 3), (7, 2)).tobytes(), "ROI '1' is damaged .its path has the segment 7"),
         (composite((0, 2, 3), (1, 2)).tobytes(), "ROI '1' is damaged"),
+        (
+            subpixel(2, 3, 4, 5, ROI_TYPE.OVAL).tobytes().replace(b"\x40\x80\x00\x00", b"\x7f\xc0\x00\x00"),
+            "ROI '1' is damaged .its coordinates are not finite",
+        ),
         (composite((0, 2, 3), (1, 2, np.nan)).tobytes(), "ROI '1' is damaged .its coordinates are not finite"),
     ],
 )
@@ -260,6 +284,16 @@ def test_a_damaged_roi_is_one_line(write, data, message):
         find_labelled(path.parent)
     assert str(caught.value).startswith(f"{path}: ")
     assert str(caught.value).endswith("; remove it, or save it again")
+
+
+def test_an_archive_of_a_later_version_is_one_line(write):
+    path = write(polygon(box(2, 3, 10, 12)))
+    data = bytearray(path.read_bytes())
+    entry = data.rindex(b"PK\x01\x02")
+    data[entry + 6] = 210  # the version that is needed to extract it
+    path.write_bytes(data)
+    with pytest.raises(CellSegError, match=r"a\.zip: cannot be read as a zip of ROIs .*; save it again"):
+        find_labelled(path.parent)
 
 
 @pytest.mark.parametrize("cut", [0, 30])

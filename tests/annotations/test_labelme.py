@@ -184,13 +184,22 @@ def test_other_json_is_not_looked_at(write):
     [
         ([shape(box(2, 3, 10, 12), label="")], "shape 1 has no label; give it one in LabelMe"),
         ([5], "shape 1 has no label"),
+        ([shape(box(2, 3, 10, 12), group=[1])], "shape 1 has a group that is no number; give it another in LabelMe"),
+        ([shape([[1, 2], [3, 10**400], [4, 5]])], "shape 1 'cell' is damaged .int too large to convert to float"),
         ([shape(box(2, 3, 10, 12), kind="star")], "shape 1 is of the type 'star'; draw it as one of polygon, "),
         ([shape([[1, 2], [3, float("nan")], [4, 5]])], "shape 1 'cell' is damaged .its points are not finite"),
         ([shape([1, 2, 3])], "shape 1 'cell' is damaged"),
         ([shape(box(2, 3, 10, 12), kind="rectangle")], "shape 1 'cell' is damaged"),
         ([shape([[1, 2], [3, 4]], kind="mask")], "shape 1 'cell' is damaged"),
         ([shape([[1, 2], [3, 4]], kind="mask") | {"mask": "?"}], "shape 1 'cell' is damaged"),
-        ([shape([[1, 2], [3, 4]], kind="mask") | {"mask": "AAAA"}], "shape 1 'cell' is damaged .its mask is no PNG"),
+        (
+            [shape([[1, 2], [3, 4]], kind="mask", mask=np.ones((3, 3, 3), np.uint8))],
+            "shape 1 'cell' is damaged .its mask has several channels",
+        ),
+        (
+            [shape([[1, 2], [3, 4]], kind="mask") | {"mask": "AAAA"}],
+            "shape 1 'cell' is damaged .cannot identify image file",
+        ),
         (
             [shape([[1, 2], [3, 4]], kind="mask", mask=np.ones((2, 3), bool))],
             "shape 1 'cell' is damaged .its mask is 2 x 3, its box 3 x 3.; draw it again",

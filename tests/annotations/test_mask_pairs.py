@@ -144,6 +144,16 @@ def test_classes_from_folders(root):
     check_maps(by_class(read(second)), {(2,): CELLS})
 
 
+@pytest.mark.parametrize("other", ["b.tif", "b.png"])
+def test_one_plane_beside_two_is_refused_as_its_cells_would_be_of_the_first_class(root, other):
+    add_image(root)
+    add_image(root, "b.tif")
+    tifffile.imwrite(root / "masks" / "a.tif", np.stack([CELLS, CLASSES]).astype(np.uint16))
+    add_mask(root, other)
+    with pytest.raises(CellSegError, match=rf"{other}: has not two planes, as other label maps have; save the labels"):
+        read(find_labelled(root).images[1])
+
+
 def test_what_is_left_out_is_said(root, caplog):
     for name in ("a.tif", "b.png", "c.jpg"):
         add_image(root, name)
@@ -182,6 +192,7 @@ def planes(classes):
         (planes(CLASSES + np.eye(40, 50)), r"a\.tif: label \d+ has pixels of the classes \d and \d; give it one"),
         (lambda root: add_mask(root, labels=CELLS.T), r"a\.tif: is 50 x 40, its image 40 x 50; they must be of one"),
         (lambda root: add_mask(root, labels=CELLS[:-1]), r"a\.tif: is 39 x 50, its image 40 x"),
+        (lambda root: add_mask(root, labels=0 * CELLS[1:]), r"a\.tif: is 39 x 50, its image 40 x"),
         (lambda root: (root / "masks" / "a.tif").write_bytes(b"text"), r"a\.tif: cannot be read as a TIFF"),
     ],
 )

@@ -49,6 +49,14 @@ def test_outlines_are_nuclei_and_those_that_overlap_lose_no_pixel(tmp_path):
     assert np.array_equal(found[1], second)
 
 
+def test_a_region_without_a_corner_is_left_out(tmp_path, caplog):
+    write(tmp_path, [box(2, 3, 10, 12), []])
+    with caplog.at_level(logging.WARNING):
+        (labels,) = read(tmp_path)
+    assert labels.max() == 1
+    assert "of 2 objects 1 (region 2) without a pixel and left out" in caplog.text
+
+
 def test_images_of_one_patient_are_a_group(tmp_path):
     for name in (NAME, f"{PATIENT}-01Z-00-DX2", "other"):
         write(tmp_path, [box(2, 3, 10, 12)], name)

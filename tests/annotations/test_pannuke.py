@@ -98,6 +98,13 @@ def test_a_truncated_array_and_a_folder_without_are_one_line(tmp_path):
         find_labelled(tmp_path)
 
 
+def test_a_damaged_header_is_one_line(tmp_path):
+    path = write(tmp_path) / "masks" / "fold1" / "masks.npy"
+    path.write_bytes(path.read_bytes().replace(b"'shape': (", b"'shape': [("))
+    with pytest.raises(CellSegError, match=r"masks\.npy: cannot be read as an array .*; download it again"):
+        find_labelled(tmp_path)
+
+
 def test_it_is_guessed_checked_and_converted(tmp_path, caplog):
     write(tmp_path / "in")
     with caplog.at_level("INFO", "cellseg_d2"):

@@ -216,11 +216,21 @@ def test_only_objects_in_annotations_of_a_class_are_cells_and_the_rest_is_ignore
     ignored[10:, 30:45] = 0
     assert np.array_equal(maps.pop(None)[0], ignored)
     check_maps(maps, Immune=filled(_4=(32, 12, 36, 16)), Tumor=filled(_1=(2, 3, 10, 12)) + filled(_2=(16, 20, 23, 24)))
+    tissue = feature(box(0, 0, 50, 40), kind="annotation", classes="Tissue")
+    write([*json.loads(path.read_text()), tissue])
+    assert sorted(read(path.parent, region="Done"), key=str) == ["Immune", None, "Tumor"]
     with caplog.at_level(logging.WARNING):
         maps = read(path.parent, region="Other")
     assert f"{path}: has no annotation of Other, so all of it is ignored" in caplog.text
     assert maps.keys() == {None}
     assert maps[None][0].all()
+
+
+def test_qupaths_class_for_regions_is_no_cell(write, caplog):
+    path = write([feature(box(2, 3, 10, 12)), feature(box(20, 20, 30, 30), kind="annotation", classes="Region*")])
+    with caplog.at_level(logging.WARNING):
+        check_maps(read(path.parent), cell=filled(_1=(2, 3, 10, 12)))
+    assert f"{path}: left out: 1 (object 2) of the class Region*" in caplog.text
 
 
 def test_qupaths_class_for_regions_to_ignore_is_one(write):
@@ -265,6 +275,8 @@ def test_what_prediction_writes_comes_back_pixel_for_pixel(write, tmp_path):
         ([feature(geometry={"type": "Circle"})], "object 1 is damaged .its geometry is of the type 'Circle'"),
         ([feature(geometry={"type": "Polygon"})], "object 1 is damaged"),
         ([feature(geometry=[1])], "object 1 is damaged"),
+        ([feature([[1, 2], [3, 10**400], [5, 6]])], "object 1 is damaged .int too large to convert to float"),
+        ([feature(box(1, 1, 3, 3)) | {"properties": "x"}], "object 1 has properties that are no JSON object"),
     ],
 )
 def test_what_cannot_be_read_is_one_line(write, content, message):

@@ -6,6 +6,7 @@ import logging
 import numpy as np
 import pytest
 from monusac_files import box, write_pair
+from pages import read_whole_page
 
 from cellseg_d2.annotations.monusac import CLASS_NAMES, import_monusac
 from cellseg_d2.annotations.readers import READERS, find_labelled
@@ -13,6 +14,7 @@ from cellseg_d2.conversion.check import check
 from cellseg_d2.conversion.convert import convert
 from cellseg_d2.conversion.options import ConvertOptions
 from cellseg_d2.errors import CellSegError
+from cellseg_d2.report.dataset_report import write_dataset_report
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +82,11 @@ def test_a_check_reads_every_format(monusac):
 def test_what_cannot_be_read_is_one_line(name, message, tmp_path):
     with pytest.raises(CellSegError, match=message):
         find_labelled(tmp_path, name)
+
+
+def test_a_page_on_a_dataset_reads_every_format(monusac, tmp_path):
+    write_dataset_report(monusac, tmp_path / "page.html", ConvertOptions(), annotation_format="monusac")
+    assert "Labelled images: 6. Cells: 18." in read_whole_page(tmp_path / "page.html").text
 
 
 def test_every_reader_has_a_line_for_help():

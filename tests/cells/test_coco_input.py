@@ -155,9 +155,9 @@ def test_text_that_is_one_number_only_without_its_zeros_stays_apart(tmp_path):
     truth["images"] = [{"id": own, "height": 6, "width": 8} for own in ("1", "01")]
     truth["annotations"] = [{**truth["annotations"][0], "image_id": "01"}]
     content, results = pair(tmp_path, truth, [{**own, "image_id": "01", "score": 1} for own in truth["annotations"]])
-    assert [image["id"] for image in content["images"]] == [1, 2]
+    assert [image["id"] for image in content["images"]] == [2**62, 2**62 + 1]
     assert [image["file_name"] for image in content["images"]] == ["1", "01"]
-    assert content["annotations"][0]["image_id"] == results[0]["image_id"] == 2
+    assert content["annotations"][0]["image_id"] == results[0]["image_id"] == 2**62 + 1
 
 
 def compressed(record):
@@ -226,6 +226,18 @@ def test_categories_get_names_and_no_two_share_one(tmp_path, caplog):
     assert caplog.messages == [
         f"{tmp_path / 'gt.json'}: several categories are called 'a'; they are told apart by their ids"
     ]
+
+
+def test_whole_numbers_of_images_stay_as_files_beside_name_them(tmp_path):
+    truth = small()
+    truth["images"] = [{"id": own, "height": 6, "width": 8} for own in (-5, 2**70, "31")]
+    truth["annotations"][0]["image_id"] = 31
+    assert [image["id"] for image in read_truth(write(tmp_path / "gt.json", truth))["images"]] == [-5, 2**70, 31]
+
+
+def test_text_is_the_name_of_a_category_without_one(tmp_path):
+    truth = {**small(), "categories": [{"id": "tumour"}], "annotations": []}
+    assert read_truth(write(tmp_path / "gt.json", truth))["categories"] == [{"id": 1, "name": "tumour"}]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
@@ -380,6 +392,9 @@ def test_a_damaged_text_is_found_among_many(tmp_path):
         pytest.param(lambda t: t["categories"].append({"id": "7"}), "has two categories of the id 7", id="class twice"),
         pytest.param(lambda t: t["images"][0].pop("id"), "image 0, counted from 0, has the id None", id="no id"),
         pytest.param(lambda t: t["images"][0].update(id=True), "has the id True", id="true"),
+        pytest.param(
+            lambda t: t["images"][0].update(id="\ud800"), "image 0, counted from 0, has the id", id="surrogate"
+        ),
         pytest.param(lambda t: t["images"].append(7), "image 1, counted from 0, has the id 7", id="no object"),
         pytest.param(lambda t: t.update(images={}), "has images that are no list", id="images are no list"),
         pytest.param(lambda t: t.update(annotations=None), "has annotations that are no list", id="no list"),
@@ -472,11 +487,44 @@ def test_results_of_several_files_tell_each_other_the_sizes(tmp_path):
     second = write(tmp_path / "b.json", [{**result, "segmentation": pycocotools_rle(SQUARE)}])
     given = read_results([first, second])
     expected = {
-        "image_id": 1,
+        "image_id": 2**62,
         "category_id": 1,
         "bbox": [2, 1, 3, 2],
         "score": 0.5,
         "segmentation": pycocotools_rle(SQUARE),
     }
     assert given.files == [[expected], [expected]]
-    assert (given.image_ids.original(1), given.category_ids.original(1)) == ("a", 2**80)
+    assert (given.image_ids.original(2**62), given.category_ids.original(1)) == ("a", 2**80)
+
+
+def test_heaps_of_masks_that_would_take_all_memory_are_refused(tmp_path):
+    size = (2000, 2000)
+    full = {"size": list(size), "counts": [0, size[0] * size[1]]}
+    truth = small(full)
+    truth["images"][0] |= {"height": size[0], "width": size[1]}
+    cell = truth["annotations"][0]
+    for count, sound in ((33, True), (34, False)):  # the most that is never too much is 2 ** 27 pixels
+        results = [{**cell, "score": 0.5}] * count
+        if sound:
+            assert (
+                len(pair(tmp_path, truth, results)[1])
+                == len(read_results([tmp_path / "results.json"]).files[0])
+                == count
+            )
+            continue
+        message = (
+            r"result 0, counted from 0, of image 3, has a mask; those of that image have 136000000 pixels, and it is"
+        )
+        with pytest.raises(CellSegError, match=message):
+            pair(tmp_path, truth, results)
+        with pytest.raises(CellSegError, match=message):
+            read_results([tmp_path / "results.json"])
+    with pytest.raises(CellSegError, match="annotation 0, counted from 0, of image 3, has a mask; those of that image"):
+        pair(tmp_path, {**truth, "annotations": [cell] * 34})
+
+
+def test_one_mask_over_a_whole_image_is_no_heap(tmp_path):
+    size = (20_000, 20_000)
+    truth = small({"size": list(size), "counts": [0, size[0] * size[1]]})
+    truth["images"][0] |= {"height": size[0], "width": size[1]}
+    assert pair(tmp_path, truth)[0]["annotations"][0]["area"] == size[0] * size[1]

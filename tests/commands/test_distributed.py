@@ -2,12 +2,16 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 
+import psutil
 import pytest
 from drawing import write_drawn_dataset
+
+LITE = "mask_rcnn_lite0_FPN"
 
 CELLS = 9
 """In each image, so that both processes have as many RoIs to take the mean over."""
@@ -35,7 +39,7 @@ def place(repo_root, run_tool, tmp_path_factory):
 
 
 def _command(output, *options):
-    command = ["tools/train_net.py", *options, "--config-file", "mask_rcnn_lite0_FPN", *KEYS]
+    command = ["tools/train_net.py", *options, "--config-file", LITE, *KEYS]
     return [*command, "SOLVER.MAX_ITER", "1", "OUTPUT_DIR", str(output)]
 
 
@@ -92,6 +96,28 @@ def test_two_processes_train_as_one_with_the_whole_batch(starter, place, alone, 
     assert "segm/AP50" in scores and "validation/total_loss" in scores
     for name in scores:
         assert together[name] == pytest.approx(alone[name], abs=1e-2, nan_ok=True), name
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_processes_end_with_the_one_that_started_them(number, place, tmp_path):
+    """The signal goes to the first process alone. Asked to end, the others save what they have."""
+    command = _command(tmp_path, "--num-gpus", "2")
+    command[command.index("SOLVER.MAX_ITER") + 1] = "1000"
+    parent = _start([sys.executable, *command, "TEST.EVAL_PERIOD", "0"], place)
+    for line in parent.stdout:
+        if "time: about" in line:  # some iterations are done
+            break
+    children = psutil.Process(parent.pid).children(recursive=True)
+    assert len(children) >= 2
+    parent.send_signal(number)
+    printed = parent.communicate(timeout=300)[0]
+    _, alive = psutil.wait_procs(children, timeout=100)
+    assert alive == []
+    assert (tmp_path / "last_checkpoint").is_file()
+    if number == signal.SIGTERM:
+        assert parent.returncode == 143, printed
+        assert f"to go on: python tools/train_net.py --resume --num-gpus 2 --config-file {LITE}" in printed
+        assert "Traceback" not in printed
 
 
 def test_processes_that_are_started_already_are_not_started_again(place, tmp_path):

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from drawing import read_folder
 from pycocotools.coco import COCO
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -103,6 +104,38 @@ def test_each_evaluation_draws_the_validation_images_with_the_most_cells(trained
         assert all(256 < max(height, width) <= 800 for height, width, _ in sizes.values())
 
 
+def test_the_lines_that_matter_are_printed_and_all_are_in_the_log(trained):
+    output, printed = trained
+    before, _ = printed.split("Starting training from iteration 0")
+    assert 5 < len(before.splitlines()) <= 30
+    for line in ("data: nuclei_train (", "classes: class1, ", "validation: nuclei_val (", "model: ", "output: "):
+        assert line in before
+    log = (output / "log.txt").read_text()
+    assert "Running with full config" in log and "Running with full config" not in printed
+    assert "data: nuclei_train (" in log
+    assert "\x1b" not in log + printed
+
+
+def test_a_run_that_is_there_is_not_trained_over(trained, train):
+    output, _ = trained
+    before = read_folder(output)
+    done = train(*QUICK, "SOLVER.MAX_ITER", "4", "OUTPUT_DIR", output)
+    assert "holds a training already; give --resume to go on with it, another OUTPUT_DIR" in _one_error_line(done)
+    done = train("--resume", *QUICK, "SOLVER.MAX_ITER", "4", "OUTPUT_DIR", output)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{output}: the training has ended after 4 iterations; raise SOLVER.MAX_ITER to go on\n"
+    assert read_folder(output) == before
+
+
+def test_a_run_is_replaced_on_demand(trained, train, tmp_path):
+    for path in trained[0].iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    done = train("--overwrite", *QUICK, "SOLVER.MAX_ITER", "1", "OUTPUT_DIR", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "model_0000001.pth").exists()
+    assert {record["iteration"] for record in _metrics(tmp_path)} == {0}
+
+
 def test_resume_goes_on_where_it_stopped(trained, train, tmp_path):
     output, _ = trained
     for name in ("model_0000001.pth", "model_best.pth"):
@@ -112,7 +145,7 @@ def test_resume_goes_on_where_it_stopped(trained, train, tmp_path):
     assert done.returncode == 0, done.stderr
     printed = done.stdout + done.stderr
     assert "Starting training from iteration 2" in printed
-    assert printed.count("Making batched data loader") == 1
+    assert (tmp_path / "log.txt").read_text().count("Making batched data loader") == 1
     before = torch.load(tmp_path / "model_0000001.pth", weights_only=True)
     after = torch.load(tmp_path / "model_final.pth", weights_only=True)
     assert (before["iteration"], after["iteration"]) == (1, 4)
@@ -167,7 +200,7 @@ def test_training_stops_early_and_a_resume_does_not_go_on(train, tmp_path):
 def test_two_processes_without_a_gpu_train_one_model(train, tmp_path):
     done = train("--num-gpus", "2", *QUICK, "SOLVER.MAX_ITER", "2", "OUTPUT_DIR", tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "World size: 2" in done.stdout + done.stderr
+    assert "World size: 2" in (tmp_path / "log.txt").read_text()
     assert (done.stdout + done.stderr).count("the model has 5.0 M parameters") == 1
     assert "the model has 5.0 M parameters" in (tmp_path / "log.txt").read_text()
     assert torch.load(tmp_path / "model_final.pth", weights_only=True)["iteration"] == 1
@@ -183,6 +216,17 @@ def test_eval_only_gives_the_validation_map_of_the_checkpoint(trained, train, tm
     results = json.loads(done.stdout[done.stdout.rindex('{\n "nuclei_val"') :])
     assert results["nuclei_val"]["segm"]["AP50"] == pytest.approx(_metrics(output)[-1]["segm/AP50"], abs=1e-3)
     assert set(results["nuclei_val_whole"]) == {"segm", "bbox"}
+    written = json.loads((tmp_path / "metrics.json").read_text(), parse_constant=pytest.fail)  # no NaN in JSON
+    assert written["nuclei_val"]["segm"]["AP50"] == results["nuclei_val"]["segm"]["AP50"]
+
+
+def test_a_training_that_diverges_ends_in_one_line(train, tmp_path):
+    keys = ["SOLVER.BASE_LR", "1e6", "SOLVER.WARMUP_ITERS", "0", "SOLVER.CLIP_GRADIENTS.ENABLED", "False"]
+    keys += ["SOLVER.MAX_ITER", "8", "OUTPUT_DIR", tmp_path]
+    line = _one_error_line(train(*QUICK, *keys, "SOLVER.CHECKPOINT_PERIOD", "1"))
+    assert "training has diverged at iteration " in line and "lower SOLVER.BASE_LR, which is 1e+06" in line
+    assert "there is no good checkpoint yet" in line
+    assert not list(tmp_path.glob("*.pth")) and not (tmp_path / "last_checkpoint").exists()
 
 
 @pytest.fixture(scope="module")
@@ -322,7 +366,9 @@ def test_weights_of_another_class_count_are_begun_afresh_in_training_and_refused
     opts = ["CELLSEG.DATASET", "five", "MODEL.WEIGHTS", trained[0] / "model_final.pth", "OUTPUT_DIR", tmp_path / "out"]
     place = {"cwd": repo_root, "DETECTRON2_DATASETS": str(tmp_path / "datasets")}
     refused = run_tool("train_net", "--config-file", LITE, "--eval-only", *QUICK, *opts, **place)
-    assert "box_predictor.cls_score" in _one_error_line(refused)
+    assert "was trained on the classes class1, class2, class3, class4, but the dataset has a" in _one_error_line(
+        refused
+    )
     fresh = run_tool("train_net", "--config-file", LITE, *QUICK, *opts, "SOLVER.MAX_ITER", "1", **place)
     assert fresh.returncode == 0, fresh.stderr
     assert "initialised randomly" in fresh.stdout

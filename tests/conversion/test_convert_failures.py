@@ -43,7 +43,9 @@ def test_an_existing_dataset_is_replaced_only_on_demand(small_root, tmp_path):
 def test_what_is_no_dataset_is_never_overwritten(small_root, tmp_path, overwrite, name):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "file.txt").write_text("years of work")
-    with pytest.raises(CellSegError, match=r"is no converted dataset, so it is not overwritten|exists already"):
+    with pytest.raises(
+        CellSegError, match=r"is no converted dataset, so it is not overwritten|exists already|is a file"
+    ):
         convert(small_root, tmp_path / name, ConvertOptions(), overwrite=overwrite)
     assert read_folder(tmp_path / "thesis") == {"file.txt": b"years of work"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["input", "thesis"]
@@ -121,7 +123,7 @@ def test_after_a_failure_nothing_is_left_and_what_was_there_stays(small_root, tm
 @pytest.mark.parametrize("make", [Path.touch, lambda path: path.symlink_to("/proc/none")], ids=["a file", "nowhere"])
 def test_a_place_that_cannot_be_written_is_one_line(small_root, tmp_path, make):
     make(tmp_path / "file")
-    with pytest.raises(CellSegError, match=r"file/out: cannot be written \(.*\); fix that and run again"):
+    with pytest.raises(CellSegError, match=r"file: is a (file|link to /proc/none)"):
         convert(small_root, tmp_path / "file" / "out", ConvertOptions())
 
 

@@ -5,8 +5,12 @@ import pytest
 import torch
 from detectron2.engine import default_argument_parser
 from detectron2.modeling import build_model
+from drawing import write_drawn_dataset
 
+import cellseg_d2
 from cellseg_d2.config import get_cfg
+from cellseg_d2.conversion.convert import convert
+from cellseg_d2.conversion.options import ConvertOptions
 from cellseg_d2.engine.run_config import build_cfg, check_processes, check_run, prediction_cfg, resolve
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.inference.predictor import WholeImagePredictor
@@ -222,7 +226,39 @@ def test_a_training_of_one_process_reads_its_weights_once(nuclei, tmp_path, open
     assert [Path(path).name for path in opened_files] == ["efficientnet-lite0-57934424.pth"]
 
 
-def test_several_processes_read_their_weights_themselves(nuclei, opened_files):
+def test_several_processes_read_their_weights_themselves(nuclei):
     args = _args("CELLSEG.DATASET", "nuclei", "MODEL.DEVICE", "cpu", flags=["--num-gpus", "2"])
     assert check_run(build_cfg(LITE, args.opts), args) is None
-    assert opened_files == []
+
+
+@pytest.mark.parametrize("flags", [["--resume"], ["--eval-only"], ["--eval-only", "--num-gpus", "2"]])
+def test_a_checkpoint_of_other_classes_is_refused_before_anything_starts(flags, nuclei, tmp_path):
+    names = ["class2", "class1", "class3", "class4"]  # as many, in another order
+    opts = ["CELLSEG.DATASET", "nuclei", "MODEL.DEVICE", "cpu", "OUTPUT_DIR", str(tmp_path)]
+    saved = get_cfg(LITE, ["CELLSEG.CLASS_NAMES", str(names), "OUTPUT_DIR", str(tmp_path)])
+    CellCheckpointer(torch.nn.Linear(1, 1), saved, strict=True).save("model_final", iteration=3)
+    args = _args(*opts, "MODEL.WEIGHTS", str(tmp_path / "model_final.pth"), flags=flags)
+    with pytest.raises(
+        CellSegError, match=r"model_final\.pth: was trained on the classes class2, class1, class3, class4"
+    ):
+        check_run(build_cfg(LITE, args.opts), args)
+
+
+def test_a_validation_part_without_a_tile_is_left_out(tmp_path, caplog):
+    write_drawn_dataset(tmp_path / "input", images=3)
+    for label_map in (tmp_path / "input" / "train" / "image2").glob("class*.tif"):
+        label_map.unlink()
+    (tmp_path / "split.csv").write_text("id,split\nimage0,train\nimage1,train\nimage2,val\n")
+    with caplog.at_level(logging.WARNING, "cellseg_d2"):
+        convert(tmp_path / "input", tmp_path / "emptyval", ConvertOptions(), split_file=tmp_path / "split.csv")
+    assert "the validation part has no cell in its 0 tiles" in caplog.text
+    cellseg_d2.setup(tmp_path)
+    with caplog.at_level(logging.WARNING, "cellseg_d2"):
+        cfg = build_cfg(LITE, ["CELLSEG.DATASET", "emptyval", "MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", ""])
+    assert cfg.DATASETS.TEST == ()
+    assert "emptyval_val has no tile: nothing is validated" in caplog.text
+    with pytest.raises(CellSegError, match="emptyval_val has no image"):
+        build_cfg(LITE, ["CELLSEG.DATASET", "emptyval", "DATASETS.TEST", "('emptyval_val',)"])
+    args = _args("CELLSEG.DATASET", "emptyval", flags=["--eval-only"])
+    with pytest.raises(CellSegError, match="has no validation part with a tile"):
+        check_run(cfg, args)

@@ -1,17 +1,26 @@
 import logging
+import os
+import signal
+import time
 from unittest import mock
 
 import pytest
 import torch
 from detectron2.engine import AMPTrainer, SimpleTrainer, hooks
+from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventStorage
+from drawing import write_drawn_dataset
 
+import cellseg_d2
 from cellseg_d2.config import get_cfg
+from cellseg_d2.conversion.convert import convert
+from cellseg_d2.conversion.options import ConvertOptions
 from cellseg_d2.engine.averaging import WeightAverage
 from cellseg_d2.engine.hooks import BestCheckpoint, EarlyStopping, Evaluation
+from cellseg_d2.engine.loop import build_loop
 from cellseg_d2.engine.run_config import build_cfg
-from cellseg_d2.engine.trainer import CellTrainer, build_loop
-from cellseg_d2.errors import CellSegError
+from cellseg_d2.engine.trainer import CellTrainer
+from cellseg_d2.errors import CellSegError, Stopped
 
 LITE = "mask_rcnn_lite0_FPN"
 
@@ -46,6 +55,154 @@ def test_a_picture_that_cannot_be_drawn_is_a_line_in_the_log(nuclei, tmp_path, c
     with caplog.at_level(logging.WARNING, "cellseg_d2"):
         trainer.evaluate()
     assert "no picture of this evaluation: " in caplog.text
+
+
+class _Trained(CellTrainer):
+    """Trains on drawn tiles, and does something after an iteration's update or within an evaluation."""
+
+    def __init__(self, cfg, *, after=lambda trainer: None, evaluating=lambda trainer: None):
+        seed_all_rng(cfg.SEED)
+        super().__init__(cfg)
+        self.after, self.evaluating = after, evaluating
+        self.scores = {1: 11.0, 3: 13.0}
+
+    def run_step(self):
+        super().run_step()
+        self.after(self)
+
+    def _evaluate(self):
+        self.evaluating(self)
+        return {"segm": {"AP50": self.scores[self.iter]}}
+
+
+@pytest.fixture
+def drawn_cfg(drawn, tmp_path):
+    def build(*opts):
+        keys = ["CELLSEG.DATASET", "drawn_runs", "MODEL.DEVICE", "cpu", "OUTPUT_DIR", str(tmp_path / "run")]
+        keys += ["SEED", "1", "DATALOADER.NUM_WORKERS", "0", "SOLVER.IMS_PER_BATCH", "1", "MODEL.WEIGHTS", ""]
+        keys += ["SOLVER.MAX_ITER", "4", "SOLVER.CHECKPOINT_PERIOD", "1", "TEST.EVAL_PERIOD", "2"]
+        (tmp_path / "run").mkdir(exist_ok=True)
+        return build_cfg(LITE, [*keys, *opts])
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    root = tmp_path_factory.mktemp("drawn_runs")
+    write_drawn_dataset(root / "input", images=4)
+    convert(root / "input", root / "datasets" / "drawn_runs", ConvertOptions())
+    cellseg_d2.setup(root / "datasets")
+
+
+def _spoil(at, factor):
+    def after(trainer):
+        if trainer.iter == at:
+            with torch.no_grad():
+                for weight in trainer.model.parameters():
+                    weight.mul_(factor)
+
+    return after
+
+
+def _files(folder):
+    return {path.name for path in folder.iterdir() if path.name.startswith(("model", "last"))}
+
+
+@pytest.mark.parametrize(
+    ("at", "factor", "good"),
+    [(2, float("nan"), 1), (2, float("inf"), 1), (1, 1e15, 0)],
+    ids=["NaN", "infinite", "huge"],
+)
+def test_what_has_diverged_is_not_kept(at, factor, good, drawn_cfg, tmp_path):
+    """Huge weights are finite when they are saved, and find nothing; the loss of the next iteration tells."""
+    trainer = _Trained(drawn_cfg(), after=_spoil(at, factor))
+    trainer.scores = {1: 11.0 if good else 0.0}
+    with pytest.raises(CellSegError) as caught:
+        trainer.train()
+    last = tmp_path / "run" / f"model_{good:07d}.pth"
+    assert f"the last good checkpoint is {last}" in str(caught.value)
+    assert "training has diverged at iteration " in str(caught.value)
+    best = {"model_best.pth"} if good else set()
+    kept = {f"model_{iteration:07d}.pth" for iteration in range(good + 1)}
+    assert _files(tmp_path / "run") == {"last_checkpoint", *best, *kept}
+    assert (tmp_path / "run" / "last_checkpoint").read_text() == last.name
+    content = torch.load(last, weights_only=True)
+    assert content["iteration"] == good
+    assert all(torch.isfinite(weight).all() and weight.abs().max() < 1e6 for weight in content["model"].values())
+
+
+def test_a_loss_that_is_nan_for_once_costs_no_best_checkpoint(drawn_cfg, tmp_path):
+    def spoil_next(trainer):
+        if trainer.iter == 1:
+            forward = trainer.model.forward
+            trainer.model.forward = lambda data: {name: loss * torch.nan for name, loss in forward(data).items()}
+
+    with pytest.raises(CellSegError, match=r"diverged at iteration 2 .* checkpoint is .*model_0000001\.pth"):
+        _Trained(drawn_cfg(), after=spoil_next).train()
+    files = {"last_checkpoint", "model_best.pth", "model_0000000.pth", "model_0000001.pth"}
+    assert _files(tmp_path / "run") == files
+
+
+def _kill(number, at):
+    def kill(trainer):
+        if trainer.iter == at:
+            os.kill(os.getpid(), number)
+
+    return kill
+
+
+def _weights(folder):
+    return torch.load(folder / "model_final.pth", weights_only=True)
+
+
+@pytest.mark.parametrize("where", ["after", "evaluating"])
+def test_stopped_and_resumed_all_is_as_in_an_unbroken_run(where, drawn_cfg, tmp_path):
+    _Trained(drawn_cfg("OUTPUT_DIR", str(tmp_path))).train()
+    for at, evaluated in ((1, "evaluation"), (3, "the last evaluation")):
+        cfg = drawn_cfg("SOLVER.CHECKPOINT_PERIOD", "100", "OUTPUT_DIR", str(tmp_path / "run" / evaluated))
+        (tmp_path / "run" / evaluated).mkdir()
+        trainer = _Trained(cfg, **{where: _kill(signal.SIGTERM, at)})
+        with pytest.raises(Stopped) as caught:
+            trainer.train()
+        assert caught.value.exit_code == 143
+        best = {"model_best.pth"} if at == 3 else set()
+        assert _files(tmp_path / "run" / evaluated) == {"last_checkpoint", f"model_{at:07d}.pth", *best}
+        again = _Trained(cfg)
+        again.resume_or_load(resume=True)
+        again.train()
+        ours, unbroken = _weights(tmp_path / "run" / evaluated), _weights(tmp_path)
+        assert ours["iteration"] == unbroken["iteration"] == 3
+        assert all(torch.equal(ours["model"][name], value) for name, value in unbroken["model"].items())
+        best = [state["trainer"]["hooks"]["BestCheckpoint"] for state in (ours, unbroken)]
+        assert best[0] == best[1] == {"best": {"segm/AP50": {"value": 13.0, "iteration": 3}}}
+
+
+def test_a_signal_while_tiles_are_awaited_keeps_what_was_trained(drawn_cfg, tmp_path, monkeypatch):
+    trainer = _Trained(drawn_cfg("SOLVER.CHECKPOINT_PERIOD", "100", "TEST.EVAL_PERIOD", "0"))
+    build = trainer.build_train_loader
+
+    def loader(*arguments):
+        for number, batch in enumerate(build(*arguments)):
+            if number == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(60)
+            yield batch
+
+    monkeypatch.setattr(trainer, "build_train_loader", loader)
+    with pytest.raises(Stopped) as caught:
+        trainer.train()
+    assert caught.value.exit_code == 130
+    assert _files(tmp_path / "run") == {"last_checkpoint", "model_0000001.pth"}
+
+
+def test_a_process_that_loads_tiles_and_is_killed_is_one_line(drawn_cfg):
+    def kill(trainer):
+        worker = next(iter(trainer._trainer._data_loader_iter_obj.gi_frame.f_locals["iterator"]._workers), None)
+        os.kill(worker.pid, signal.SIGKILL)
+
+    with pytest.raises(CellSegError, match=r"a process that loads tiles has ended .*lower DATALOADER.NUM_WORKERS"):
+        _Trained(drawn_cfg("DATALOADER.NUM_WORKERS", "1", "SOLVER.MAX_ITER", "50"), after=kill).train()
 
 
 def test_what_a_checkpoint_keeps_is_known_before_it_is_written(nuclei, tmp_path):

@@ -1,12 +1,15 @@
 """Pairs of cells and predictions against masks that are compared one by one."""
 
+import tracemalloc
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from drawing import drawn, label_maps, overlapping_masks, pycocotools_rle
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cellseg_d2.cells.rle import column_runs
+from cellseg_d2.cells.rle import Runs, column_runs, without_gaps
 from cellseg_d2.evaluation.overlap_table import Cells, flat_overlaps, whole_overlaps
 
 
@@ -86,6 +89,35 @@ def test_whole_predictions_share_all_of_their_pixels_with_cells_that_overlap(sce
     size = (truth + found)[0].shape
     pairs = whole_overlaps(cells_of(truth, size, crowd=crowd), cells_of(found, size, scores=scores))
     assert as_dict(pairs) == shared(truth, found)
+
+
+@drawn
+@given(scenes())
+def test_pixels_that_nothing_covers_may_be_left_out(scene):
+    truth, found, scores, crowd, classes = scene
+    size = (truth + found)[0].shape
+    cells = cells_of(truth, size, classes=classes[: len(truth)], crowd=crowd)
+    predictions = cells_of(found, size, classes=classes[len(truth) :], scores=scores)
+    compact = [
+        replace(own, runs=runs) for own, runs in zip((cells, predictions), without_gaps(cells.runs, predictions.runs))
+    ]
+    covered = np.any(truth + found, axis=0)
+    assert compact[0].runs.size == (covered.sum(), 1)
+    for overlaps in (flat_overlaps, whole_overlaps):
+        assert repr(overlaps(*compact)) == repr(overlaps(cells, predictions))
+
+
+def test_an_image_of_any_size_needs_memory_for_its_cells_alone():
+    size, edges = (60_000, 60_000), [[0, 7], [60_000**2 - 5, 60_000**2], [60_000 * 9, 60_000 * 9 + 3]]
+    starts, stops = np.array(edges, np.int64).T
+    cells = Cells.from_rles(Runs(np.arange(3), starts, stops, size, 3).rles(), size, classes=[0, 0, 1])
+    tracemalloc.start()
+    try:
+        assert as_dict(whole_overlaps(cells, cells)) == {(0, 0): 7, (1, 1): 5, (2, 2): 3}
+        assert as_dict(flat_overlaps(cells, cells).pairs) == {(0, 0): 7, (1, 1): 5, (2, 2): 3}
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
 
 
 @drawn

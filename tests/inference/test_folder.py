@@ -97,12 +97,21 @@ def test_a_stopped_run_goes_on_with_the_images_that_are_missing(images, tmp_path
     assert _read(output.folder) == _read(whole.folder)
 
 
-def test_a_run_with_other_settings_begins_anew(images, tmp_path):
+def test_a_run_with_other_settings_neither_goes_on_nor_removes_what_is_done(images, tmp_path):
     with pytest.raises(RuntimeError):
         predict_images(_predictor(model=_Stops()), images, Output(tmp_path))
-    model = BlobModel()
-    predict_images(_predictor("CELLSEG.INFERENCE.OVERLAP", "0.5", model=model), images, Output(tmp_path))
-    assert len(model.calls) == 3
+    before = _read(tmp_path)
+    with pytest.raises(CellSegError, match="holds an unfinished prediction of other settings or weights"):
+        predict_images(_predictor("CELLSEG.INFERENCE.OVERLAP", "0.5"), images, Output(tmp_path))
+    assert _read(tmp_path) == before
+
+
+def test_a_foreign_folder_of_the_name_is_left_alone(images, tmp_path):
+    (tmp_path / "out" / ".parts").mkdir(parents=True)
+    (tmp_path / "out" / ".parts" / "thesis.txt").write_text("years of work")
+    with pytest.raises(CellSegError, match=r"\.parts: is no part of a prediction; remove it"):
+        predict_images(_predictor(), images, Output(tmp_path / "out"))
+    assert _read(tmp_path / "out") == {".parts/thesis.txt": b"years of work"}
 
 
 def test_images_that_came_or_changed_while_a_run_was_stopped_are_predicted(images, tmp_path):

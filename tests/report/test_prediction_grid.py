@@ -128,3 +128,31 @@ def test_images_without_ids_are_those_of_their_names_in_the_ground_truth(images,
     unknown = [replace(images[0], path=tmp_path / "unknown.tif")]
     with pytest.raises(CellSegError, match=r"unknown\.tif: is not listed by .*test_gt\.json; give .*--image-ids"):
         write_prediction_grid(unknown, tmp_path / "results.json", tmp_path / "none.png", **paths)
+
+
+def test_results_of_other_images_are_told(images, cells, tmp_path, caplog):
+    (tmp_path / "results.json").write_text(json.dumps(to_results(instances(cells[:3]), 77)))
+    write_prediction_grid(images, tmp_path / "results.json", tmp_path / "grid.png")
+    (message,) = caplog.messages
+    assert message.startswith(f"{tmp_path / 'results.json'}: has no result of the images shown")
+    other = [{**result, "image_id": f"image {images[0].id}"} for result in to_results(instances(cells[:3]), 1)]
+    (tmp_path / "results.json").write_text(json.dumps(other))  # text is not taken for a number by chance
+    write_prediction_grid(images, tmp_path / "results.json", tmp_path / "grid.png")
+    assert len(caplog.messages) == 2
+
+
+@pytest.mark.parametrize("number", [str, lambda number: f"image {number}", lambda number: 2**70 + number])
+def test_ids_of_any_kind_show_the_same(images, cells, sample_root, tmp_path, number):
+    found = instances(cells[:3])
+    expected = draw(tmp_path, images[:1], found, sample_root / "test_gt.json")
+    truth = json.loads((sample_root / "test_gt.json").read_text())
+    results = json.loads((tmp_path / "results.json").read_text())
+    for own in truth["images"]:
+        own["id"] = number(own["id"])
+    for own in [*truth["annotations"], *results]:
+        own["image_id"] = number(own["image_id"])
+    (tmp_path / "gt.json").write_text(json.dumps(truth))
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    paths = {"ground_truth": tmp_path / "gt.json", "numbered": False}
+    write_prediction_grid(images[:1], tmp_path / "results.json", tmp_path / "other.png", **paths)
+    assert (cv2.imread(str(tmp_path / "other.png"))[..., ::-1] == expected).all()

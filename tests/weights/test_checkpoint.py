@@ -2,6 +2,7 @@ import collections
 import logging
 import os
 import pickle
+import resource
 
 import numpy as np
 import pytest
@@ -39,6 +40,56 @@ def test_the_best_checkpoint_is_not_the_one_to_resume_from(tmp_path):
     checkpointer.save("model_0000009")
     checkpointer.save_weights("model_best", iteration=9)
     assert checkpointer.get_checkpoint_file() == str(tmp_path / "model_0000009.pth")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(value, tmp_path):
+    saved = _model(2)
+    nn.init.constant_(saved["cls_score"].bias, value)
+    CellCheckpointer(saved, _cfg(tmp_path), strict=False).save("model_final")
+    with pytest.raises(CellSegError, match=r"model_final\.pth: holds weights that are infinite or NaN"):
+        CellCheckpointer(_model(2), _cfg(tmp_path), strict=True).load(str(tmp_path / "model_final.pth"))
+
+
+@pytest.mark.parametrize("names", ["['long', 'round']", "['round']", "['round', 'thin']"])
+def test_weights_of_other_classes_are_told_by_their_names(names, tmp_path, caplog):
+    CellCheckpointer(_model(2), _cfg(tmp_path), strict=False).save("model_final")
+    opened = WeightsFile.read(tmp_path / "model_final.pth")
+    opened.check_classes(_cfg(tmp_path))
+    other = get_cfg("mask_rcnn_lite0_FPN", ["CELLSEG.CLASS_NAMES", names])
+    named = f"was trained on the classes round, long, but the dataset has {', '.join(other.CELLSEG.CLASS_NAMES)};"
+    with pytest.raises(CellSegError, match=named):
+        opened.check_classes(other)
+    with caplog.at_level(logging.WARNING, "cellseg_d2"):
+        opened.warn_of_classes(other)  # of another count the layers that begin anew are named when they are loaded
+    assert ("the heads begin with what they know of those" in caplog.text) == (len(other.CELLSEG.CLASS_NAMES) == 2)
+
+
+def test_a_checkpoint_is_taken_back_with_those_after_it(tmp_path):
+    checkpointer = CellCheckpointer(_model(2), _cfg(tmp_path), strict=False)
+    for iteration in (3, 7, 11):
+        checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
+    checkpointer.save_weights("model_best", iteration=7)
+    checkpointer.take_back(7, ["model_best"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last_checkpoint", "model_0000003.pth"]
+    assert checkpointer.get_checkpoint_file() == str(tmp_path / "model_0000003.pth")
+    checkpointer.take_back(0, [])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_without_room_is_one_line_and_keeps_the_checkpoint_before(tmp_path):
+    checkpointer = CellCheckpointer(_model(2), _cfg(tmp_path), strict=False)
+    checkpointer.save("model_final", iteration=1)
+    before = (tmp_path / "model_final.pth").read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(CellSegError, match=r"model_final\.pth: cannot be written"):
+            checkpointer.save("model_final", iteration=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (tmp_path / "model_final.pth").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last_checkpoint", "model_final.pth"]
 
 
 def test_a_head_for_another_class_count_is_begun_afresh_and_named(tmp_path, caplog):
