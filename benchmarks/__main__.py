@@ -27,7 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
         "mapper", help="a training sample as label maps against a list of masks, by number of cells"
     )
     add_common(part, run_mapper)
-    part = parts.add_parser("evaluate", help="mask AP and metrics of cells at cell density against pycocotools")
+    part = parts.add_parser("evaluate", help="mask AP, metrics of cells, and reading COCO files against pycocotools")
     add_common(part, run_evaluate)
     part = parts.add_parser("tables", help="measuring all cells of an image at once against one by one")
     add_common(part, run_tables)
@@ -83,12 +83,13 @@ def run_mapper(args: argparse.Namespace) -> str:
 
 
 def run_evaluate(args: argparse.Namespace) -> str:
-    from benchmarks import cell_metrics, evaluate
+    from benchmarks import cell_metrics, coco_input, evaluate
 
     if args.quick:
         ap = evaluate.report(repeats=1, images=1, cells=20, detections=30)
-        return f"{ap}\n{cell_metrics.report(repeats=1, counts=(4, 9), images=1, cells=20)}"
-    return f"{evaluate.report()}\n{cell_metrics.report()}"
+        metrics = cell_metrics.report(repeats=1, counts=(4, 9), images=1, cells=20)
+        return f"{ap}\n{metrics}\n{coco_input.report(repeats=1, images=2, cells=20)}"
+    return f"{evaluate.report()}\n{cell_metrics.report()}\n{coco_input.report()}"
 
 
 def run_tables(args: argparse.Namespace) -> str:

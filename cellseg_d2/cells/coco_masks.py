@@ -77,8 +77,8 @@ def read_masks(segmentations: Sequence[Any], sizes: Sequence[Size | None]) -> Ma
     there = np.array([place for place, rle in enumerate(rles) if rle is not None], np.int64)
     for first in range(0, len(there), PARSED_AT_ONCE):
         part = there[first : first + PARSED_AT_ONCE]
-        own = [rle for rle in map(rles.__getitem__, part.tolist()) if rle is not None]
-        areas[part], boxes[part], found = _measure(own)
+        compressed = [rle for rle in map(rles.__getitem__, part.tolist()) if rle is not None]
+        areas[part], boxes[part], found = _measure(compressed)
         for number, fault in found.items():
             place = int(part[number])
             rles[place], faults[place] = None, f"has an RLE that {fault}"

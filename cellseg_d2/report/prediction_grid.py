@@ -55,7 +55,7 @@ def write_prediction_grid(
         if not numbered:
             images = _numbered_as(images, dataset["images"], ground_truth)
     found = by_image(result for result in given if result["score"] >= score_threshold)
-    if given and not {own.id for own in images} & {result["image_id"] for result in given}:
+    if given and not {image.id for image in images} & {result["image_id"] for result in given}:
         logger.warning("%s: has no result of the images shown; do their ids agree? --image-ids names them", results)
     rows = []
     for shown in images:
