@@ -272,6 +272,19 @@ def test_a_checkpoint_alone_predicts_whole_images(predicted, sample_root):
         assert overlay.shape == (entry["height"], entry["width"], 3)
 
 
+def test_results_that_are_there_are_replaced_on_demand_only(run_tool, sample_root, tmp_path):
+    image = sorted((sample_root / "test_release").iterdir())[0]
+    command = ("predict", "--weights", "nuclei", "--input", image, "--output", tmp_path, "--formats")
+    (tmp_path / "notes.txt").write_text("mine")
+    assert run_tool(*command, "coco", "csv", **ON_CPU).returncode == 0
+    before = read_folder(tmp_path)
+    done = run_tool(*command, "coco", "csv", **ON_CPU)
+    assert "holds results already; give another --output, or --overwrite to replace it" in _one_error_line(done)
+    assert read_folder(tmp_path) == before
+    assert run_tool(*command, "geojson", "--overwrite", **ON_CPU).returncode == 0
+    assert set(read_folder(tmp_path)) == {"notes.txt", f"geojson/{image.stem}.geojson"}
+
+
 def test_two_processes_predict_what_one_predicts(predicted, trained, run_tool, sample_root, tmp_path):
     """The images of :func:`predicted`, whose results are in the order of the id file."""
     done = run_tool(
