@@ -336,7 +336,8 @@ def test_one_file_and_tiles_by_config(trained, run_tool, nuclei, repo_root, samp
         DETECTRON2_DATASETS=str(nuclei.parent),
     )
     assert done.returncode == 0, done.stderr
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"test-results.json", "image_ids.json"}
+    written = {"test-results.json", "image_ids.json", "counts.csv", "prediction.json"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == written
 
 
 @pytest.mark.parametrize(
