@@ -41,7 +41,7 @@ help: ## Show this list
 
 setup: $(VENV)/.project ## Make .venv with exact versions (about 6 GB); does nothing where it is up to date
 
-demo: setup ## Convert the sample, train the laptop model, evaluate and predict (ITERATIONS=300, DEMO_OUTPUT=output/demo)
+demo: setup ## Find nuclei, convert the sample, fine-tune to four classes, evaluate, predict (ITERATIONS=300, DEMO_OUTPUT=output/demo)
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" ITERATIONS="$(ITERATIONS)" DEMO_OUTPUT="$(DEMO_OUTPUT)" tools/demo.sh
 
 # One thread a process: with busy cores two threads wait for each other and take several times as long. The modules that

@@ -44,6 +44,17 @@ def build_parser() -> argparse.ArgumentParser:
     part.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
     part.add_argument("--large", action="store_true", help="also 8,192 x 8,192 pixels with 20,000 cells, for minutes")
     add_common(part, run_predict)
+    part = parts.add_parser("card", help="what a model card says of weights: AP, F1, PQ, AJI, accuracy, pictures")
+    part.add_argument(
+        "--data",
+        type=Path,
+        default=SAMPLE,
+        metavar="PATH",
+        help="test images and their ground truth, in the input layout; default: the sample",
+    )
+    part.add_argument("--weights", default="nuclei", metavar="CKPT", help="a checkpoint; default: nuclei")
+    part.add_argument("--pictures", type=Path, metavar="DIR", help="draw the best and the worst images there")
+    add_common(part, run_card)
     return parser
 
 
@@ -106,6 +117,12 @@ def run_predict(args: argparse.Namespace) -> str:
 
     settings = predict.QUICK if args.quick else predict.Settings()
     return predict.report(args.data, args.weights, chosen_device(args.device), args.large, settings)
+
+
+def run_card(args: argparse.Namespace) -> str:
+    from benchmarks import model_card
+
+    return model_card.report(args.data, args.weights, args.pictures, images=1 if args.quick else 2)
 
 
 def chosen_device(asked: str | None) -> str:

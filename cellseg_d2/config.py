@@ -21,7 +21,10 @@ def add_cellseg_config(cfg: CfgNode) -> None:
     cfg.CELLSEG = CfgNode()
     # Name of a converted dataset: trains on NAME_train and validates on NAME_val. Not used where DATASETS.TRAIN is set.
     cfg.CELLSEG.DATASET = ""
-    # Epochs to train, used where SOLVER.MAX_ITER is 0.
+    # How long to train where SOLVER.MAX_ITER is 0: "epochs", EPOCHS of the tiles, or "data", as many iterations as the
+    # tiles and cells ask for, with a warm-up, a cosine to zero and evaluations that suit them.
+    cfg.CELLSEG.SCHEDULE = "epochs"
+    # Epochs to train with the schedule of that name.
     cfg.CELLSEG.EPOCHS = 200
     # Models with more parameters are refused; 200 M is the limit of the course benchmark that this project began with.
     cfg.CELLSEG.MAX_PARAMETERS = 200_000_000
@@ -44,7 +47,7 @@ def add_cellseg_config(cfg: CfgNode) -> None:
     # draws all tiles alike.
     cfg.CELLSEG.BALANCE_KINDS = 0.0
     # What SOLVER.AMP.ENABLED computes in: "float16", with scaled losses (GPUs only), or "bfloat16" (GPUs since Ampere,
-    # CPUs with AVX512-BF16 or AMX).
+    # CPUs with AVX512-BF16 or AMX; others train in full precision).
     cfg.CELLSEG.AMP_DTYPE = "float16"
     # Cells of which augmentation leaves fewer pixels, or a smaller share (the change of scale taken out), are no target
     # in training.
@@ -53,6 +56,9 @@ def add_cellseg_config(cfg: CfgNode) -> None:
     # Leave these, and what the dataset marks as crowd, out of the losses, instead of learning them as background. Needs
     # MODEL.PROPOSAL_GENERATOR.NAME CellRPN and MODEL.ROI_HEADS.NAME CellROIHeads, as Base-CellSeg.yaml sets them.
     cfg.CELLSEG.IGNORE_CROWD = True
+    # Tell the box head the size of each box, which RoIAlign hides: for classes that differ in size or in length. Needs
+    # MODEL.ROI_HEADS.NAME CellROIHeads or CellCascadeROIHeads.
+    cfg.CELLSEG.BOX_SIZE_INPUT = False
     # How images that are not 8 bit are scaled, see cellseg_d2.images.tiff.IntensityRule and its default INTENSITY_RULE.
     # Taken from the training dataset.
     cfg.CELLSEG.INTENSITY_RULE = "percentile:0.1,99.9"
@@ -143,6 +149,10 @@ def _add_inference_config(cfg: CfgNode) -> None:
     # and pictures for people, unless SUPPRESSION is "none". COCO results keep it.
     cfg.CELLSEG.INFERENCE.SUPPRESSION_COVERED = 0.5
     cfg.CELLSEG.INFERENCE.SUPPRESS_RESULTS = False
+    # Least score per class, in the order of CLASS_NAMES, of the cells that people look at: of all formats but COCO
+    # results, which need the others for AP. Training writes those of the best F1 on the validation images into its best
+    # checkpoints. Empty for 0.5.
+    cfg.CELLSEG.INFERENCE.MIN_SCORES = []
     # Skip tiles that show nothing: the standard deviation of each channel is at most 3 of 255.
     cfg.CELLSEG.INFERENCE.SKIP_BACKGROUND = False
     # Microns a pixel of the images to predict; 0 for what each file states.

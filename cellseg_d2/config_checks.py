@@ -90,6 +90,7 @@ SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler")
 
 
 RULES: Mapping[str, Numbers | Choice | Registered] = {
+    "CELLSEG.SCHEDULE": Choice(("epochs", "data")),
     "CELLSEG.EPOCHS": Numbers(1, 10**6),
     "CELLSEG.MAX_PARAMETERS": Numbers(1, 10**12),
     "CELLSEG.EARLY_STOPPING": COUNT,
@@ -217,6 +218,12 @@ def check_values(cfg: CfgNode) -> None:
     _check_list(cfg, "MODEL.PIXEL_MEAN", Numbers(-math.inf), range(3, 4))
     _check_list(cfg, "MODEL.PIXEL_STD", Numbers(0, open_low=True), range(3, 4))
     _check_list(cfg, "CELLSEG.AUG.ZOOM_RANGE", FACTOR, range(2, 3))
+    names, scores = cfg.CELLSEG.CLASS_NAMES, cfg.CELLSEG.INFERENCE.MIN_SCORES
+    if names and len(scores) not in (0, len(names)):
+        raise CellSegError(
+            f"CELLSEG.INFERENCE.MIN_SCORES has {len(scores)} scores; write one for each of the {len(names)} classes"
+        )
+    _check_list(cfg, "CELLSEG.INFERENCE.MIN_SCORES", PROBABILITY, range(0, len(scores) + 1))
     if any(not isinstance(name, str) for name in cfg.CELLSEG.CLASS_NAMES):
         raise CellSegError(f"CELLSEG.CLASS_NAMES is {_shown(cfg.CELLSEG.CLASS_NAMES)}; write a list of names")
 

@@ -73,13 +73,13 @@ class Kind:
                 above.rmdir()
 
 
-CHECKPOINTS = ("last_checkpoint", "model_*.pth")
+CHECKPOINTS = ("last_checkpoint", "model_[0-9]*.pth", "model_final.pth", "model_best*.pth")
 """Patterns of what no command but a training removes."""
 
 TRAINING = Kind(
     "a training",
     (*CHECKPOINTS, "metrics.json"),
-    ("config.yaml", "log.txt*", "events.out.tfevents.*", "*.partial"),
+    ("config.yaml", "log.txt*", "events.out.tfevents.*", "model_*.pth.partial", "last_checkpoint.partial"),
     option="OUTPUT_DIR",
     resumes="--resume",
 )

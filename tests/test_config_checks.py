@@ -70,6 +70,7 @@ def test_every_key_is_there_and_values_outside_are_refused(key):
         ("CELLSEG.INFERENCE.TTA.SCALES", "[]"),
         ("CELLSEG.AUG.ZOOM_RANGE", "[1.0]"),
         ("CELLSEG.AUG.ZOOM_RANGE", "[0.5, 1.0, 2.0]"),
+        ("CELLSEG.INFERENCE.MIN_SCORES", "[1.5]"),
         ("MODEL.PIXEL_STD", "[0.0, 1.0, 1.0]"),
         ("MODEL.PIXEL_STD", "[1.0]"),
         ("MODEL.ROI_HEADS.NAME", "NoHeads"),
@@ -133,6 +134,13 @@ def test_keys_that_go_together_build_an_augmentation(keys):
 def test_no_key_is_none():
     with pytest.raises(CellSegError, match=r"MODEL\.PIXEL_STD is None; write a value"):
         check_config(get_cfg(LITE, ["MODEL.PIXEL_STD", "None"]))
+
+
+def test_least_scores_are_one_per_class():
+    keys = ["CELLSEG.CLASS_NAMES", "['a', 'b']", "CELLSEG.INFERENCE.MIN_SCORES"]
+    check_values(get_cfg(LITE, [*keys, "[0.2, 0.3]"]))
+    with pytest.raises(CellSegError, match="MIN_SCORES has 1 scores; write one for each of the 2 classes"):
+        check_values(get_cfg(LITE, [*keys, "[0.2]"]))
 
 
 def test_a_checkpoint_asks_for_nothing_absurd(tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,8 +12,6 @@ from cellseg_d2.errors import CellSegError, size_text
 from cellseg_d2.files import refuse_other_than_utf8, visible_entries
 from cellseg_d2.images.formats import is_image, read_whole
 from cellseg_d2.images.label_files import LABEL_SUFFIXES, read_label_file
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -58,26 +55,28 @@ def _read_mask(path: Path, size: tuple[int, int], max_pixels: int) -> Shape:
 
 
 def find_labelled(root: Path, annotation_file: Path | None = None) -> LabelledSet:
-    """The images of a folder that have masks, sorted by id; of one class. Warns of what is left out.
+    """The images of a folder that have masks, sorted by id; of one class. What is left out is noted.
 
     Raises:
         CellSegError: no such folder, none is found, or a folder that holds not exactly one image.
     """
     if not root.is_dir():
         raise CellSegError(f"{root}: there is no such folder; give the one that BBBC038 was unpacked to")
-    samples = []
+    samples: list[MaskFolder] = []
+    notes: list[str] = []
     for folder in visible_entries(root):
         if (folder / "masks").is_dir() and (folder / "images").is_dir():
-            samples.append(_sample(folder))
+            samples.append(_sample(folder, notes))
         elif (folder / "images").is_dir():
-            logger.warning("%s: has no masks folder, it is left out", folder)
+            notes.append(f"{folder}: has no masks folder, it is left out")
     if not samples:
         raise CellSegError(f"{root}: holds no <id>/images with an <id>/masks beside it; give the folder of these")
     refuse_other_than_utf8(sample.image.parent.parent for sample in samples)
-    return LabelledSet(samples, ["nucleus"])
+    return LabelledSet(samples, ["nucleus"], notes)
 
 
-def _sample(folder: Path) -> MaskFolder:
+def _sample(folder: Path, notes: list[str]) -> MaskFolder:
+    """A folder's sample; files that are no masks are added to the notes."""
     images = [path for path in visible_entries(folder / "images") if is_image(path)]
     if len(images) != 1:
         raise CellSegError(f"{folder / 'images'}: holds {len(images)} images; keep the one that the masks belong to")
@@ -86,7 +85,7 @@ def _sample(folder: Path) -> MaskFolder:
         if path.suffix.lower() in LABEL_SUFFIXES:
             masks.append(path)
         else:
-            logger.warning("%s: is neither PNG nor TIFF, it is left out", path)
+            notes.append(f"{path}: is neither PNG nor TIFF, it is left out")
     return MaskFolder(folder.name, images[0], tuple(masks))
 
 

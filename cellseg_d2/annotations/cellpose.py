@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cellseg_d2.annotations.pairs import has_files, list_files, match_images, warn_of_images_left_out
+from cellseg_d2.annotations.pairs import has_files, left_out, list_files, match_images
 from cellseg_d2.annotations.reader import ImageLabels, LabelledImage, LabelledSet, Reader
 from cellseg_d2.annotations.shapes import named
 from cellseg_d2.array_pickle import load_arrays
@@ -101,8 +101,7 @@ def find_labelled(root: Path, annotation_file: Path | None = None) -> LabelledSe
         logger.info("%s: beside a _seg.npy, which is read instead: %s", root, names)
     images = [path for path in files if is_image(path) and not MASKS.fullmatch(path.name)]
     pairs = match_images(chosen, images)
-    warn_of_images_left_out(root, images, pairs)
-    return LabelledSet([CellposeImage(*pair) for pair in pairs], [CLASS_NAME])
+    return LabelledSet([CellposeImage(*pair) for pair in pairs], [CLASS_NAME], left_out(root, images, pairs))
 
 
 def _is_seg(path: Path) -> bool:

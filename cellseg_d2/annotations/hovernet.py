@@ -79,11 +79,11 @@ def find_labelled(root: Path, annotation_file: Path | None = None) -> LabelledSe
     Raises:
         CellSegError: no file is found, or one has no image.
     """
-    pairs = find_pairs(root, name_of, "*.mat file")
+    pairs, notes = find_pairs(root, name_of, "*.mat file")
     numbers = all_classes([pair.annotations for pair in pairs], _numbers_in)
     count = max((int(number) for number in numbers), default=0)
     names = [f"class{number}" for number in range(1, count + 1)] if count else [CLASS_NAME]
-    return LabelledSet([HoverNetImage(*pair, has_classes=count > 0) for pair in pairs], names)
+    return LabelledSet([HoverNetImage(*pair, has_classes=count > 0) for pair in pairs], names, notes)
 
 
 def _numbers_in(path: Path) -> set[str]:

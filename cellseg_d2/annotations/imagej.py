@@ -125,7 +125,7 @@ def find_labelled(root: Path, annotation_file: Path | None = None, class_from: s
     """
     if class_from and class_from not in SOURCES:
         raise CellSegError(f"class_from={class_from} is not known; choose from {', '.join(SOURCES)}")
-    pairs = find_pairs(root, _name_of, "*.roi file or zip of these")
+    pairs, notes = find_pairs(root, _name_of, "*.roi file or zip of these")
     files = [pair.annotations for pair in pairs]
     source = class_from
     if not source:
@@ -134,7 +134,7 @@ def find_labelled(root: Path, annotation_file: Path | None = None, class_from: s
     names = all_classes(files, lambda path: {SOURCES[source](roi) or NO_CLASS for roi in _cells(read_rois(path))})
     names = names or (NO_CLASS,)
     images = [RoiImage(pair.id, pair.image, pair.annotations, names, source) for pair in pairs]
-    return LabelledSet(images, [CLASS_NAME] if names == (NO_CLASS,) else list(names))
+    return LabelledSet(images, [CLASS_NAME] if names == (NO_CLASS,) else list(names), notes)
 
 
 def _name_of(path: Path) -> str | None:

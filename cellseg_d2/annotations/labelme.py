@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cellseg_d2.annotations.pairs import all_classes, list_files, match_images, warn_of_images_left_out
+from cellseg_d2.annotations.pairs import all_classes, left_out, list_files, match_images
 from cellseg_d2.annotations.reader import ImageLabels, LabelledImage, LabelledSet, Reader
 from cellseg_d2.annotations.shapes import Shape, cover, named, paint_shapes
 from cellseg_d2.cells.label_maps import LabelMap
@@ -159,14 +159,14 @@ def find_labelled(root: Path, annotation_file: Path | None = None) -> LabelledSe
     images = [path for path in files if is_image(path)]
     names = {path.name for path in images}
     pairs = match_images([(_image_name(path, names), path) for path in jsons], images)
-    warn_of_images_left_out(root, images, pairs)
 
     def labels_in(path: Path) -> set[str]:
         shapes = read_labelme(path)["shapes"]
         return {shape["label"] for shape in shapes if shape["shape_type"] in AREAS} - {IGNORE}
 
     classes = all_classes(jsons, labels_in) or ("cell",)
-    return LabelledSet([LabelMeImage(*pair, classes) for pair in pairs], list(classes))
+    notes = left_out(root, images, pairs)
+    return LabelledSet([LabelMeImage(*pair, classes) for pair in pairs], list(classes), notes)
 
 
 def _image_name(path: Path, images: set[str]) -> str:

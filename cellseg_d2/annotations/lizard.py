@@ -66,8 +66,8 @@ def find_labelled(root: Path, annotation_file: Path | None = None) -> LabelledSe
     Raises:
         CellSegError: no file is found, or one has no image.
     """
-    pairs = find_pairs(root, name_of, "*.mat file", DEPTH)
-    return LabelledSet([LizardImage(*pair) for pair in pairs], list(CLASS_NAMES))
+    pairs, notes = find_pairs(root, name_of, "*.mat file", DEPTH)
+    return LabelledSet([LizardImage(*pair) for pair in pairs], list(CLASS_NAMES), notes)
 
 
 READER = Reader(

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cellseg_d2.annotations.pairs import Pair, all_classes, match_images, warn_of_images_left_out
+from cellseg_d2.annotations.pairs import Pair, all_classes, left_out, match_images
 from cellseg_d2.annotations.reader import ImageLabels, LabelledImage, LabelledSet, Reader
 from cellseg_d2.annotations.shapes import named
 from cellseg_d2.cells.label_maps import LabelMap, split_classes
@@ -129,7 +129,7 @@ def read_class_table(path: Path) -> dict[int, str]:
 
 
 def find_labelled(root: Path, annotation_file: Path | None = None) -> LabelledSet:
-    """The images with label maps, sorted by id, and their classes; images without one are left out with a warning.
+    """The images with label maps, sorted by id, and their classes; images without one are left out, and noted.
 
     Raises:
         CellSegError: the two folders are not there, a label map has no image, or a class table cannot be read.
@@ -147,18 +147,20 @@ def find_labelled(root: Path, annotation_file: Path | None = None) -> LabelledSe
     if not own:
         raise CellSegError(f"{masks}: holds no label map, neither TIFF nor PNG; add them, with their images' names")
     pairs = match_images([(plain_name(path), path) for path in own], files)
-    warn_of_images_left_out(root, files, pairs)
+    notes = left_out(root, files, pairs)
     tables = {pair.id: pair.annotations.with_name(f"{plain_name(pair.annotations)}.csv") for pair in pairs}
     if any(table.is_file() for table in tables.values()):
         names = all_classes(list(tables.values()), lambda path: read_class_table(path).values())
         return LabelledSet(
             [MaskPair(pair.id, pair.image, {1: pair.annotations}, tables[pair.id], False, names) for pair in pairs],
             list(names),
+            notes,
         )
     with_plane = [path for path in own if _has_class_plane(path)]
     return LabelledSet(
         [MaskPair(pair.id, pair.image, {1: pair.annotations}, class_plane=bool(with_plane)) for pair in pairs],
         _plane_names(with_plane),
+        notes,
     )
 
 
@@ -179,10 +181,10 @@ def _classes_by_folder(root: Path, images: Sequence[Path], folders: Sequence[Pat
         for pair in own:
             masks.setdefault(pair.image, {})[number] = pair.annotations
         pairs += own
-    warn_of_images_left_out(root, images, pairs)
+    notes = left_out(root, images, pairs)
     ids = {pair.image: pair.id for pair in pairs}
     samples = [MaskPair(ids[image], image, own) for image, own in masks.items()]
-    return LabelledSet(sorted(samples, key=lambda sample: sample.id), [folder.name for folder in folders])
+    return LabelledSet(sorted(samples, key=lambda sample: sample.id), [folder.name for folder in folders], notes)
 
 
 def _has_class_plane(path: Path) -> bool:

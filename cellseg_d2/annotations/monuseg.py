@@ -52,8 +52,8 @@ def find_labelled(root: Path, annotation_file: Path | None = None) -> LabelledSe
     Raises:
         CellSegError: no file is found, or one has no image.
     """
-    pairs = find_pairs(root, _name_of, "*.xml file")
-    return LabelledSet([MoNuSegImage(*pair, group=patient_of(pair.id)) for pair in pairs], [CLASS_NAME])
+    pairs, notes = find_pairs(root, _name_of, "*.xml file")
+    return LabelledSet([MoNuSegImage(*pair, group=patient_of(pair.id)) for pair in pairs], [CLASS_NAME], notes)
 
 
 def _name_of(path: Path) -> str | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cellseg_d2.annotations.pairs import Pair, match_images, warn_of_images_left_out
+from cellseg_d2.annotations.pairs import Pair, left_out, match_images
 from cellseg_d2.annotations.reader import ImageLabels, LabelledImage, LabelledSet, Reader
 from cellseg_d2.cells.label_maps import LabelMap
 from cellseg_d2.errors import CellSegError, size_text
@@ -69,7 +69,11 @@ def find_labelled(root: Path, annotation_file: Path | None = None) -> LabelledSe
     Raises:
         CellSegError: there are none, or a label map has no image.
     """
-    samples = [sample for organ in _organs(root) for sample in _samples(organ)]
+    samples: list[NuInsSegImage] = []
+    notes: list[str] = []
+    for organ in _organs(root):
+        found, missing = _samples(organ)
+        samples, notes = samples + found, notes + missing
     if not samples:
         raise CellSegError(f"{root}: holds no <organ>/{IMAGES} with {LABELS[0]} beside it; give NuInsSeg's folder")
     counts = Counter(sample.id for sample in samples)
@@ -77,20 +81,21 @@ def find_labelled(root: Path, annotation_file: Path | None = None) -> LabelledSe
         sample if counts[sample.id] == 1 else replace(sample, id=f"{sample.image.parent.parent.name}_{sample.id}")
         for sample in samples
     ]
-    return LabelledSet(sorted(named, key=lambda sample: sample.id), [CLASS_NAME])
+    return LabelledSet(sorted(named, key=lambda sample: sample.id), [CLASS_NAME], notes)
 
 
 def _organs(root: Path) -> list[Path]:
     return [path.parent for level in ("", "*/") for path in sorted(root.glob(f"{level}{IMAGES}")) if path.is_dir()]
 
 
-def _samples(organ: Path) -> list[NuInsSegImage]:
+def _samples(organ: Path) -> tuple[list[NuInsSegImage], list[str]]:
+    """An organ's images, and a note of those without labels."""
     labels = next((organ / name for name in LABELS if (organ / name).is_dir()), None)
     images = [path for path in visible_entries(organ / IMAGES) if is_image(path)]
     pairs: list[Pair] = [] if labels is None else match_images(list(_by_name(labels).items()), images)
-    warn_of_images_left_out(organ, images, pairs)
     vague = next((_by_name(organ / name) for name in VAGUE if (organ / name).is_dir()), {})
-    return [NuInsSegImage(*pair, vague.get(plain_name(pair.image))) for pair in pairs]
+    samples = [NuInsSegImage(*pair, vague.get(plain_name(pair.image))) for pair in pairs]
+    return samples, left_out(organ, images, pairs)
 
 
 def _by_name(folder: Path) -> dict[str, Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -13,8 +12,6 @@ from cellseg_d2.errors import CellSegError
 from cellseg_d2.files import refuse_other_than_utf8, visible_entries
 from cellseg_d2.images.formats import is_image
 from cellseg_d2.images.listing import plain_name
-
-logger = logging.getLogger(__name__)
 
 
 class Pair(NamedTuple):
@@ -31,11 +28,23 @@ class Pair(NamedTuple):
     annotations: Path
 
 
-def find_pairs(root: Path, name_of: Callable[[Path], str | None], kind: str, depth: int = 1) -> list[Pair]:
+class Found(NamedTuple):
+    """What a folder holds.
+
+    Attributes:
+        pairs: sorted by id.
+        notes: a line that names the images without annotations, if there are any; for :class:`LabelledSet`.
+    """
+
+    pairs: list[Pair]
+    notes: list[str]
+
+
+def find_pairs(root: Path, name_of: Callable[[Path], str | None], kind: str, depth: int = 1) -> Found:
     """The annotation files in a folder and in its subfolders, each with the image of its name, sorted by id.
 
     The image lies in the same folder or in another of these, such as ``images`` beside ``annotations``; of several of
-    its name it is the one in a folder called so. Images without annotations are left out with a warning.
+    its name it is the one in a folder called so. Images without annotations are left out, and noted.
 
     Args:
         root: the folder.
@@ -52,8 +61,7 @@ def find_pairs(root: Path, name_of: Callable[[Path], str | None], kind: str, dep
         raise CellSegError(f"{root}: holds no {kind}, nor does a folder in it; give the folder of these")
     images = [path for path in files if name_of(path) is None and is_image(path)]
     pairs = match_images(annotations, images)
-    warn_of_images_left_out(root, images, pairs)
-    return pairs
+    return Found(pairs, left_out(root, images, pairs))
 
 
 def has_files(*patterns: str) -> Callable[[Path], bool]:
@@ -103,11 +111,11 @@ def match_images(annotations: Sequence[tuple[str, Path]], images: Sequence[Path]
     return [pairs[name] for name in sorted(pairs)]
 
 
-def warn_of_images_left_out(root: Path, images: Sequence[Path], pairs: Sequence[Pair]) -> None:
-    """Names the images that no pair has."""
-    if alone := sorted(set(images) - {pair.image for pair in pairs}):
-        names = named(path.relative_to(root).as_posix() for path in alone)
-        logger.warning("%s: images without annotations, left out: %s", root, names)
+def left_out(root: Path, images: Sequence[Path], pairs: Sequence[Pair]) -> list[str]:
+    """A line that names the images that no pair has; none where there are none."""
+    alone = sorted(set(images) - {pair.image for pair in pairs})
+    names = named(path.relative_to(root).as_posix() for path in alone)
+    return [f"{root}: images without annotations, left out: {names}"] if alone else []
 
 
 def all_classes(paths: Sequence[Path], classes_in: Callable[[Path], Iterable[str]]) -> tuple[str, ...]:

@@ -203,14 +203,14 @@ def find_labelled(
     if outline not in ("cell", "nucleus"):
         raise CellSegError(f"outline={outline} is not known; write outline=cell or outline=nucleus")
     choice = Choice(region, outline == "nucleus")
-    pairs = find_pairs(root, _name_of, f"*{SUFFIX} file")
+    pairs, notes = find_pairs(root, _name_of, f"*{SUFFIX} file")
 
     def classes_in(path: Path) -> set[str]:
         return {cell.class_name or UNCLASSIFIED for cell in sort_objects(read_objects(path), choice).cells}
 
     names = all_classes([pair.annotations for pair in pairs], classes_in) or (UNCLASSIFIED,)
     images = [QuPathImage(pair.id, pair.image, pair.annotations, names, choice) for pair in pairs]
-    return LabelledSet(images, [CLASS_NAME] if names == (UNCLASSIFIED,) else list(names))
+    return LabelledSet(images, [CLASS_NAME] if names == (UNCLASSIFIED,) else list(names), notes)
 
 
 def _name_of(path: Path) -> str | None:

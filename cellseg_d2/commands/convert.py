@@ -43,6 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--class-names", nargs="+", default=[], metavar="NAME", help="names of class1.tif, class2.tif, ..."
     )
+    parser.add_argument("--merge-classes", default="", metavar="NAME", help="make all classes one class of this name")
     parser.add_argument(
         "--min-area", type=int, default=defaults.min_area, help="cells with fewer pixels in a tile are left out"
     )
@@ -116,6 +117,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         val_fraction=args.val_fraction,
         seed=args.seed,
         class_names=tuple(args.class_names),
+        merge_classes=args.merge_classes,
         min_area=args.min_area,
         min_visible=args.min_visible,
         keep_empty=args.keep_empty,

@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     output = args.output or args.results
     selection = results.selection
     if args.min_score is not None:
-        selection = replace(selection, min_score=args.min_score)
+        selection = replace(selection, min_score=args.min_score, min_score_of_class={})
     if args.thresholds:
         thresholds = read_thresholds(args.thresholds, selection.class_names)
         selection = replace(selection, min_score_of_class=thresholds)

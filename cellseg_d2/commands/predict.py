@@ -78,9 +78,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--min-score",
         type=float,
-        default=0.5,
         metavar="S",
-        help="the least score in counts and in all formats but coco",
+        help="the least score in counts and in all formats but coco "
+        "(default: the checkpoint's, with the best F1 per class, else 0.5)",
     )
     parser.add_argument(
         "--thresholds", type=Path, metavar="JSON", help="the least score per class, as evaluate writes it"
@@ -110,9 +110,12 @@ def predict(cfg: CfgNode, opened: WeightsFile | None, images: Sequence[InputImag
 
     if comm.is_main_process():
         configure_logging()  # a process that was started anew has none
-    summary = predict_images(WholeImagePredictor.from_cfg(cfg, opened), images, output)
+    predictor = WholeImagePredictor.from_cfg(cfg, opened)
+    summary = predict_images(predictor, images, output)
     if summary is not None:
         _report(summary, output)
+        least = predictor.selection(output.min_score, output.min_score_of_class).least
+        print("least score: " + ", ".join(f"{name} {score:.2f}" for name, score in least.items()))
 
 
 def _report(summary: Summary, output: Output) -> None:
@@ -127,8 +130,8 @@ def _report(summary: Summary, output: Output) -> None:
     if summary.skipped:
         images = counted(len(summary.skipped), "image")
         logger.warning("%s could not be read and left out, see %s", images, output.folder / SKIPPED_FILE)
-        for own in summary.skipped[:MOST_LISTED]:
-            logger.warning("left out: %s", own.reason)
+        for skipped in summary.skipped[:MOST_LISTED]:
+            logger.warning("left out: %s", skipped.reason)
         if len(summary.skipped) > MOST_LISTED:
             logger.warning("and %d more", len(summary.skipped) - MOST_LISTED)
 

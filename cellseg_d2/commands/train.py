@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise CellSegError("--eval-only trains nothing; leave --resume and --overwrite out")
     from cellseg_d2.config import config_path
     from cellseg_d2.engine.run_config import build_cfg
-    from cellseg_d2.engine.run_folder import command_to_go_on, evaluation_dir, run_folder
+    from cellseg_d2.engine.run_folder import command_to_go_on, evaluation_dir, is_first, run_folder
 
     cellseg_d2.setup()
     cfg = build_cfg(args.config_file, args.opts, whole_images=args.eval_only)
@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         with run_folder(cfg, args):
             run(args, cfg)
     except Stopped:
-        if not args.eval_only:
+        if not args.eval_only and is_first(args):
             print(f"to go on: {command_to_go_on(argv)}", flush=True)
         raise
 

@@ -226,7 +226,7 @@ def distributions(summary: Mapping[str, Any]) -> list[tuple[str, Record]]:
     ):
         rows.append((title, summary["cells"][key]))
         rows += [(f"  {name}", cells[key]) for name, cells in classes.items() if len(classes) > 1]
-    rows.append(("cells a tile with cells", tiles["instances"]))
+    rows.append(("cells per tile with cells", tiles["instances"]))
     rows += [(f"  {name}", cells["instances"]) for name, cells in tiles["classes"].items() if len(classes) > 1]
     return rows
 

@@ -110,7 +110,8 @@ def open_input(
     if scheduler is not None:  # its workers may run in another folder
         root, annotation_file = root.absolute(), annotation_file and annotation_file.absolute()
     found = find_labelled(root, annotation_format, annotation_file)
-    names = _class_names(found.class_names, options.class_names)
+    merged = [options.merge_classes] if options.merge_classes else []
+    names = merged or _class_names(found.class_names, options.class_names)
     in_flight = 2 * workers if scheduler is None else 2 * len(found.images)
     return ConversionInput(root, found.images, names, annotation_file, in_flight, found.notes)
 
@@ -146,11 +147,15 @@ def read_sample(
 ) -> tuple[NDArray[np.uint8], list[LabelMap]]:
     """The image, (H, W, 3) uint8 RGB, and its label maps; blobs become cells where the options say so.
 
+    Merged classes keep their label maps, so that cells of two classes that overlap stay two cells.
+
     Raises:
         CellSegError: a file cannot be read or does not fit the others.
     """
     labels = sample.read(options.intensity_rule, options.max_pixels, class_count)
     image, layers = labels.image, labels.label_maps
+    if options.merge_classes:
+        layers = [replace(layer, categories=(1,)) for layer in layers]
     if options.split_blobs:
         layers = [layer if layer.crowd else replace(layer, labels=split_blobs(layer.labels)) for layer in layers]
     return image, layers

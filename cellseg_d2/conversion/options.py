@@ -19,6 +19,7 @@ class ConvertOptions:
         val_fraction: share of the images that go to validation, in [0, 1).
         seed: random seed for the split and for which empty tiles are kept.
         class_names: names of class 1, 2, ...; ``class1``, ``class2``, ... where none are given.
+        merge_classes: the name of one class that all cells are to be of, whatever theirs; empty keeps the classes.
         min_area: cells with fewer pixels in a tile are left out of it.
         min_visible: a cell becomes ``iscrowd: 1`` in a tile that shows a smaller share of it than this.
         keep_empty: share of the tiles without a cell that are kept, in [0, 1].
@@ -32,6 +33,7 @@ class ConvertOptions:
     val_fraction: float = 0.2
     seed: int = 42
     class_names: tuple[str, ...] = ()
+    merge_classes: str = ""
     min_area: int = 10
     min_visible: float = 0.3
     keep_empty: float = 0.0
@@ -52,5 +54,7 @@ class ConvertOptions:
             raise CellSegError("seed and min_area must not be negative")
         if not (0 <= self.min_visible <= 1 and 0 <= self.keep_empty <= 1):
             raise CellSegError("min_visible and keep_empty must be in [0, 1]")
+        if self.merge_classes and self.class_names:
+            raise CellSegError("merged classes have one name; give either class names or the name to merge them under")
         if len(set(self.class_names)) != len(self.class_names):
             raise CellSegError(f"class names must differ: {' '.join(self.class_names)}")

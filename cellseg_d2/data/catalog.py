@@ -71,6 +71,7 @@ def register(folder: Path) -> list[str]:
             thing_dataset_id_to_contiguous_id={number: number - 1 for number in range(1, len(class_names) + 1)},
             intensity_rule=rule,
             pixel_size_um=pixel_size,
+            cell_count=sum(counts.get(part, {}).get("tile_instances", {}).values()) or None,
             image_count=counts.get(part, {}).get("tiles"),
             most_cells=counts.get(part, {}).get("most_instances_in_a_tile"),
         )

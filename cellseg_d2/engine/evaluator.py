@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import COCOEvaluator
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
 from detectron2.utils.logger import create_small_table
 
 from cellseg_d2.cells.coco import Result, to_results, to_xywh
 from cellseg_d2.cells.coco_input import read_truth
 from cellseg_d2.errors import CellSegError, one_line
 from cellseg_d2.evaluation.coco_ap import average_precision, densest
+from cellseg_d2.evaluation.thresholds import least_scores
+
+logger = logging.getLogger(__name__)
 
 
 class CellCOCOEvaluator(COCOEvaluator):
@@ -80,3 +85,20 @@ class CellCOCOEvaluator(COCOEvaluator):
                 "%s of %s, %d detections an image and class:\n%s",
                 *(task, self._metadata.name, cap, table),
             )
+
+
+def with_least_scores(cfg: CfgNode, evaluators: Sequence[DatasetEvaluator]) -> CfgNode:
+    """A config with the least scores of the best F1 on the first dataset that was evaluated, and a line in the log.
+
+    The config stays as it is where that tells nothing: a subclass evaluates otherwise, or a dataset has no annotations.
+    """
+    evaluator = evaluators[0] if evaluators else None
+    if not isinstance(evaluator, CellCOCOEvaluator) or "annotations" not in evaluator.truth:
+        return cfg
+    scores = least_scores(evaluator.truth, evaluator.results, evaluator.max_detections)
+    named = ", ".join(f"{name} {score:.2f}" for name, score in zip(cfg.CELLSEG.CLASS_NAMES, scores))
+    logger.info("least scores of the best F1, from which prediction shows cells: %s", named)
+    found = cfg.clone()
+    found.defrost()
+    found.CELLSEG.INFERENCE.MIN_SCORES = scores
+    return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import math
 import os
 from collections.abc import Sequence
 
@@ -17,6 +16,7 @@ from cellseg_d2.config_checks import check_class_count, check_config, check_reso
 from cellseg_d2.data.caps import set_caps
 from cellseg_d2.data.catalog import check_registered
 from cellseg_d2.engine.launch import started_process
+from cellseg_d2.engine.schedule import set_schedule
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.modeling.build import build_on_cpu, check_size, use_available_device, use_available_precision
 from cellseg_d2.weights.checkpoint import CellCheckpointer, WeightsFile
@@ -88,7 +88,7 @@ def resolve(cfg: CfgNode) -> None:
     """Sets, in place, the keys that depend on the dataset and on the machine.
 
     DATASETS come from CELLSEG.DATASET; class count, class names and intensity rule from the dataset; SOLVER.MAX_ITER
-    from CELLSEG.EPOCHS; the device is the CPU where there is no CUDA.
+    as CELLSEG.SCHEDULE says; the device is the CPU where there is no CUDA.
 
     Raises:
         CellSegError: no dataset is named, one is not registered, or the class counts of config and dataset differ.
@@ -116,8 +116,8 @@ def resolve(cfg: CfgNode) -> None:
     cfg.CELLSEG.INTENSITY_RULE = metadata.get("intensity_rule", cfg.CELLSEG.INTENSITY_RULE)
     cfg.CELLSEG.PIXEL_SIZE_UM = float(metadata.get("pixel_size_um", cfg.CELLSEG.PIXEL_SIZE_UM))
     images = sum(_image_count(dataset) for dataset in cfg.DATASETS.TRAIN)
-    if cfg.SOLVER.MAX_ITER <= 0:
-        cfg.SOLVER.MAX_ITER = math.ceil(cfg.CELLSEG.EPOCHS * images / cfg.SOLVER.IMS_PER_BATCH)
+    cells = [MetadataCatalog.get(dataset).get("cell_count") for dataset in cfg.DATASETS.TRAIN]
+    set_schedule(cfg, images, None if None in cells else sum(cells))
     epochs = cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH / max(images, 1)
     logger.info(
         "SOLVER.MAX_ITER %d of %d tiles each: %.1f epochs of %d tiles (CELLSEG.EPOCHS is %d)",

@@ -15,6 +15,7 @@ from detectron2.config import CfgNode
 
 from cellseg_d2.engine.launch import started_process
 from cellseg_d2.engine.run_config import resumes_from
+from cellseg_d2.errors import CellSegError
 from cellseg_d2.outputs import CHECKPOINTS, TRAINING, claimed, holds
 from cellseg_d2.weights.checkpoint import WeightsFile
 
@@ -33,16 +34,19 @@ def run_folder(cfg: CfgNode, args: argparse.Namespace) -> Iterator[None]:
         args: of the command ``train``.
 
     Raises:
-        CellSegError: it holds another training, is in use, or cannot be written to.
+        CellSegError: it holds another training, or the weights to begin with, is in use, or cannot be written to.
     """
-    if not _is_first(args):
+    weights = cfg.MODEL.WEIGHTS
+    if args.overwrite and weights and os.path.dirname(os.path.realpath(weights)) == os.path.realpath(cfg.OUTPUT_DIR):
+        raise CellSegError(f"{weights}: lies in the training that --overwrite replaces; give another OUTPUT_DIR")
+    if not is_first(args):
         yield
         return
     with claimed(Path(cfg.OUTPUT_DIR), TRAINING, may_hold=args.resume or args.overwrite or args.eval_only):
         yield
 
 
-def _is_first(args: argparse.Namespace) -> bool:
+def is_first(args: argparse.Namespace) -> bool:
     """Whether this process is the first of all, or the one that starts it."""
     started = started_process()
     return (started.rank if started else args.machine_rank) == 0
@@ -50,7 +54,7 @@ def _is_first(args: argparse.Namespace) -> bool:
 
 def clear_for(cfg: CfgNode, args: argparse.Namespace) -> None:
     """Removes what the run is not to go on with, once everything else has been checked."""
-    if not _is_first(args):
+    if not is_first(args):
         return
     folder = Path(cfg.OUTPUT_DIR)
     without = args.resume and not resumes_from(cfg.OUTPUT_DIR)

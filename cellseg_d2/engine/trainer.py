@@ -21,7 +21,7 @@ from cellseg_d2.data.copy_paste import build_copy_paste
 from cellseg_d2.data.mapper import CellDatasetMapper, from_model_input
 from cellseg_d2.data.stream import build_stream
 from cellseg_d2.engine.averaging import WeightAverage
-from cellseg_d2.engine.evaluator import CellCOCOEvaluator
+from cellseg_d2.engine.evaluator import CellCOCOEvaluator, with_least_scores
 from cellseg_d2.engine.hooks import (
     AfterEvaluation,
     BestCheckpoint,
@@ -40,10 +40,12 @@ from cellseg_d2.modeling.build import check_size, count_parameters
 from cellseg_d2.report.validation_overlays import validation_overlays
 from cellseg_d2.signals import StopRequest, ignore_ended_children, stop_request
 from cellseg_d2.weights.checkpoint import CellCheckpointer, WeightsFile, all_finite
+from cellseg_d2.weights.pretrained import CONFIG_KEY
 
 logger = logging.getLogger(__name__)
 
 BEST_NAME = "model_best"
+BEST_AVERAGE_NAME = f"{BEST_NAME}_ema"
 
 EXPLODED = 100
 """A loss of so many times the first one, or 1, is that of weights that no longer work."""
@@ -85,6 +87,7 @@ class CellTrainer(DefaultTrainer):
         self.unevaluated = False
         network = _without_ddp(model)
         self.average = WeightAverage(network, cfg.CELLSEG.EMA_DECAY) if cfg.CELLSEG.EMA_DECAY > 0 else None
+        self.evaluated: dict[str, Sequence[DatasetEvaluator]] = {}
         self.register_hooks(self.build_hooks())
 
     @classmethod
@@ -189,17 +192,21 @@ class CellTrainer(DefaultTrainer):
             return self._evaluate()
 
     def _evaluate(self) -> dict[str, Any]:
-        evaluators = [self.build_evaluator(self.cfg, name) for name in self.cfg.DATASETS.TEST]
-        results = dict(self.test(self.cfg, self.model, evaluators))
-        self._put_overlays(evaluators)
+        results = dict(self._test_as(BEST_NAME))
+        self._put_overlays(self.evaluated[BEST_NAME])
         if self.average is not None:
             with self.average.applied():
-                results["ema"] = self.test(self.cfg, self.model)
+                results["ema"] = self._test_as(BEST_AVERAGE_NAME)
         if self.cfg.CELLSEG.VALIDATION_LOSS and self.cfg.DATASETS.TEST:
             network = _without_ddp(self.model)
             results["validation"] = validation_losses(network, self.cfg, self.cfg.DATASETS.TEST[0])
         self._last_eval_results = results  # what Detectron2 compares with TEST.EXPECTED_RESULTS
         return results
+
+    def _test_as(self, name: str) -> dict[str, Any]:
+        """The metrics of the model as it is; its evaluators are kept for when it is saved under this name."""
+        self.evaluated[name] = [self.build_evaluator(self.cfg, dataset) for dataset in self.cfg.DATASETS.TEST]
+        return self.test(self.cfg, self.model, self.evaluated[name])
 
     def _put_overlays(self, evaluators: Sequence[DatasetEvaluator]) -> None:
         """Pictures of the first validation dataset for TensorBoard, from what was just predicted.
@@ -242,17 +249,18 @@ class CellTrainer(DefaultTrainer):
         metric = self.cfg.CELLSEG.BEST_METRIC
 
         def save(iteration: int, value: float, name: str = BEST_NAME) -> None:
-            self.checkpointer.save_weights(name, iteration=iteration, metric=value)
+            text = with_least_scores(self.cfg, self.evaluated.get(name, ())).dump()
+            self.checkpointer.save_weights(name, iteration=iteration, metric=value, **{CONFIG_KEY: text})
 
         def save_average(iteration: int, value: float) -> None:
             with self.average.applied():
-                save(iteration, value, self._best_name(f"ema/{metric}"))
+                save(iteration, value, BEST_AVERAGE_NAME)
 
         return {metric: save} if self.average is None else {metric: save, f"ema/{metric}": save_average}
 
     def _best_name(self, metric: str) -> str:
         """The name of the checkpoint that is best by a metric."""
-        return f"{BEST_NAME}_ema" if metric == f"ema/{self.cfg.CELLSEG.BEST_METRIC}" else BEST_NAME
+        return BEST_AVERAGE_NAME if metric == f"ema/{self.cfg.CELLSEG.BEST_METRIC}" else BEST_NAME
 
     def before_train(self) -> None:
         """Builds the data loader, now that it is known where it begins, and runs Detectron2's hooks."""

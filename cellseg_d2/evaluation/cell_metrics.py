@@ -26,6 +26,7 @@ from cellseg_d2.evaluation.tally import IOU_THRESHOLDS, Hits, ImageTally, divide
 __all__ = ["CellMetrics", "Cells", "flat_overlaps", "summarise", "tally"]
 
 F1_NAMES = [f"F1@{threshold:.2f}" for threshold in IOU_THRESHOLDS]
+ACCURACY_NAMES = [f"accuracy@{threshold:.2f}" for threshold in IOU_THRESHOLDS]
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class CellMetrics:
 
     Attributes:
         summary: ``PQ``, ``mPQ+`` and so on, see :func:`summarise`.
-        classes: PQ, DQ, SQ, F1 by IoU, and numbers of cells, per class name.
+        classes: PQ, DQ, SQ, F1 and accuracy by IoU, and numbers of cells, per class name.
         confusion: (K + 1, K + 1) int64, summed over images, see :class:`ImageTally`.
         counts: (images, K, 3) int64: hit, spurious and missed, within a class at an IoU of at least 0.5.
     """
@@ -60,6 +61,8 @@ def summarise(
     - ``AJI``, ``AJI+``: without classes, averaged over images.
     - ``F1@0.50`` .. ``F1@0.95``: from matches within a class pooled over images, averaged over classes; ``F1`` is their
       mean. An IoU equal to the threshold matches, unlike for PQ.
+    - ``accuracy@0.50`` .. ``accuracy@0.95``: StarDist's TP / (TP + FP + FN) of the same matches (Schmidt et al., MICCAI
+      2018).
     - ``detection_F1``, ``detection_precision``, ``detection_recall``: whether a cell was found, whatever its class;
       ``classification_accuracy``: share of those found that have the right class; ``detection_IoU``: their mean IoU.
     - ``cells``, ``predictions``: matched, spurious and missed ones, so without those that crowds took out; ``hidden``:
@@ -88,6 +91,7 @@ def summarise(
         "AJI+": mean(np.array([image.aji_plus for image in tallies])),
         "F1": mean(pooled_by_iou.f1.mean(axis=0)),
         **{name: mean(values) for name, values in zip(F1_NAMES, pooled_by_iou.f1)},
+        **{name: mean(values) for name, values in zip(ACCURACY_NAMES, pooled_by_iou.accuracy)},
     }
     detection, counts = _detection(Hits.stack([image.detection for image in tallies]).pooled(), confusion)
     counts["hidden"] = float(sum(image.hidden for image in tallies))
@@ -116,6 +120,7 @@ def _of_class(panoptic: Hits, by_iou: Hits, number: int) -> dict[str, float]:
     """One class's rates and numbers, from (K,) and (10, K) hits."""
     rates = {"PQ": panoptic.pq[number], "DQ": panoptic.f1[number], "SQ": panoptic.sq[number]}
     rates |= {"F1": by_iou.f1[:, number].mean(), **dict(zip(F1_NAMES, by_iou.f1[:, number]))}
+    rates |= dict(zip(ACCURACY_NAMES, by_iou.accuracy[:, number]))
     hit, spurious, missed = (int(values[0, number]) for values in (by_iou.hit, by_iou.spurious, by_iou.missed))
     counts = {
         "cells": hit + missed,

@@ -42,6 +42,11 @@ class Hits:
         return divide(self.hit, self.hit + 0.5 * (self.spurious + self.missed))
 
     @property
+    def accuracy(self) -> Floats:
+        """What StarDist calls accuracy, hit / (hit + spurious + missed); NaN where there is nothing."""
+        return divide(self.hit, self.hit + self.spurious + self.missed)
+
+    @property
     def sq(self) -> Floats:
         """Mean IoU of matched pairs; NaN where there is none."""
         return divide(self.iou, self.hit)

@@ -5,14 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from cellseg_d2.cells.arrays import Bools, Floats
 from cellseg_d2.errors import CellSegError
+from cellseg_d2.evaluation.coco_cells import class_names, image_cells
 from cellseg_d2.evaluation.coco_matching import MATCHED, precisions
-from cellseg_d2.evaluation.error_breakdown import Judged
+from cellseg_d2.evaluation.error_breakdown import Judged, judge
 from cellseg_d2.files import read_json, write_json
+
+UNKNOWN = 0.5
+"""The least score of a class whose best threshold is not known."""
+
+ENOUGH_CELLS = 10
+"""Of a class, for its threshold to be more than chance."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +86,26 @@ def _best(scores: Floats, hits: Bools, cells: int) -> Threshold:
         float(100 * right[place] / cells),
         cells,
     )
+
+
+def least_scores(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], max_detections: int) -> list[float]:
+    """The threshold of each class of a COCO dataset, by ascending category ids.
+
+    A class of which fewer than :data:`ENOUGH_CELLS` are there, or none was found, has :data:`UNKNOWN`.
+
+    Args:
+        truth: a COCO dataset.
+        results: COCO results with segmentations.
+        max_detections: judged per image and class, the best first.
+
+    Raises:
+        CellSegError: see :func:`cellseg_d2.evaluation.coco_cells.image_cells`.
+    """
+    judged = [judge(image.truth, image.predictions, max_detections) for image in image_cells(truth, results)]
+    names = class_names(truth)
+    best = best_thresholds(Judged.concatenate(judged), names) if judged else {}
+    known = {name: found.score for name, found in best.items() if found.cells >= ENOUGH_CELLS}
+    return [known.get(name, UNKNOWN) for name in names]
 
 
 def write_thresholds(path: Path, best: Mapping[str, Threshold], ground_truth: Path, predictions: Path) -> None:

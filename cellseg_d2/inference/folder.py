@@ -56,6 +56,7 @@ class Output:
         folder: the folder for all files.
         formats: some of :data:`cellseg_d2.export.formats.FORMATS`.
         min_score: the least score in all formats but ``coco``. AP needs the many cells with low scores; people do not.
+            None for the checkpoint's, see :meth:`WholeImagePredictor.selection`.
         min_score_of_class: the same for single classes, by name.
         pack: also make ``test-results.zip``.
         check: read ``test-results.json`` back with pycocotools.
@@ -67,7 +68,7 @@ class Output:
 
     folder: Path
     formats: Collection[str] = DEFAULT_FORMATS
-    min_score: float = 0.5
+    min_score: float | None = None
     min_score_of_class: Mapping[str, float] = field(default_factory=dict)
     pack: bool = False
     check: bool = True

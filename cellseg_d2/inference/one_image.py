@@ -48,7 +48,7 @@ def segment(
     image: NDArray[Any],
     model: str | Path | CfgNode | WholeImagePredictor = "nuclei",
     *,
-    min_score: float = 0.5,
+    min_score: float | None = None,
     min_score_of_class: Mapping[str, float] | None = None,
     output: str | Path | None = None,
     formats: Collection[str] = ("overlay",),
@@ -61,7 +61,7 @@ def segment(
             which is scaled as the model's training images were.
         model: a checkpoint's path, ``nuclei`` for the weights that come with this package, a config with MODEL.WEIGHTS,
             or a predictor. For many images make a predictor once, because all others load the weights in each call.
-        min_score: the least score of a cell, in [0, 1].
+        min_score: the least score of a cell, in [0, 1]; None for the checkpoint's, per class, or else 0.5.
         min_score_of_class: class name -> the least score of its cells, where it differs.
         output: a folder for files of the cells, as ``predict`` writes them; None writes nothing.
         formats: which files to write, from :data:`cellseg_d2.export.formats.WRITERS`.

@@ -20,6 +20,7 @@ import cellseg_d2.modeling  # noqa: F401  (registers backbones and heads)
 from cellseg_d2.cells.instances import CellInstances
 from cellseg_d2.cells.tiling import Tile, TileGrid
 from cellseg_d2.errors import CellSegError
+from cellseg_d2.evaluation.thresholds import UNKNOWN
 from cellseg_d2.images.pixel_size import PixelSize
 from cellseg_d2.images.regions import ImageHeader, ImageRegions, WholeImage
 from cellseg_d2.inference.detect import Detector
@@ -133,13 +134,16 @@ class WholeImagePredictor:
         return TileGrid(*image.size, side, options.OVERLAP)
 
     def confident(
-        self, cells: CellInstances, min_score: float = 0.5, min_score_of_class: Mapping[str, float] | None = None
+        self,
+        cells: CellInstances,
+        min_score: float | None = None,
+        min_score_of_class: Mapping[str, float] | None = None,
     ) -> CellInstances:
         """The cells that a person wants to see, see :class:`cellseg_d2.inference.suppress.Selection`.
 
         Args:
             cells: all cells of an image, with scores down to MODEL.ROI_HEADS.SCORE_THRESH_TEST.
-            min_score: the least score of a cell.
+            min_score: the least score of a cell; None for CELLSEG.INFERENCE.MIN_SCORES, the checkpoint's, or else 0.5.
             min_score_of_class: class name -> the least score of its cells, where it differs.
 
         Raises:
@@ -147,14 +151,22 @@ class WholeImagePredictor:
         """
         return self.selection(min_score, min_score_of_class).of(cells)
 
-    def selection(self, min_score: float = 0.5, min_score_of_class: Mapping[str, float] | None = None) -> Selection:
+    def selection(
+        self, min_score: float | None = None, min_score_of_class: Mapping[str, float] | None = None
+    ) -> Selection:
         """Which cells a person wants to see, by CELLSEG.INFERENCE; arguments and errors as of :meth:`confident`."""
         options = self.cfg.CELLSEG.INFERENCE
         lowered = options.SUPPRESS_RESULTS and options.SUPPRESSION == "soft"  # the scores are that already
         method = "hard" if lowered else options.SUPPRESSION
         by_class = dict(min_score_of_class or {})
+        known = options.MIN_SCORES if min_score is None else []
         return Selection(
-            self.class_names, min_score, by_class, method, options.SUPPRESSION_IOU, options.SUPPRESSION_COVERED
+            self.class_names,
+            UNKNOWN if min_score is None else min_score,
+            dict(zip(self.class_names, known)) | by_class,
+            method,
+            options.SUPPRESSION_IOU,
+            options.SUPPRESSION_COVERED,
         )
 
     def _suppressed(self, cells: CellInstances) -> CellInstances:

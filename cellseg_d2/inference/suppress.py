@@ -53,9 +53,14 @@ class Selection:
                 f"give one of {', '.join(METHODS)}, and shares below 1"
             )
 
+    @property
+    def least(self) -> dict[str, float]:
+        """The least score of each class, by name."""
+        return {name: self.min_score_of_class.get(name, self.min_score) for name in self.class_names}
+
     def of(self, cells: CellInstances) -> CellInstances:
         """Those of all cells of an image, in their order."""
-        least = np.array([self.min_score_of_class.get(name, self.min_score) for name in self.class_names])
+        least = np.array(list(self.least.values()))
         kept = cells[cells.stated_scores >= least[cells.classes]]
         if self.method == "soft":
             kept = suppress(kept, method=self.method, iou=self.iou)
@@ -63,10 +68,10 @@ class Selection:
         return kept if self.method == "none" else visible(kept, self.iou, self.most_covered)
 
 
-def check_least_scores(min_score: float, min_score_of_class: Mapping[str, float]) -> None:
-    """Raises CellSegError for a least score that is not from 0 to 1."""
+def check_least_scores(min_score: float | None, min_score_of_class: Mapping[str, float]) -> None:
+    """Raises CellSegError for a least score that is not from 0 to 1; None is not known yet."""
     for score in (min_score, *min_score_of_class.values()):
-        if not 0 <= score <= 1:
+        if score is not None and not 0 <= score <= 1:
             raise CellSegError(f"the least score of a cell is from 0 to 1, not {score}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
@@ -25,6 +26,15 @@ def use_available_precision(cfg: CfgNode) -> None:
     if cfg.MODEL.DEVICE == "cpu" and cfg.SOLVER.AMP.ENABLED and cfg.CELLSEG.AMP_DTYPE != "bfloat16":
         logger.warning("CELLSEG.AMP_DTYPE %s needs CUDA; training in full precision", cfg.CELLSEG.AMP_DTYPE)
         cfg.SOLVER.AMP.ENABLED = False
+    if cfg.MODEL.DEVICE == "cpu" and cfg.SOLVER.AMP.ENABLED and not cpu_computes_bfloat16():
+        logger.info("this CPU has no bfloat16 arithmetic, which torch would imitate slowly; training in full precision")
+        cfg.SOLVER.AMP.ENABLED = False
+
+
+def cpu_computes_bfloat16(cpu_info: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether this machine's CPU has instructions for bfloat16, as far as Linux tells; False where nothing tells."""
+    flags = cpu_info.read_text(encoding="utf-8") if cpu_info.is_file() else ""
+    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 def build_on_cpu(cfg: CfgNode) -> torch.nn.Module:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.modeling.box_predictor import CellOutputLayers
+from cellseg_d2.modeling.box_size import SizedPooler
 from cellseg_d2.modeling.mask_head import CellMaskHead
 from cellseg_d2.modeling.point_rend import CellPointRendMaskHead
 from cellseg_d2.modeling.roi_align import ExactBoxes
@@ -60,8 +61,10 @@ def without_crowds(proposals: Instances, targets: Instances) -> tuple[Instances,
     return proposals[away], cells
 
 
-class ConfiguredLosses:
-    """Mixin for Detectron2's standard and cascade RoI heads that builds box predictors with the losses of CELLSEG.LOSS.
+class ConfiguredBoxHead:
+    """Mixin for Detectron2's standard and cascade RoI heads: box predictors and poolers as CELLSEG asks for.
+
+    CELLSEG.LOSS sets the losses of the predictors, CELLSEG.BOX_SIZE_INPUT the pooler.
 
     Detectron2's heads offer no choice of the predictor's class.
     """
@@ -75,6 +78,9 @@ class ConfiguredLosses:
     @classmethod
     def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         parts = super()._init_box_head(cfg, input_shape)  # type: ignore[misc]
+        if cfg.CELLSEG.BOX_SIZE_INPUT:
+            channels = input_shape[parts["box_in_features"][0]].channels
+            parts["box_pooler"] = SizedPooler(parts["box_pooler"], channels)
         if "box_predictor" in parts:
             return {**parts, "box_predictor": CellOutputLayers(cfg, parts["box_head"].output_shape)}
         stages = zip(parts["box_heads"], parts["box_predictors"])
@@ -86,7 +92,7 @@ class ConfiguredLosses:
 
 
 @ROI_HEADS_REGISTRY.register()
-class CellCascadeROIHeads(IgnoreCrowd, ConfiguredLosses, ExactBoxes, CascadeROIHeads):
+class CellCascadeROIHeads(IgnoreCrowd, ConfiguredBoxHead, ExactBoxes, CascadeROIHeads):
     """Detectron2's Cascade R-CNN heads (Cai and Vasconcelos, CVPR 2018) without crowds and with the plugin's losses.
 
     Crowds are removed once, before the first stage: a box that one stage moves onto a crowd is background in the next.
@@ -94,7 +100,7 @@ class CellCascadeROIHeads(IgnoreCrowd, ConfiguredLosses, ExactBoxes, CascadeROIH
 
 
 @ROI_HEADS_REGISTRY.register()
-class CellROIHeads(IgnoreCrowd, ConfiguredLosses, ExactBoxes, StandardROIHeads):
+class CellROIHeads(IgnoreCrowd, ConfiguredBoxHead, ExactBoxes, StandardROIHeads):
     """Detectron2's box and mask heads without crowds and with the plugin's losses."""
 
 
@@ -111,7 +117,11 @@ LOSS_KEYS = {
 
 
 def check_losses(cfg: CfgNode) -> None:
-    """Raises CellSegError where CELLSEG.LOSS sets a key that the chosen part of the model does not use."""
+    """Raises CellSegError where a part of the model does not know what CELLSEG.LOSS or BOX_SIZE_INPUT asks of it."""
+    heads = cfg.MODEL.ROI_HEADS.NAME
+    if cfg.CELLSEG.BOX_SIZE_INPUT and not issubclass(ROI_HEADS_REGISTRY.get(heads), ConfiguredBoxHead):
+        known = "CellROIHeads or CellCascadeROIHeads"
+        raise CellSegError(f"CELLSEG.BOX_SIZE_INPUT needs MODEL.ROI_HEADS.NAME {known}; {heads} does not know it")
     for part, (registry, classes, keys) in LOSS_KEYS.items():
         changed = [key for key in keys if cfg.CELLSEG.LOSS[key] not in (1.0, [], "bce")]
         name = cfg.MODEL[part].NAME

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from cellseg_d2.cells.coco import Record
 from cellseg_d2.cells.coco_input import read_pair
 from cellseg_d2.errors import CellSegError
-from cellseg_d2.evaluation.cell_metrics import F1_NAMES
+from cellseg_d2.evaluation.cell_metrics import ACCURACY_NAMES, F1_NAMES
 from cellseg_d2.evaluation.coco_ap import AREAS, detection_cap, tasks_of
 from cellseg_d2.evaluation.coco_cells import class_names
 from cellseg_d2.evaluation.coco_matching import RECALLS
@@ -198,13 +198,17 @@ def _cell_content(cells: CellJudgement) -> dict[str, Any]:
     summary = dict(summary_rows(cells))
     header, rows = confusion_table(cells)
     heat = heat_of(cells.metrics.confusion.tolist())
+    by_iou = {*F1_NAMES, *ACCURACY_NAMES}
     return {
         "cells": cells,
         "colors": [class_hex(number) for number in range(len(cells.class_names))],
-        "summary": [(name, value, NOTES.get(name, "")) for name, value in summary.items() if name not in F1_NAMES],
-        "f1_by_iou": (
+        "summary": [(name, value, NOTES.get(name, "")) for name, value in summary.items() if name not in by_iou],
+        "by_iou": (
             ["IoU of at least", *(name.removeprefix("F1@") for name in F1_NAMES)],
-            [["F1", *(summary[name] for name in F1_NAMES)]],
+            [
+                ["F1", *(summary[name] for name in F1_NAMES)],
+                ["accuracy", *(summary[name] for name in ACCURACY_NAMES)],
+            ],
         ),
         "classes": class_table(cells),
         "confusion_title": CONFUSION_TITLE,

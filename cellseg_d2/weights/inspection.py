@@ -66,8 +66,8 @@ def check_torch_file(path: str | os.PathLike[str]) -> list[str]:
         The names of the archive's entries, sorted; none where the file is no archive.
 
     Raises:
-        CellSegError: it is of another kind, such as TorchScript or a tar archive, it names anything but tensors, or it
-            claims sizes that it does not have.
+        CellSegError: it is of another kind, such as TorchScript or a tar archive, it names anything but tensors, it
+            claims sizes that it does not have, or it is damaged.
         OSError: it cannot be read.
     """
     with open(path, "rb") as file:
@@ -120,6 +120,10 @@ def _check_archive(file: IO[bytes]) -> list[str]:
         content = next((entry for entry in entries if entry.filename.endswith("/data.pkl")), None)
         if content is None or content.file_size > LARGEST_PICKLE:
             raise ValueError("it has no data.pkl" if content is None else f"its data.pkl has {content.file_size} bytes")
+        if damaged := archive.testzip():  # torch compares no checksum
+            raise ValueError(
+                f"the entry {damaged!r} has another checksum than it had when it was written; copy it again"
+            )
         with archive.open(content) as stream:
             _TensorsOnly(stream, storages).load()
     return sorted(names)

@@ -83,8 +83,8 @@ def test_cells_of_type_0_are_ignored_and_named(tmp_path, caplog):
     every_class = tuple(range(1, 8))
     assert np.array_equal(maps[every_class, True], np.where(TYPE_MAP == 3, CELLS, 0))
     assert not any(((number,), False) in maps for number in (3, 4, 6))
-    left_out, record = caplog.records
-    assert left_out.getMessage() == f"{tmp_path}: images without annotations, left out: 1 (Overlay/a.png)"
+    (record,) = caplog.records
+    assert find_labelled(tmp_path).notes == [f"{tmp_path}: images without annotations, left out: 1 (Overlay/a.png)"]
     ids = ", ".join(map(str, IDS[types == 0]))
     assert record.getMessage() == f"{path}: {(types == 0).sum()} ({ids}) of its cells have no class, they are ignored"
 

@@ -62,7 +62,7 @@ def test_ids_that_are_not_in_the_map_are_named(tmp_path, caplog):
     path = write(tmp_path, id=np.append(IDS, [5, 8])[:, None], **{"class": np.append(CLASSES, [1, 1])[:, None]})
     with caplog.at_level(logging.WARNING):
         read(tmp_path)
-    _, record = caplog.records
+    (record,) = caplog.records
     assert record.getMessage() == f"{path}: 2 (5, 8) of its labels are not in inst_map"
 
 

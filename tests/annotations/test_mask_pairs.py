@@ -159,13 +159,15 @@ def test_what_is_left_out_is_said(root, caplog):
         add_image(root, name)
     add_mask(root, "b.tif")
     pd.DataFrame({"label": [*IDS, 5, 7], "class": "x"}).to_csv(root / "masks" / "b.csv", index=False)
+    found = find_labelled(root)
     with caplog.at_level(logging.WARNING):
-        (sample,) = find_labelled(root).images
-        read(sample)
+        read(found.images[0])
+    assert found.notes == [f"{root}: images without annotations, left out: 2 (images/a.tif, images/c.jpg)"]
     assert [record.getMessage() for record in caplog.records] == [
-        f"{root}: images without annotations, left out: 2 (images/a.tif, images/c.jpg)",
-        f"{root / 'masks' / 'b.csv'}: 2 (5, 7) of its labels are not in the label map",
+        f"{root / 'masks' / 'b.csv'}: 2 (5, 7) of its labels are not in the label map"
     ]
+    left_out = check(root, ConvertOptions(), annotation_format="mask-pairs").summary["left_out"]
+    assert left_out == [f"{root}: images without annotations, left out: 2 (images/a.tif, images/c.jpg)"]
 
 
 def table(text):

@@ -65,12 +65,12 @@ def test_images_of_one_name_have_their_organs(tmp_path):
     assert [sample.id for sample in find_labelled(tmp_path).images] == ["2", "human liver_1", "mouse liver_1"]
 
 
-def test_images_without_labels_are_named(tmp_path, caplog):
+def test_images_without_labels_are_named(tmp_path):
     folder = write(tmp_path)
     cv2.imwrite(str(folder / "tissue images" / "b.png"), IMAGE)
-    with caplog.at_level(logging.WARNING):
-        assert len(find_labelled(tmp_path).images) == 1
-    assert f"{folder}: images without annotations, left out: 1 (tissue images/b.png)" in caplog.text
+    found = find_labelled(tmp_path)
+    assert len(found.images) == 1
+    assert found.notes == [f"{folder}: images without annotations, left out: 1 (tissue images/b.png)"]
 
 
 def test_what_cannot_be_read_is_one_line(tmp_path):

@@ -71,6 +71,7 @@ def test_options_arrive(convert_tifs, tmp_path):
         "val_fraction": 0.4,
         "seed": 7,
         "class_names": ["round", "flat"],
+        "merge_classes": "",
         "min_area": 3,
         "min_visible": 0.5,
         "keep_empty": 0.75,
@@ -78,6 +79,11 @@ def test_options_arrive(convert_tifs, tmp_path):
         "split_blobs": True,
         "max_pixels": 4000,
     }
+
+
+def test_classes_are_merged(convert_tifs, tmp_path):
+    assert convert_tifs("--merge-classes", "nucleus").returncode == 0
+    assert json.loads((tmp_path / "out" / "dataset.json").read_text())["class_names"] == ["nucleus"]
 
 
 def test_keep_empty_alone_keeps_all(convert_tifs, tmp_path):

@@ -18,6 +18,8 @@ from drawing import read_folder
 from pycocotools.coco import COCO
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from cellseg_d2.weights.checkpoint import WeightsFile
+
 ON_CPU = {"CUDA_VISIBLE_DEVICES": ""}  # also where there are GPUs: results are compared to the bit
 LITE = "configs/mask_rcnn_lite0_FPN.yaml"
 QUICK = [
@@ -91,6 +93,19 @@ def test_training_leaves_what_is_needed_to_go_on_and_to_look_at(trained):
     assert {"segm/AP50", "ema/segm/AP50", "validation/total_loss"} <= set(_metrics(output)[-1])
     # the ImageNet weights were found by their names: only what ImageNet does not have begins fresh
     assert "bottom_up" not in printed.split("initialised randomly: ")[1].split("; not used")[0]
+
+
+def test_the_best_checkpoints_carry_a_least_score_per_class(trained):
+    output, printed = trained
+    scores = {
+        name: _least_scores_of(output / f"{name}.pth") for name in ("model_best", "model_best_ema", "model_final")
+    }
+    assert [len(own) for own in scores.values()] == [4, 4, 0]
+    assert "least scores of the best F1, which prediction shows cells from: class1 " in printed
+
+
+def _least_scores_of(path):
+    return WeightsFile.read(path).cfg().CELLSEG.INFERENCE.MIN_SCORES
 
 
 def test_each_evaluation_draws_the_validation_images_with_the_most_cells(trained, nuclei):
@@ -244,6 +259,8 @@ def predicted(trained, run_tool, sample_root, tmp_path_factory):
 def test_a_checkpoint_alone_predicts_whole_images(predicted, sample_root):
     output, printed = predicted
     assert printed.startswith("25 images: ")
+    halves = ", ".join(f"class{number} 0.50" for number in range(1, 5))
+    assert f"least score in all formats but coco: {halves}\n" in printed
     truth = COCO(str(sample_root / "test_gt.json"))
     results = json.loads((output / "test-results.json").read_text())
     assert {result["image_id"] for result in results} <= set(truth.getImgIds())
@@ -253,6 +270,19 @@ def test_a_checkpoint_alone_predicts_whole_images(predicted, sample_root):
     for entry in ids:
         overlay = cv2.imread(str(output / "overlays" / entry["file_name"].replace(".tif", ".png")))
         assert overlay.shape == (entry["height"], entry["width"], 3)
+
+
+def test_results_that_are_there_are_replaced_on_demand_only(run_tool, sample_root, tmp_path):
+    image = sorted((sample_root / "test_release").iterdir())[0]
+    command = ("predict", "--weights", "nuclei", "--input", image, "--output", tmp_path, "--formats")
+    (tmp_path / "notes.txt").write_text("mine")
+    assert run_tool(*command, "coco", "csv", **ON_CPU).returncode == 0
+    before = read_folder(tmp_path)
+    done = run_tool(*command, "coco", "csv", **ON_CPU)
+    assert "holds results already; give another --output, or --overwrite to replace it" in _one_error_line(done)
+    assert read_folder(tmp_path) == before
+    assert run_tool(*command, "geojson", "--overwrite", **ON_CPU).returncode == 0
+    assert set(read_folder(tmp_path)) == {"notes.txt", f"geojson/{image.stem}.geojson"}
 
 
 def test_two_processes_predict_what_one_predicts(predicted, trained, run_tool, sample_root, tmp_path):
@@ -306,7 +336,8 @@ def test_one_file_and_tiles_by_config(trained, run_tool, nuclei, repo_root, samp
         DETECTRON2_DATASETS=str(nuclei.parent),
     )
     assert done.returncode == 0, done.stderr
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"test-results.json", "image_ids.json"}
+    written = {"test-results.json", "image_ids.json", "counts.csv", "prediction.json"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == written
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,11 @@ def test_a_model_that_finds_nothing_scores_zero(nuclei):
     assert json.dumps(results)
 
 
-@pytest.mark.parametrize("number", [lambda place: place, lambda place: 1, lambda place: -place, str], ids=str)
+@pytest.mark.parametrize(
+    "number",
+    [lambda place: place, lambda place: 1, lambda place: -place, str],
+    ids=["from 0", "all the same", "negative", "text"],
+)
 def test_annotation_ids_are_of_no_account(nuclei, tmp_path, monkeypatch, number):
     metadata = MetadataCatalog.get("nuclei_val")
     content = json.loads(Path(metadata.json_file).read_text())

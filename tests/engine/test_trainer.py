@@ -16,6 +16,7 @@ from cellseg_d2.config import get_cfg
 from cellseg_d2.conversion.convert import convert
 from cellseg_d2.conversion.options import ConvertOptions
 from cellseg_d2.engine.averaging import WeightAverage
+from cellseg_d2.engine.evaluator import with_least_scores
 from cellseg_d2.engine.hooks import BestCheckpoint, EarlyStopping, Evaluation
 from cellseg_d2.engine.loop import build_loop
 from cellseg_d2.engine.run_config import build_cfg
@@ -203,6 +204,22 @@ def test_a_process_that_loads_tiles_and_is_killed_is_one_line(drawn_cfg):
 
     with pytest.raises(CellSegError, match=r"a process that loads tiles has ended .*lower DATALOADER.NUM_WORKERS"):
         _Trained(drawn_cfg("DATALOADER.NUM_WORKERS", "1", "SOLVER.MAX_ITER", "50"), after=kill).train()
+
+
+def test_a_checkpoint_gets_the_least_scores_of_the_best_f1(nuclei, caplog):
+    cfg = build_cfg(LITE, ["CELLSEG.DATASET", "nuclei", "MODEL.DEVICE", "cpu"])
+    evaluator = CellTrainer.build_evaluator(cfg, cfg.DATASETS.TEST[0])
+    cells = [cell for cell in evaluator.truth["annotations"] if not cell["iscrowd"]]
+    renamed = {1: 2, 2: 3, 3: 4, 4: 1}  # a guess of another class for each cell, of which none is right
+    wrong = [{**cell, "category_id": renamed[cell["category_id"]], "score": 0.2} for cell in cells]
+    evaluator.results = [*({**cell, "score": 0.6} for cell in cells), *wrong]
+    with caplog.at_level(logging.INFO, "cellseg_d2"):
+        found = with_least_scores(cfg, [evaluator])
+    assert found.CELLSEG.INFERENCE.MIN_SCORES == pytest.approx([0.4, 0.4, 0.4, 0.4])
+    assert cfg.CELLSEG.INFERENCE.MIN_SCORES == []
+    assert "class1 0.40, class2 0.40, class3 0.40, class4 0.40" in caplog.text
+    evaluator.truth = {"images": evaluator.truth["images"], "categories": evaluator.truth["categories"]}
+    assert with_least_scores(cfg, [evaluator]) is with_least_scores(cfg, []) is cfg
 
 
 def test_what_a_checkpoint_keeps_is_known_before_it_is_written(nuclei, tmp_path):

@@ -10,7 +10,14 @@ from cellseg_d2.errors import CellSegError
 from cellseg_d2.evaluation.coco_cells import image_cells
 from cellseg_d2.evaluation.error_breakdown import HIT, Judged, judge
 from cellseg_d2.evaluation.judgement import judge_results
-from cellseg_d2.evaluation.thresholds import best_thresholds, precision_curves, read_thresholds, write_thresholds
+from cellseg_d2.evaluation.thresholds import (
+    ENOUGH_CELLS,
+    best_thresholds,
+    least_scores,
+    precision_curves,
+    read_thresholds,
+    write_thresholds,
+)
 
 
 def judge_above(truth, results, score):
@@ -57,6 +64,18 @@ def test_the_threshold_lies_between_what_is_kept_and_what_is_not(scores, hits, t
 
 def test_a_class_that_is_never_found_has_none():
     assert best_thresholds(judged_of([0.9], [False], 2), ["A", "B"]) == {}
+
+
+def test_least_scores_are_those_thresholds_in_the_order_of_the_classes_or_a_half():
+    truth, results = draw_case(3, cells=40, side=100)
+    best = best_thresholds(judge_above(truth, results, 0), NAMES)
+    assert min(best[name].cells for name in ("A", "B")) >= ENOUGH_CELLS
+    assert least_scores(truth, results, 1000) == [best["A"].score, best["B"].score, 0.5]
+
+    few = [cell for cell in truth["annotations"] if cell["category_id"] == 1][: ENOUGH_CELLS - 1]
+    rare = {**truth, "annotations": few + [cell for cell in truth["annotations"] if cell["category_id"] != 1]}
+    assert least_scores(rare, results, 1000) == [0.5, best["B"].score, 0.5]
+    assert least_scores({**truth, "images": [], "annotations": []}, [], 1000) == [0.5, 0.5, 0.5]
 
 
 def test_the_file_says_what_it_was_computed_from_and_is_read_back(tmp_path):

@@ -93,6 +93,16 @@ def test_cells_of_low_score_are_left_out(two_cells, scoring):
     assert len(segment(two_cells, scoring, min_score_of_class={"nucleus": 0.2})) == 2
 
 
+def test_a_checkpoints_least_scores_are_used_unless_others_are_given(two_cells, predictor):
+    cfg = predictor.cfg.clone()
+    cfg.defrost()
+    cfg.CELLSEG.INFERENCE.MIN_SCORES = [0.2]
+    own = WholeImagePredictor(Scored(), cfg)
+    assert len(segment(two_cells, own)) == 2
+    assert len(segment(two_cells, own, min_score=0.5)) == 1
+    assert len(segment(two_cells, own, min_score_of_class={"nucleus": 0.95})) == 0
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [

@@ -103,12 +103,13 @@ def test_tables_have_the_numbers_of_the_judgement(write):
             assert value == (
                 f"{exact:.0f}" if name in ("cells", "predictions", "hit", "spurious", "missed") else number(exact)
             )
-    assert by_iou[1][1:] == [number(cells.metrics.summary[f"F1@{iou}"]) for iou in by_iou[0][1:]]
+    for row, metric in zip(by_iou[1:], ("F1", "accuracy"), strict=True):
+        assert row == [metric, *(number(cells.metrics.summary[f"{metric}@{iou}"]) for iou in by_iou[0][1:])]
     shown = {name: value for name, value, _ in summary}
     assert shown["mPQ+"] == number(cells.metrics.summary["mPQ+"]) and shown["hidden"] == str(
         int(cells.metrics.summary["hidden"])
     )
-    assert len(shown) + len(by_iou[0]) - 1 == len(cells.metrics.summary)
+    assert len(shown) + 2 * (len(by_iou[0]) - 1) == len(cells.metrics.summary)
 
     (thresholds,) = page.tables["recall"]
     assert [row[:3] for row in thresholds[1:]] == [

@@ -25,6 +25,7 @@ def test_the_demo_runs_to_the_end_and_says_where_everything_lies(repo_root, tmp_
     for name in (*results, "evaluation.html", "training.html"):
         assert (tmp_path / name).exists()
         assert str(tmp_path / name) in summary
-    for name in ("curves.png", "augmentation.png", "predictions.png"):
+    assert "Nuclei found without any training, after " in done.stdout
+    for name in ("nuclei.png", "curves.png", "augmentation.png", "predictions.png"):
         assert cv2.imread(str(tmp_path / name)).std() > 10
         assert str(tmp_path / name) in summary

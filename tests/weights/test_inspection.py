@@ -84,6 +84,18 @@ def test_hand_made_archives_are_admitted_where_all_sizes_are_true(tmp_path):
     check_torch_file(path)
 
 
+def test_one_bit_that_differs_is_refused(tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save({"w": torch.ones(1000)}, path)
+    with zipfile.ZipFile(path) as archive:
+        start = next(entry for entry in archive.infolist() if entry.filename.endswith("data/0")).header_offset
+    content = bytearray(path.read_bytes())
+    content[start + 2000] ^= 64
+    path.write_bytes(content)
+    assert not torch.load(path, weights_only=True)["w"].eq(1).all()  # torch takes it
+    assert_refused(path, r"data/0' has another checksum than it had when it was written; copy it again")
+
+
 def test_torchscript_is_refused_and_its_code_does_not_run(tmp_path):
     target = tmp_path / "target"
     path = write_torchscript(tmp_path / "evil.pth", target)
