@@ -57,7 +57,7 @@ def average_precision(
             "info": {},
             **ground_truth,
             "images": [{**image, "id": numbers[image["id"]]} for image in ground_truth["images"]],
-            "annotations": [{**own, "image_id": numbers[own["image_id"]]} for own in ground_truth["annotations"]],
+            "annotations": [{**cell, "image_id": numbers[cell["image_id"]]} for cell in ground_truth["annotations"]],
         }
         truth.createIndex()
         detections = truth.loadRes(
