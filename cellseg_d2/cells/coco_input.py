@@ -110,8 +110,10 @@ def read_pair(ground_truth: Path, results: Path, only_predicted: bool = False) -
     truth = open_truth(ground_truth, content, find_images=find_images)
     if truth.annotations is None:
         raise CellSegError(f"{ground_truth}: is no COCO dataset with images, annotations and categories")
-    sizes = {image["id"]: (image["height"], image["width"]) for image in truth.images if "height" in image}
     images = truth.image_ids if find_images is None else find_images(truth.images)
+    if predicted is not None:
+        predicted.add_sizes(truth.images, images)
+    sizes = {image["id"]: (image["height"], image["width"]) for image in truth.images if "height" in image}
     found = number_records(results, "result", content, images, truth.category_ids, sizes.get, f"{ground_truth}")
     found.refuse_heaps(MOST_PIXELS)
     dataset = _dataset(truth)

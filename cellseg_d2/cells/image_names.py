@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
 
 from cellseg_d2.cells.coco import Record
-from cellseg_d2.cells.coco_ids import Ids, image_ids, is_id
+from cellseg_d2.cells.coco_ids import Finder, Ids, image_ids, is_id
 from cellseg_d2.cells.coco_masks import Size
 from cellseg_d2.cells.coco_records import short
 from cellseg_d2.errors import CellSegError, size_text
@@ -170,6 +170,13 @@ class NamedImages:
                 )
             numbers[number], taken[record["id"]] = record["id"], name
         return NamedIds(self.path, image_ids(numbers), numbers)
+
+    def add_sizes(self, records: Sequence[Record], ids: Finder) -> None:
+        """Writes the sizes of images that a dataset's records do not tell into these; ``ids`` finds their numbers."""
+        sizes = {ids.find(number): size for _, number, size in self.entries if size is not None}
+        for record in records:
+            if "height" not in record and record["id"] in sizes:
+                record["height"], record["width"] = sizes[record["id"]]
 
     def _only(self, name: str, found: Sequence[Record], source: Path) -> Record:
         if not found:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cellseg_d2.cells.coco_input import read_pair
 from cellseg_d2.cells.image_names import NamedImages, Names, common_ids
 from cellseg_d2.errors import CellSegError
 
@@ -67,6 +68,16 @@ def test_what_contradicts_is_refused_in_one_line(entries, named, message):
     with pytest.raises(CellSegError, match=re.escape(message)) as refused:
         among(entries, *named)
     assert "\n" not in str(refused.value)
+
+
+def test_sizes_come_from_beside_the_results_where_the_dataset_has_none(tmp_path):
+    truth = {"images": [{"id": 5, "file_name": "a.tif"}], "annotations": [], "categories": [{"id": 1}]}
+    (tmp_path / "gt.json").write_text(json.dumps(truth))
+    results = write(tmp_path / "out", [("a.tif", 1, 30)])
+    results.write_text("[]")
+    dataset, _ = read_pair(tmp_path / "gt.json", results)
+    assert [(image["height"], image["width"]) for image in dataset["images"]] == [SIZE]
+    assert NamedImages.beside(results).among(dataset["images"], SOURCE).find(1) == 5
 
 
 def write(folder, entries):
