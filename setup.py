@@ -10,8 +10,8 @@ HERE = Path(__file__).resolve().parent
 # Read, not imported: the build environment has none of the packages below.
 VERSION = re.search(r'^__version__ = "([^"]+)"$', (HERE / "cellseg_d2/__init__.py").read_text(), re.MULTILINE).group(1)
 
-# Lower bounds only, so that a newer torch, numpy 2 or Detectron2's own repository can be used. "Oldest tried" is what
-# requirements/constraints-py310.txt installs and the tests run with; an older one may work.
+# Lower bounds only, so that a newer torch or Detectron2's own repository can be used. "Oldest tried" is what
+# requirements/py310.txt installs and the tests run with; an older one may work.
 INSTALL_REQUIRES = [
     "torch>=2.3",  # oldest tried; no upper bound, since Detectron2 is built against whatever torch is there
     "torchvision>=0.18",  # the release that goes with torch 2.3
@@ -42,11 +42,17 @@ INSTALL_REQUIRES = [
 
 EXTRAS = {
     "detectron2": [
-        # The one build on the package index: Python 3.10, torch 2.3.1, CUDA 12.1. Elsewhere Detectron2's repository is
-        # installed by hand (README), so other Pythons get nothing here instead of an error.
+        # The one build on the package index. Its Python files serve every Python (docs/install.md), but pip takes the
+        # wheel by itself on Python 3.10 only.
         'sal-detectron2==0.7.2; python_version < "3.11"',
-        # detectron2.model_zoo imports pkg_resources, which setuptools 82 removed.
-        "setuptools<82",
+        # What Detectron2 imports, for the other Pythons.
+        "cloudpickle>=3",
+        "hydra-core>=1.3",  # older ones do not run on Python 3.11
+        "omegaconf>=2.3",  # what hydra-core 1.3 goes with
+        "packaging",
+        "tabulate>=0.9",
+        "termcolor>=2",
+        "setuptools<82",  # detectron2.model_zoo imports pkg_resources, which setuptools 82 removed
     ],
     "lite": [
         "efficientnet-lite-pytorch>=0.1.0",  # the laptop model's backbone; the only release

@@ -27,8 +27,10 @@ def build_parser() -> argparse.ArgumentParser:
         "mapper", help="a training sample as label maps against a list of masks, by number of cells"
     )
     add_common(part, run_mapper)
-    part = parts.add_parser("evaluate", help="mask AP and metrics of cells at cell density against pycocotools")
+    part = parts.add_parser("evaluate", help="mask AP, metrics of cells, and reading COCO files against pycocotools")
     add_common(part, run_evaluate)
+    part = parts.add_parser("tables", help="measuring all cells of an image at once against one by one")
+    add_common(part, run_tables)
     part = parts.add_parser("train", help="a training step by number of cells against torchvision's Mask R-CNN")
     part.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
     part.add_argument("--threads", type=positive, metavar="N", help="of torch, on both sides; default: torch's choice")
@@ -42,6 +44,17 @@ def build_parser() -> argparse.ArgumentParser:
     part.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
     part.add_argument("--large", action="store_true", help="also 8,192 x 8,192 pixels with 20,000 cells, for minutes")
     add_common(part, run_predict)
+    part = parts.add_parser("card", help="what a model card says of weights: AP, F1, PQ, AJI, accuracy, pictures")
+    part.add_argument(
+        "--data",
+        type=Path,
+        default=SAMPLE,
+        metavar="PATH",
+        help="test images and their ground truth, in the input layout; default: the sample",
+    )
+    part.add_argument("--weights", default="nuclei", metavar="CKPT", help="a checkpoint; default: nuclei")
+    part.add_argument("--pictures", type=Path, metavar="DIR", help="draw the best and the worst images there")
+    add_common(part, run_card)
     return parser
 
 
@@ -70,12 +83,19 @@ def run_mapper(args: argparse.Namespace) -> str:
 
 
 def run_evaluate(args: argparse.Namespace) -> str:
-    from benchmarks import cell_metrics, evaluate
+    from benchmarks import cell_metrics, coco_input, evaluate
 
     if args.quick:
         ap = evaluate.report(repeats=1, images=1, cells=20, detections=30)
-        return f"{ap}\n{cell_metrics.report(repeats=1, counts=(4, 9), images=1, cells=20)}"
-    return f"{evaluate.report()}\n{cell_metrics.report()}"
+        metrics = cell_metrics.report(repeats=1, counts=(4, 9), images=1, cells=20)
+        return f"{ap}\n{metrics}\n{coco_input.report(repeats=1, images=2, cells=20)}"
+    return f"{evaluate.report()}\n{cell_metrics.report()}\n{coco_input.report()}"
+
+
+def run_tables(args: argparse.Namespace) -> str:
+    from benchmarks import cell_table
+
+    return cell_table.report(repeats=1, counts=(5, 9)) if args.quick else cell_table.report()
 
 
 def run_train(args: argparse.Namespace) -> str:
@@ -97,6 +117,12 @@ def run_predict(args: argparse.Namespace) -> str:
 
     settings = predict.QUICK if args.quick else predict.Settings()
     return predict.report(args.data, args.weights, chosen_device(args.device), args.large, settings)
+
+
+def run_card(args: argparse.Namespace) -> str:
+    from benchmarks import model_card
+
+    return model_card.report(args.data, args.weights, args.pictures, images=1 if args.quick else 2)
 
 
 def chosen_device(asked: str | None) -> str:

@@ -21,7 +21,7 @@ from benchmarks.table import TIMING_COLUMNS, Table, machine, number, ratio, timi
 from benchmarks.timing import peak_memory, time_in_turn
 from cellseg_d2.annotations.class_tiffs import find_samples
 from cellseg_d2.cells.coco import Record, annotate
-from cellseg_d2.cells.label_maps import LabelMap, measure_cells
+from cellseg_d2.cells.label_maps import LabelMap
 from cellseg_d2.cells.tiling import tile_windows
 from cellseg_d2.conversion.convert import convert, write_image
 from cellseg_d2.conversion.options import ConvertOptions
@@ -105,10 +105,9 @@ def annotate_tiles(maps: Sequence[NDArray[np.int32]]) -> list[list[Record]]:
     """What the converter does between reading an image's label maps and writing its tiles."""
     options = ConvertOptions()
     layers = [LabelMap((category,), labels) for category, labels in enumerate(maps, start=1)]
-    measures = [measure_cells(layer.labels) for layer in layers]
     height, width = maps[0].shape
     windows = tile_windows(height, width, options.tile_size, options.overlap)
-    return [annotate(layers, window, measures, options.min_area, options.min_visible) for window in windows]
+    return [annotate(layers, window, options.min_area, options.min_visible) for window in windows]
 
 
 def annotate_by_loop(maps: Sequence[NDArray[np.int32]]) -> list[Record]:

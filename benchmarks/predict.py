@@ -25,10 +25,11 @@ from benchmarks.timing import Timing
 from cellseg_d2.cells.instances import CellInstances
 from cellseg_d2.config import cfg_from_text, get_cfg
 from cellseg_d2.errors import CellSegError
+from cellseg_d2.export.record import RESULTS_FILE
 from cellseg_d2.files import read_json
 from cellseg_d2.images.listing import InputImage
 from cellseg_d2.images.regions import WholeImage
-from cellseg_d2.inference.folder import RESULTS_FILE, Output, predict_images
+from cellseg_d2.inference.folder import Output, predict_images
 from cellseg_d2.inference.predictor import WholeImagePredictor
 from cellseg_d2.weights.checkpoint import CellCheckpointer, WeightsFile
 

@@ -75,6 +75,13 @@ QUICK = Settings("mask_rcnn_R_50_FPN", "resnet50", side=64, counts=(4,), positiv
 """For a test of the benchmark itself; its figures mean nothing."""
 
 
+def scale_branches(model: torch.nn.Module) -> None:
+    """Multiplies each residual branch by :data:`BRANCH_SCALE`, in place."""
+    for name, module in model.named_modules():
+        if name.endswith((".conv3.norm", ".bn3")):
+            module.weight.data.fill_(BRANCH_SCALE)
+
+
 class Training(ABC):
     """A model with an optimizer, and what a batch of it is made of.
 
@@ -90,9 +97,7 @@ class Training(ABC):
         self.model = self._build(settings).train().to(self.device)
         self.positives = 0
         self.model.roi_heads.mask_head.register_forward_pre_hook(self._count)
-        for name, module in self.model.named_modules():
-            if name.endswith((".conv3.norm", ".bn3")):
-                module.weight.fill_(BRANCH_SCALE)
+        scale_branches(self.model)
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.SGD(parameters, LEARNING_RATE, momentum=0.9, weight_decay=1e-4)
         for parameter in parameters:  # the optimizer's memory is there from the first step on, as in all later ones

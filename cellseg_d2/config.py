@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,14 +21,17 @@ def add_cellseg_config(cfg: CfgNode) -> None:
     cfg.CELLSEG = CfgNode()
     # Name of a converted dataset: trains on NAME_train and validates on NAME_val. Not used where DATASETS.TRAIN is set.
     cfg.CELLSEG.DATASET = ""
-    # Epochs to train, used where SOLVER.MAX_ITER is 0.
+    # How long to train where SOLVER.MAX_ITER is 0: "epochs", EPOCHS of the tiles, or "data", as many iterations as the
+    # tiles and cells ask for, with a warm-up, a cosine to zero and evaluations that suit them.
+    cfg.CELLSEG.SCHEDULE = "epochs"
+    # Epochs to train with the schedule of that name.
     cfg.CELLSEG.EPOCHS = 200
-    # Models with more parameters are refused; 200 M is the limit of the course benchmark the recipe was made for.
+    # Models with more parameters are refused; 200 M is the limit of the course benchmark that this project began with.
     cfg.CELLSEG.MAX_PARAMETERS = 200_000_000
     # The metric by which model_best.pth is chosen, as evaluation names it; larger is better.
     cfg.CELLSEG.BEST_METRIC = "segm/AP50"
-    # Refuse MODEL.WEIGHTS that are known to want another INPUT.FORMAT, other pixel statistics or another stride than
-    # the config says. To be switched off where statistics of one's own are wanted nevertheless.
+    # Refuse MODEL.WEIGHTS that are known to need another INPUT.FORMAT, other pixel statistics or another stride than
+    # the config says. Switch it off to use other statistics deliberately.
     cfg.CELLSEG.CHECK_WEIGHTS_ORIGIN = True
     # Evaluations without a better CELLSEG.BEST_METRIC after which training ends; 0 trains on.
     cfg.CELLSEG.EARLY_STOPPING = 0
@@ -43,7 +47,7 @@ def add_cellseg_config(cfg: CfgNode) -> None:
     # draws all tiles alike.
     cfg.CELLSEG.BALANCE_KINDS = 0.0
     # What SOLVER.AMP.ENABLED computes in: "float16", with scaled losses (GPUs only), or "bfloat16" (GPUs since Ampere,
-    # CPUs with AVX512-BF16 or AMX).
+    # CPUs with AVX512-BF16 or AMX; others train in full precision).
     cfg.CELLSEG.AMP_DTYPE = "float16"
     # Cells of which augmentation leaves fewer pixels, or a smaller share (the change of scale taken out), are no target
     # in training.
@@ -52,6 +56,9 @@ def add_cellseg_config(cfg: CfgNode) -> None:
     # Leave these, and what the dataset marks as crowd, out of the losses, instead of learning them as background. Needs
     # MODEL.PROPOSAL_GENERATOR.NAME CellRPN and MODEL.ROI_HEADS.NAME CellROIHeads, as Base-CellSeg.yaml sets them.
     cfg.CELLSEG.IGNORE_CROWD = True
+    # Tell the box head the size of each box, which RoIAlign hides: for classes that differ in size or in length. Needs
+    # MODEL.ROI_HEADS.NAME CellROIHeads or CellCascadeROIHeads.
+    cfg.CELLSEG.BOX_SIZE_INPUT = False
     # How images that are not 8 bit are scaled, see cellseg_d2.images.tiff.IntensityRule and its default INTENSITY_RULE.
     # Taken from the training dataset.
     cfg.CELLSEG.INTENSITY_RULE = "percentile:0.1,99.9"
@@ -67,7 +74,7 @@ def add_cellseg_config(cfg: CfgNode) -> None:
 
 def _add_loss_config(cfg: CfgNode) -> None:
     cfg.CELLSEG.LOSS = CfgNode()
-    # Weights of the classification and mask losses. Those of the box losses are Detectron2's own keys,
+    # Weights of the classification and mask losses. For those of the box losses Detectron2 has keys,
     # MODEL.RPN.BBOX_REG_LOSS_WEIGHT and MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT. A cascade's stages share one weight,
     # and so do PointRend's two losses.
     cfg.CELLSEG.LOSS.RPN_CLS_WEIGHT = 1.0
@@ -138,7 +145,14 @@ def _add_inference_config(cfg: CfgNode) -> None:
     # and a second guess that is dropped is a cell of that class lost (docs/benchmarks.md has what it costs).
     cfg.CELLSEG.INFERENCE.SUPPRESSION = "hard"
     cfg.CELLSEG.INFERENCE.SUPPRESSION_IOU = 0.5
+    # The largest share of a cell that better ones may cover; a cell that is hidden more is in none of the files, counts
+    # and pictures for people, unless SUPPRESSION is "none". COCO results keep it.
+    cfg.CELLSEG.INFERENCE.SUPPRESSION_COVERED = 0.5
     cfg.CELLSEG.INFERENCE.SUPPRESS_RESULTS = False
+    # Least score per class, in the order of CLASS_NAMES, of the cells that people look at: of all formats but COCO
+    # results, which need the others for AP. Training writes those of the best F1 on the validation images into its best
+    # checkpoints. Empty for 0.5.
+    cfg.CELLSEG.INFERENCE.MIN_SCORES = []
     # Skip tiles that show nothing: the standard deviation of each channel is at most 3 of 255.
     cfg.CELLSEG.INFERENCE.SKIP_BACKGROUND = False
     # Microns a pixel of the images to predict; 0 for what each file states.
@@ -195,7 +209,7 @@ def get_cfg(name: str | Path | None = None, overrides: Sequence[str] = ()) -> Cf
     add_cellseg_config(cfg)
     if name is not None:
         path = config_path(name)
-        _merge(lambda: cfg.merge_from_file(str(path), allow_unsafe=False), str(path))
+        _merge(lambda: _merge_file(cfg, str(path)), str(path))
     return cfg_with_overrides(cfg, overrides)
 
 
@@ -209,7 +223,7 @@ def cfg_with_overrides(cfg: CfgNode, overrides: Sequence[str]) -> CfgNode:
         raise CellSegError(f"options stand before config keys; move {options[0]} there")
     if len(overrides) % 2:
         raise CellSegError(f"config overrides come as KEY VALUE pairs, {overrides[-1]!r} has no partner")
-    _merge(lambda: cfg.merge_from_list(list(overrides)), "command line")
+    _merge(lambda: _merge_pairs(cfg, overrides), "command line")
     return cfg
 
 
@@ -223,7 +237,8 @@ def cfg_from_text(text: str) -> CfgNode:
     where = "the checkpoint's config"
 
     def merge() -> None:
-        cfg.merge_from_other_cfg(CfgNode(_without_removed_keys(yaml.safe_load(text), where)))
+        content = _without_removed_keys(yaml.safe_load(text), where)
+        cfg.merge_from_other_cfg(CfgNode(_with_floats(content, cfg)))
 
     _merge(merge, where)
     return cfg
@@ -270,6 +285,40 @@ def _without_removed_keys(content: dict[str, Any], where: str) -> dict[str, Any]
     return content
 
 
+def _merge_file(cfg: CfgNode, path: str) -> None:
+    """Merges a YAML file and the files that its ``_BASE_`` names."""
+    content = CfgNode.load_yaml_with_base(path)
+    if not isinstance(content, dict):
+        raise ValueError("it holds no keys; write KEY: VALUE lines")
+    if content.get("VERSION", cfg.VERSION) == cfg.VERSION:
+        cfg.merge_from_other_cfg(CfgNode(_with_floats(content, cfg)))
+    else:
+        cfg.merge_from_file(path, allow_unsafe=False)  # Detectron2 translates the keys of its first version
+
+
+def _merge_pairs(cfg: CfgNode, overrides: Sequence[str]) -> None:
+    """Merges KEY VALUE KEY VALUE ..., whose values Detectron2 reads as Python writes them."""
+    for key, text in zip(overrides[::2], overrides[1::2]):
+        *parents, name = key.split(".")
+        node = cfg
+        for parent in parents:
+            node = node.get(parent) if isinstance(node, CfgNode) else None
+        is_float = isinstance(node, CfgNode) and isinstance(node.get(name), float)
+        cfg.merge_from_list([key, float(text) if is_float and re.fullmatch(r"[+-]?\d{1,300}", text) else text])
+
+
+def _with_floats(content: dict[str, Any], cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """The content with floats where it has integers for keys that are floats: people write ``BASE_LR: 1``."""
+    changed = {}
+    for key, value in content.items():
+        if isinstance(value, dict) and isinstance(cfg.get(key), dict):
+            value = _with_floats(value, cfg[key])
+        elif type(value) is int and isinstance(cfg.get(key), float):
+            value = float(value)
+        changed[key] = value
+    return changed
+
+
 def _merge(merge: Callable[[], None], where: str) -> None:
     """Runs a merge and turns what yacs raises into one line."""
     try:
@@ -283,7 +332,9 @@ def _merge(merge: Callable[[], None], where: str) -> None:
         raise CellSegError(
             f"{where}: {text[0].lower()}{text[1:]}; check its spelling in the config reference"
         ) from error
-    except (ValueError, TypeError, AttributeError, OSError, yaml.YAMLError) as error:
+    except RecursionError as error:
+        raise CellSegError(f"{where}: its _BASE_ leads back to itself, or it is nested too deeply") from error
+    except (ValueError, TypeError, AttributeError, ArithmeticError, OSError, yaml.YAMLError) as error:
         raise CellSegError(f"{where}: {one_line(error)}") from error
 
 

@@ -1,7 +1,8 @@
-"""The values that config keys may have: one table, checked before anything is built or any process is started.
+"""All checks of a config: which values a key may have, and which keys must fit each other.
 
-Config files and command lines are typed by users, and a checkpoint brings a config along from whoever made it. So the
-table also bounds the sizes that decide how much memory a model takes.
+They run before a model is built and before any process starts. Config files and command lines are typed by users, and a
+checkpoint carries a config that somebody else wrote, so the table also bounds the sizes that decide how much memory a
+model takes.
 """
 
 from __future__ import annotations
@@ -12,8 +13,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from detectron2.config import CfgNode
+from detectron2.modeling import (
+    ANCHOR_GENERATOR_REGISTRY,
+    BACKBONE_REGISTRY,
+    META_ARCH_REGISTRY,
+    PROPOSAL_GENERATOR_REGISTRY,
+    ROI_BOX_HEAD_REGISTRY,
+    ROI_HEADS_REGISTRY,
+    ROI_MASK_HEAD_REGISTRY,
+)
+from fvcore.common.registry import Registry
 
 from cellseg_d2.errors import CellSegError
+from cellseg_d2.modeling.roi_heads import check_losses, ignores_crowd
 
 
 @dataclass(frozen=True)
@@ -42,16 +54,30 @@ class Numbers:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of some names."""
+    """One of some names or numbers."""
 
-    names: tuple[str, ...]
+    names: tuple[str | int, ...]
 
     def admits(self, value: Any) -> bool:
-        """Whether a value is one of the names."""
+        """Whether a value is one of them."""
         return value in self.names
 
     def __str__(self) -> str:
-        return " or ".join(self.names)
+        return " or ".join(map(str, self.names))
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A name in one of Detectron2's registries, which hold the plugin's models too."""
+
+    registry: Registry
+
+    def admits(self, value: Any) -> bool:
+        """Whether something is registered by this name."""
+        return isinstance(value, str) and value in self.registry
+
+    def __str__(self) -> str:
+        return " or ".join(sorted(name for name, _ in self.registry))
 
 
 PROBABILITY = Numbers(0, 1)
@@ -59,7 +85,12 @@ COUNT = Numbers(0, 10**9)
 MICRONS = Numbers(0, 10**4)
 FACTOR = Numbers(0.05, 20)
 
-RULES: Mapping[str, Numbers | Choice] = {
+SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler")
+"""Detectron2's samplers whose order depends on the seed alone, so that training can be resumed at any place."""
+
+
+RULES: Mapping[str, Numbers | Choice | Registered] = {
+    "CELLSEG.SCHEDULE": Choice(("epochs", "data")),
     "CELLSEG.EPOCHS": Numbers(1, 10**6),
     "CELLSEG.MAX_PARAMETERS": Numbers(1, 10**12),
     "CELLSEG.EARLY_STOPPING": COUNT,
@@ -104,8 +135,26 @@ RULES: Mapping[str, Numbers | Choice] = {
     "CELLSEG.INFERENCE.TOLERANCE": Numbers(0, 1024),
     "CELLSEG.INFERENCE.SUPPRESSION": Choice(("hard", "soft", "none")),
     "CELLSEG.INFERENCE.SUPPRESSION_IOU": Numbers(0, 1, open_low=True, open_high=True),
+    "CELLSEG.INFERENCE.SUPPRESSION_COVERED": Numbers(0, 1, open_high=True),
     "CELLSEG.INFERENCE.PIXEL_SIZE_UM": MICRONS,
+    "DATALOADER.NUM_WORKERS": Numbers(0, 1024),
+    "DATALOADER.REPEAT_THRESHOLD": Numbers(),
+    "DATALOADER.SAMPLER_TRAIN": Choice(SAMPLERS),
+    "INPUT.CROP.TYPE": Choice(("absolute", "absolute_range", "relative", "relative_range")),
     "INPUT.FORMAT": Choice(("RGB", "BGR")),
+    "MODEL.ANCHOR_GENERATOR.NAME": Registered(ANCHOR_GENERATOR_REGISTRY),
+    "MODEL.BACKBONE.FREEZE_AT": Numbers(0, 5),
+    "MODEL.BACKBONE.NAME": Registered(BACKBONE_REGISTRY),
+    "MODEL.EFFICIENTNET_LITE.NORM": Choice(("FrozenBN", "BN")),
+    "MODEL.META_ARCHITECTURE": Registered(META_ARCH_REGISTRY),
+    "MODEL.PROPOSAL_GENERATOR.NAME": Registered(PROPOSAL_GENERATOR_REGISTRY),
+    "MODEL.RESNETS.DEPTH": Choice((18, 34, 50, 101, 152)),
+    "MODEL.RESNETS.NUM_GROUPS": Numbers(1, 1024),
+    "MODEL.RESNETS.WIDTH_PER_GROUP": Numbers(1, 1024),
+    "MODEL.ROI_HEADS.NAME": Registered(ROI_HEADS_REGISTRY),
+    "MODEL.ROI_BOX_HEAD.NAME": Registered(ROI_BOX_HEAD_REGISTRY),
+    "MODEL.ROI_MASK_HEAD.NAME": Registered(ROI_MASK_HEAD_REGISTRY),
+    "MODEL.RPN.NMS_THRESH": PROBABILITY,
     "MODEL.ROI_HEADS.NUM_CLASSES": Numbers(0, 10**4),
     "MODEL.ROI_HEADS.SCORE_THRESH_TEST": PROBABILITY,
     "MODEL.ROI_HEADS.NMS_THRESH_TEST": PROBABILITY,
@@ -122,27 +171,116 @@ RULES: Mapping[str, Numbers | Choice] = {
     "MODEL.RPN.PRE_NMS_TOPK_TEST": Numbers(1, 10**6),
     "MODEL.RPN.POST_NMS_TOPK_TRAIN": Numbers(1, 10**6),
     "MODEL.RPN.POST_NMS_TOPK_TEST": Numbers(1, 10**6),
+    "SEED": Numbers(-1, 2**31 - 1),
+    "SOLVER.BASE_LR": Numbers(),
+    "SOLVER.CHECKPOINT_PERIOD": Numbers(1, 10**9),
+    "SOLVER.GAMMA": Numbers(),
+    "SOLVER.IMS_PER_BATCH": Numbers(1, 10**5),
+    "SOLVER.MAX_ITER": Numbers(-1, 10**9),
+    "SOLVER.MOMENTUM": Numbers(0, 1, open_high=True),
+    "SOLVER.WARMUP_ITERS": COUNT,
+    "SOLVER.WEIGHT_DECAY": Numbers(),
     "TEST.DETECTIONS_PER_IMAGE": Numbers(-1, 10**6),
+    "TEST.EVAL_PERIOD": COUNT,
 }
-"""Config key -> what it may be. Keys of the plugin that are names, lists or switches are not here."""
+"""Config key -> what it may be. Lists, switches and free texts are not here."""
+
+
+def check_config(cfg: CfgNode) -> None:
+    """Checks what prediction and training both need; a checkpoint's config goes through this too.
+
+    Raises:
+        CellSegError: a value is not allowed, or two do not go together; the message names the key and what to write.
+    """
+    check_values(cfg)
+    if not cfg.MODEL.MASK_ON:
+        raise CellSegError("MODEL.MASK_ON is False; write True, since every result of this package is a mask")
+    names, count = cfg.CELLSEG.CLASS_NAMES, cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    if names and count and len(names) != count:
+        raise CellSegError(
+            f"CELLSEG.CLASS_NAMES has {len(names)} names, but MODEL.ROI_HEADS.NUM_CLASSES is {count}; "
+            "write one name per class"
+        )
 
 
 def check_values(cfg: CfgNode) -> None:
-    """Checks single values of a config; what must fit other values or the data is checked where that is known.
+    """Checks each value alone.
 
     Raises:
         CellSegError: a value is not what :data:`RULES` admits; the message names the key and what to write.
     """
-    for key, rule in RULES.items():
-        value = config_value(cfg, key)
-        if not rule.admits(value):
-            raise CellSegError(f"{key} is {_shown(value)}; write {rule}")
-    _check_list(cfg, "CELLSEG.INFERENCE.TTA.SCALES", FACTOR, least=1)
-    _check_list(cfg, "MODEL.PIXEL_MEAN", Numbers(-math.inf), least=1)
-    _check_list(cfg, "MODEL.PIXEL_STD", Numbers(0, open_low=True), least=1)
-    _check_list(cfg, "CELLSEG.AUG.ZOOM_RANGE", FACTOR, least=2)
+    for key, value in keys(cfg):
+        if value is None and key != "SOLVER.WEIGHT_DECAY_BIAS":  # None there means the weight decay of the others
+            raise CellSegError(f"{key} is None; write a value, or leave the key out for the default")
+    for key in RULES:
+        _check_value(cfg, key)
+    _check_list(cfg, "CELLSEG.INFERENCE.TTA.SCALES", FACTOR, range(1, 17))
+    _check_list(cfg, "MODEL.PIXEL_MEAN", Numbers(-math.inf), range(3, 4))
+    _check_list(cfg, "MODEL.PIXEL_STD", Numbers(0, open_low=True), range(3, 4))
+    _check_list(cfg, "CELLSEG.AUG.ZOOM_RANGE", FACTOR, range(2, 3))
+    names, scores = cfg.CELLSEG.CLASS_NAMES, cfg.CELLSEG.INFERENCE.MIN_SCORES
+    if names and len(scores) not in (0, len(names)):
+        raise CellSegError(
+            f"CELLSEG.INFERENCE.MIN_SCORES has {len(scores)} scores; write one for each of the {len(names)} classes"
+        )
+    _check_list(cfg, "CELLSEG.INFERENCE.MIN_SCORES", PROBABILITY, range(0, len(scores) + 1))
     if any(not isinstance(name, str) for name in cfg.CELLSEG.CLASS_NAMES):
         raise CellSegError(f"CELLSEG.CLASS_NAMES is {_shown(cfg.CELLSEG.CLASS_NAMES)}; write a list of names")
+
+
+def check_training(cfg: CfgNode) -> None:
+    """Checks what training needs beyond :func:`check_config`, apart from the data and the machine.
+
+    Raises:
+        CellSegError: a value is not allowed, or two do not go together; the message names the key and what to write.
+    """
+    check_config(cfg)
+    _check_crop(cfg)
+    check_sampler(cfg)
+    if cfg.CELLSEG.BEST_METRIC.startswith("ema/"):
+        raise CellSegError(
+            "CELLSEG.BEST_METRIC: leave out ema/; the best average is kept beside it, as model_best_ema.pth"
+        )
+    if cfg.CELLSEG.IGNORE_CROWD and not ignores_crowd(cfg):
+        raise CellSegError(
+            "CELLSEG.IGNORE_CROWD needs MODEL.PROPOSAL_GENERATOR.NAME CellRPN and MODEL.ROI_HEADS.NAME CellROIHeads or "
+            "CellCascadeROIHeads; Detectron2's classes would learn to find crowds"
+        )
+    check_losses(cfg)
+
+
+def check_sampler(cfg: CfgNode) -> None:
+    """Raises CellSegError where the order of the training samples could not be made, or not be resumed."""
+    _check_value(cfg, "DATALOADER.SAMPLER_TRAIN")
+    if cfg.DATALOADER.SAMPLER_TRAIN == "RepeatFactorTrainingSampler" and cfg.CELLSEG.BALANCE_KINDS > 0:
+        raise CellSegError(
+            "CELLSEG.BALANCE_KINDS draws tiles by their kind; it needs DATALOADER.SAMPLER_TRAIN TrainingSampler"
+        )
+
+
+def check_resolved(cfg: CfgNode, processes: int) -> None:
+    """Checks a config whose datasets are known, for a number of processes.
+
+    Raises:
+        CellSegError: the batch cannot be shared by the processes, or early stopping would have nothing to go by.
+    """
+    if cfg.SOLVER.IMS_PER_BATCH % processes:
+        raise CellSegError(
+            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} cannot be shared by {processes} processes; "
+            "make it a multiple"
+        )
+    if cfg.CELLSEG.EARLY_STOPPING > 0 and (cfg.TEST.EVAL_PERIOD <= 0 or not cfg.DATASETS.TEST):
+        raise CellSegError("CELLSEG.EARLY_STOPPING needs TEST.EVAL_PERIOD above 0 and a validation part")
+
+
+def check_class_count(cfg: CfgNode, dataset: str, class_names: list[str]) -> None:
+    """Raises CellSegError where the config asks for another number of classes than the dataset has; 0 asks for none."""
+    count = cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    if count not in (0, len(class_names)):
+        raise CellSegError(
+            f"MODEL.ROI_HEADS.NUM_CLASSES is {count}, but {dataset} has {len(class_names)} classes; "
+            "leave it 0 to take the dataset's"
+        )
 
 
 def config_value(cfg: CfgNode, key: str) -> Any:
@@ -155,20 +293,50 @@ def config_value(cfg: CfgNode, key: str) -> Any:
 
 def plugin_keys(cfg: CfgNode) -> Iterator[tuple[str, Any]]:
     """Every key below CELLSEG with its value."""
-    waiting = [("CELLSEG", cfg.CELLSEG)]
-    while waiting:
-        prefix, node = waiting.pop()
-        for name, value in node.items():
-            if isinstance(value, CfgNode):
-                waiting.append((f"{prefix}.{name}", value))
-            else:
-                yield f"{prefix}.{name}", value
+    yield from ((key, value) for key, value in keys(cfg) if key.startswith("CELLSEG."))
 
 
-def _check_list(cfg: CfgNode, key: str, rule: Numbers, least: int) -> None:
+def keys(cfg: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every key of a config, such as ``MODEL.FPN.OUT_CHANNELS``, with its value."""
+    for name, value in cfg.items():
+        if isinstance(value, CfgNode):
+            yield from keys(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _check_value(cfg: CfgNode, key: str) -> None:
+    value, rule = config_value(cfg, key), RULES[key]
+    if not rule.admits(value):
+        raise CellSegError(f"{key} is {_shown(value)}; write {rule}")
+
+
+def _check_crop(cfg: CfgNode) -> None:
+    crop, (low, high) = cfg.INPUT.CROP, cfg.CELLSEG.AUG.ZOOM_RANGE
+    if low > high:
+        raise CellSegError(f"CELLSEG.AUG.ZOOM_RANGE is [{low}, {high}]; write the smallest factor first")
+    if not crop.ENABLED:
+        return
+    in_pixels = crop.TYPE.startswith("absolute")
+    side = Numbers(1, 10**6) if in_pixels else Numbers(0, 1, open_low=True)
+    _check_list(cfg, "INPUT.CROP.SIZE", side, range(2, 3))
+    if in_pixels and not all(isinstance(value, int) for value in crop.SIZE):
+        raise CellSegError(f"INPUT.CROP.SIZE is {list(crop.SIZE)}; INPUT.CROP.TYPE {crop.TYPE} needs whole pixels")
+    if crop.TYPE == "absolute_range" and crop.SIZE[0] > crop.SIZE[1]:
+        raise CellSegError(
+            f"INPUT.CROP.SIZE is {list(crop.SIZE)}; INPUT.CROP.TYPE absolute_range needs the least first"
+        )
+    if (low, high) != (1, 1) and crop.TYPE != "absolute":
+        raise CellSegError(
+            f"CELLSEG.AUG.ZOOM_RANGE needs INPUT.CROP.SIZE in pixels; write INPUT.CROP.TYPE absolute, not {crop.TYPE}"
+        )
+
+
+def _check_list(cfg: CfgNode, key: str, rule: Numbers, lengths: range) -> None:
     values = config_value(cfg, key)
-    if len(values) < least or not all(rule.admits(value) for value in values):
-        raise CellSegError(f"{key} is {_shown(values)}; write a list such as [1.0], each value {rule}")
+    if len(values) not in lengths or not all(rule.admits(value) for value in values):
+        numbers = f"{lengths[0]}" if len(lengths) == 1 else f"{lengths[0]} to {lengths[-1]}"
+        raise CellSegError(f"{key} is {_shown(values)}; write a list of {numbers}, each value {rule}")
 
 
 def _shown(value: Any) -> str:

@@ -28,6 +28,15 @@ def one_line(error: BaseException, length: int = 200) -> str:
     return (" ".join(str(error).split()) or type(error).__name__)[:length]
 
 
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """A number with its noun.
+
+    >>> counted(1, "image"), counted(1_204, "image"), counted(2, "class", "classes")
+    ('1 image', '1,204 images', '2 classes')
+    """
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
 def size_text(shape: tuple[int, ...]) -> str:
     """The size of an image in messages.
 
@@ -35,3 +44,15 @@ def size_text(shape: tuple[int, ...]) -> str:
     '96 x 128'
     """
     return f"{shape[0]} x {shape[1]}"
+
+
+def turned_text(shape: tuple[int, ...], expected: tuple[int, ...]) -> str:
+    """What to add to a message on two sizes that differ by a quarter turn, as of a photograph; else nothing.
+
+    >>> turned_text((128, 96, 3), (96, 128))
+    '; it is turned by a quarter, as EXIF orientation does: save both the same way up'
+    >>> turned_text((128, 95), (96, 128))
+    ''
+    """
+    turned = shape[:2] == expected[:2][::-1] != expected[:2]
+    return "; it is turned by a quarter, as EXIF orientation does: save both the same way up" if turned else ""

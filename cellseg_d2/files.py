@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
 import math
 import os
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -51,17 +52,20 @@ def zip_entry(name: str) -> zipfile.ZipInfo:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file.
+    """The content of a JSON file in UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
 
     Raises:
         CellSegError: it cannot be read, or is not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        data = path.read_bytes()
+        return json.loads(data.decode(json.detect_encoding(data)))
     except OSError as error:
         raise CellSegError(f"{path}: cannot be read ({error.strerror})") from error
     except ValueError as error:  # of JSON, or of UTF-8
         raise CellSegError(f"{path}: is not JSON ({one_line(error, 100)})") from error
+    except RecursionError as error:
+        raise CellSegError(f"{path}: is nested too deeply to be read; write plain lists and objects") from error
 
 
 def write_json(path: Path, content: Any, indent: int | None = None) -> None:
@@ -69,6 +73,31 @@ def write_json(path: Path, content: Any, indent: int | None = None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     separators = (",", ":") if indent is None else None
     path.write_text(json.dumps(content, indent=indent, separators=separators) + "\n", encoding="utf-8")
+
+
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\n")
+"""What begins a cell that Excel and LibreOffice run as a formula (OWASP, "CSV Injection")."""
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Writes a table as CSV, UTF-8, whole or not at all.
+
+    Text that a spreadsheet would take for a formula, such as a class called ``=1+1``, gets an apostrophe before it.
+    Numbers are written as they are.
+
+    Raises:
+        CellSegError: the file cannot be written.
+    """
+    with whole_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([_as_text(value) for value in header])
+        writer.writerows([_as_text(value) if type(value) is str else value for value in row] for row in rows)
+
+
+def _as_text(value: str) -> str:
+    """Text of a table, with an apostrophe where it would be run."""
+    value = value.replace("\r", " ")  # the csv module does not quote it, and readers take it for the end of a row
+    return f"'{value}" if value.startswith(FORMULA_STARTS) else value
 
 
 def without_nan(content: Any) -> Any:

@@ -89,14 +89,17 @@ PREDICTION = Kind(
         *("test-results.json", "image_ids.json", "geojson/**/*.geojson", "rois/**/*.zip", "labels/**/*.tif"),
         *("csv/**/*.csv", "overlays/**/*.png"),
     ),
-    ("test-results.zip", "test-results.json.*", ".parts/settings", ".parts/*.json*"),
+    (
+        *("counts.csv", "prediction.json", "skipped.json"),
+        *("test-results.zip", "test-results.json.*", ".parts/settings", ".parts/*.json*"),
+    ),
 )
 STUDY = Kind("a study", ())  # it goes on by itself, and refuses one of other settings
 EVALUATION = Kind(
     "an evaluation",
     ("metrics.csv",),
     ("metrics.json", "counts.csv", "confusion.csv", "thresholds.json"),
-    not_beside=CHECKPOINTS,
+    not_beside=(*CHECKPOINTS, "prediction.json"),  # results have a counts.csv too
 )
 
 
@@ -178,7 +181,7 @@ def claimed(folder: Path, kind: Kind, *, may_hold: bool) -> Iterator[None]:
         with locked(folder / LOCK_FILE, folder, kind.option):
             if holds(folder, kind.not_beside):
                 raise CellSegError(
-                    f"{folder}: holds a training, whose files would be replaced; give another {kind.option}"
+                    f"{folder}: holds another run, whose files would be replaced; give another {kind.option}"
                 )
             if not may_hold:
                 kind.refuse(folder)

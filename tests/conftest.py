@@ -21,6 +21,8 @@ WANTING = {
     "sahi": not SAHI.is_file() and "needs SAHI: make bench-setup",
     "browser": not (shutil.which("chromium") and shutil.which("chromedriver"))
     and "needs a browser: Debian's packages chromium and chromium-driver",
+    "namespace": subprocess.run("unshare -rn true", shell=True, capture_output=True, check=False).returncode != 0
+    and "needs network namespaces without root: unshare -rn",
 }
 """By marker: what its tests lack here, which leaves them out."""
 

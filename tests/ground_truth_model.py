@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import nn
 
-from cellseg_d2.cells.rle import encode_label_map
+from cellseg_d2.cells.rle import column_runs
 from cellseg_d2.config import get_cfg
 from cellseg_d2.images.listing import InputImage
 from cellseg_d2.inference import folder
@@ -34,22 +34,22 @@ class GroundTruthModel(nn.Module):
     def inference(self, inputs, do_postprocess):
         assert not do_postprocess
         self.calls.append([tuple(sample["image"].shape[1:]) for sample in inputs])
-        return [self._instances(sample["image"].numpy().astype(np.int64)) for sample in inputs]
+        return [self.instances_of(sample["image"].numpy().astype(np.int64)) for sample in inputs]
 
-    def _instances(self, image):
+    def instances_of(self, image):
         labels, classes = image[0] + 256 * image[1], image[2]
-        cells = encode_label_map(labels)
+        ids, cells = column_runs(labels)
         instances = Instances(labels.shape)
         instances.pred_boxes = Boxes(torch.from_numpy(cells.boxes).float())
         instances.scores = torch.linspace(0.9, 0.8, len(cells))
-        instances.pred_classes = torch.tensor([classes[labels == number].max() for number in cells.ids]).long()
+        instances.pred_classes = torch.tensor([classes[labels == number].max() for number in ids]).long()
         masks = [
             nn.functional.interpolate(
                 torch.from_numpy(labels[y0:y1, x0:x1] == number)[None, None].float(),
                 (self.mask_size, self.mask_size),
                 mode="bilinear",
             )[0]
-            for number, (x0, y0, x1, y1) in zip(cells.ids, cells.boxes)
+            for number, (x0, y0, x1, y1) in zip(ids, cells.boxes)
         ]
         instances.pred_masks = torch.stack(masks) if masks else torch.zeros(0, 1, self.mask_size, self.mask_size)
         return instances
@@ -71,9 +71,9 @@ def coded_image(label_maps: Mapping[int, NDArray[np.int32]]) -> tuple[NDArray[np
 class BlobModel(GroundTruthModel):
     """Finds what is brighter than half, each connected blob a cell of class 0, whatever the magnification."""
 
-    def _instances(self, image):
+    def instances_of(self, image):
         labels = ndimage.label(image[0] > 127)[0].astype(np.int64)
-        return super()._instances(np.stack([labels, labels * 0, labels * 0]))
+        return super().instances_of(np.stack([labels, labels * 0, labels * 0]))
 
 
 def predict_in_a_process(images: Sequence[InputImage], output: Output, shared_tiles: int) -> None:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from detectron2.modeling import BACKBONE_REGISTRY, build_backbone
+from detectron2.modeling import build_backbone
+from detectron2.utils.registry import Registry
 from drawing import discs, noise
 
 from cellseg_d2.annotations import readers
@@ -36,12 +37,12 @@ def test_a_model(examples, tmp_path):
     assert get_cfg(tmp_path / "mine.yaml").MODEL.ROI_MASK_HEAD.NUM_CONV == 2
 
 
-def test_a_backbone(examples):
+def test_a_backbone(examples, monkeypatch):
+    registry = Registry("BACKBONE")  # Detectron2's own would keep the example
+    monkeypatch.setattr("detectron2.modeling.BACKBONE_REGISTRY", registry)
+    monkeypatch.setattr("detectron2.modeling.backbone.build.BACKBONE_REGISTRY", registry)
     run(examples["A backbone"])
-    try:
-        backbone = build_backbone(get_cfg(None, ["MODEL.BACKBONE.NAME", "build_tiny_backbone"]))
-    finally:
-        del BACKBONE_REGISTRY._obj_map["build_tiny_backbone"]
+    backbone = build_backbone(get_cfg(None, ["MODEL.BACKBONE.NAME", "build_tiny_backbone"]))
     assert backbone(torch.zeros(1, 3, 32, 64))["p2"].shape == (1, 8, 8, 16)
 
 
@@ -54,14 +55,13 @@ def test_an_export_format(examples, tmp_path, monkeypatch):
 
 def test_an_annotation_format(examples, tmp_path, monkeypatch):
     reader, rng = run(examples["An annotation format"])["READER"], np.random.default_rng(0)
-    for folder in ("images", "masks"):
-        (tmp_path / "in" / folder).mkdir(parents=True)
+    (tmp_path / "in").mkdir()
     cells = 0
     for number in range(3):
         labels = discs(rng, 50, 60, 4)
         cells += len(np.unique(labels)) - 1
-        tifffile.imwrite(tmp_path / "in" / "images" / f"{number}.tif", noise(rng, 50, 60), photometric="rgb")
-        tifffile.imwrite(tmp_path / "in" / "masks" / f"{number}.tif", labels)
+        tifffile.imwrite(tmp_path / "in" / f"{number}.tif", noise(rng, 50, 60), photometric="rgb")
+        np.save(tmp_path / "in" / f"{number}.npy", labels)
     monkeypatch.setattr(readers, "READERS", {**readers.READERS, reader.name: reader})
     summary = convert(tmp_path / "in", tmp_path / "out", ConvertOptions(val_fraction=0))
     assert summary["counts"]["train"]["cells"] == {"cell": cells}

@@ -48,13 +48,29 @@ def test_bad_overrides_are_named(overrides, named):
         ("SOLVER: [1, 2\n", "mine.yaml"),
         ("SOLVER: !!python/object/apply:os.system ['exit 1']\n", "mine.yaml"),
         ("_BASE_: nowhere.yaml\n", "nowhere.yaml"),
+        ("_BASE_: mine.yaml\n", "mine.yaml: its _BASE_ leads back to itself"),
     ],
-    ids=["unknown key", "not YAML", "YAML that runs code", "no such base"],
+    ids=["unknown key", "not YAML", "YAML that runs code", "no such base", "its own base"],
 )
 def test_bad_files_are_named(text, named, tmp_path):
     (tmp_path / "mine.yaml").write_text("VERSION: 2\n" + text)
     with pytest.raises(CellSegError, match=named):
         get_cfg(tmp_path / "mine.yaml")
+
+
+def test_a_file_without_keys_is_named(tmp_path):
+    (tmp_path / "mine.yaml").write_text("- SOLVER\n")
+    with pytest.raises(CellSegError, match=r"mine\.yaml: it holds no keys"):
+        get_cfg(tmp_path / "mine.yaml")
+
+
+def test_an_integer_is_a_float_where_the_key_is_one(tmp_path):
+    (tmp_path / "mine.yaml").write_text("VERSION: 2\nSOLVER:\n  BASE_LR: 1\nTEST:\n  EVAL_PERIOD: 1\n")
+    cfg = get_cfg(tmp_path / "mine.yaml", ["DATALOADER.REPEAT_THRESHOLD", "0", "SOLVER.MAX_ITER", "5"])
+    found = [cfg.SOLVER.BASE_LR, cfg.TEST.EVAL_PERIOD, cfg.DATALOADER.REPEAT_THRESHOLD, cfg.SOLVER.MAX_ITER]
+    assert [(value, type(value)) for value in found] == [(1, float), (1, int), (0, float), (5, int)]
+    again = cfg_from_text("SOLVER:\n  WEIGHT_DECAY: 0\n")
+    assert isinstance(again.SOLVER.WEIGHT_DECAY, float)
 
 
 def test_an_unknown_name_lists_the_known_ones():

@@ -1,9 +1,11 @@
 """Files that appear whole or not at all."""
 
+import csv
+
 import pytest
 
 from cellseg_d2.errors import CellSegError
-from cellseg_d2.files import whole_file
+from cellseg_d2.files import whole_file, write_csv
 
 
 def test_a_file_appears_at_the_end_with_its_folder(tmp_path):
@@ -53,3 +55,14 @@ def test_errors_of_other_files_are_not_taken_for_this_one(tmp_path):
         partial.write_text("half")
         (tmp_path / "image.tif").read_bytes()
     assert not list(tmp_path.iterdir())
+
+
+def test_text_that_a_spreadsheet_would_run_gets_an_apostrophe_and_numbers_do_not(tmp_path):
+    run = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\n=1"]
+    harmless = ["CD4+", "a=b", "'=1", "", " =1", "x@y"]
+    write_csv(tmp_path / "new" / "table.csv", [run[0], "b"], [*([text, -1.5] for text in run + harmless), ["\r=1", 2]])
+    with (tmp_path / "new" / "table.csv").open(newline="") as file:
+        header, *rows = list(csv.reader(file))
+        assert [" =1", "2"] == rows.pop()
+    assert header == ["'=1+1", "b"]
+    assert rows == [*([f"'{text}", "-1.5"] for text in run), *([text, "-1.5"] for text in harmless)]

@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 
 LAYERS = """
-    errors files outputs progress signals
-    config config_checks
+    errors files outputs progress signals array_pickle
+    config
     cells
     images
     annotations
     conversion
     structures
     modeling
+    config_checks
     weights
     data
     plugin

@@ -106,7 +106,7 @@ def test_results_go_with_their_folders_and_nothing_else(tmp_path):
 def test_an_evaluation_does_not_replace_the_metrics_of_a_training(tmp_path):
     (tmp_path / "last_checkpoint").write_text("model_final.pth")
     with (
-        pytest.raises(CellSegError, match="holds a training, whose files would be replaced"),
+        pytest.raises(CellSegError, match="holds another run, whose files would be replaced"),
         claimed(tmp_path, EVALUATION, may_hold=True),
     ):
         pass

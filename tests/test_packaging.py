@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -63,19 +64,29 @@ def test_newer_torch_numpy_and_other_builds_of_detectron2_are_allowed(wheel: Pat
         assert required[name].specifier.contains(version)
 
 
-def test_setup_installs_every_requirement_at_a_version_within_its_bounds(wheel: Path) -> None:
-    pins = {}
-    for line in _lines("constraints-py310.txt"):
-        name, version = line.split("==")
-        pins[canonicalize_name(name)] = Version(version)
-    listed = {canonicalize_name(line) for line in _lines("py310.txt")}
+@pytest.mark.parametrize("lock", ["py310", "current"])
+def test_setup_installs_every_requirement_at_a_version_within_its_bounds(wheel: Path, lock: str) -> None:
+    locked = [Requirement(line) for line in (*_lines("build.txt"), *_lines(f"{lock}.txt"), *_lines("detectron2.txt"))]
+    pins: dict[str, list[Requirement]] = {}
+    for pin in locked:
+        pins.setdefault(canonicalize_name(pin.name), []).append(pin)
 
     for need in _requirements(wheel):
-        name = canonicalize_name(need.name)
-        assert need.specifier.contains(pins[name]), f"{need} and the constraint {pins[name]} do not fit"
-        if need.marker is None or 'extra == "detectron2"' not in str(need.marker):
-            assert name in listed, f"{need} is missing from requirements/py310.txt"
-    assert listed <= pins.keys()
+        found = pins[canonicalize_name(need.name)]
+        assert all(need.specifier.contains(_exact(pin)) for pin in found), f"{need} and {lock}'s {found} do not fit"
+
+
+@pytest.mark.parametrize("lock", ["build", "py310", "current", "detectron2", "sahi"])
+def test_every_locked_package_has_an_exact_version_and_a_hash(lock: str) -> None:
+    for line in _lines(f"{lock}.txt", hashes=True):
+        assert "==" in line and "--hash=sha256:" in line, line
+
+
+def test_the_packages_here_are_the_locked_ones() -> None:
+    lock = "py310" if sys.version_info < (3, 11) else "current"
+    for pin in map(Requirement, _lines(f"{lock}.txt")):
+        if pin.marker is None or pin.marker.evaluate():
+            assert Version(metadata.version(pin.name)).public == _exact(pin).public, pin.name
 
 
 def test_an_installed_plugin_finds_its_configs_outside_the_checkout(wheel: Path, tmp_path: Path) -> None:
@@ -176,7 +187,14 @@ def _requirements(wheel: Path) -> list[Requirement]:
     return [Requirement(text) for text in _metadata(wheel).get_all("Requires-Dist")]
 
 
-def _lines(name: str) -> list[str]:
-    """The requirements of a file under requirements/, without comments."""
-    lines = (line.split("#")[0].strip() for line in (ROOT / "requirements" / name).read_text().splitlines())
-    return [line for line in lines if line]
+def _lines(name: str, hashes: bool = False) -> list[str]:
+    """The requirements of a file under requirements/, without comments and, unless wanted, without hashes."""
+    text = (ROOT / "requirements" / name).read_text().replace("\\\n", " ")
+    lines = (re.sub(r"(^|\s)#.*", "", line).strip() for line in text.splitlines())
+    return [line if hashes else line.split("--hash")[0].strip() for line in lines if line]
+
+
+def _exact(pin: Requirement) -> Version:
+    """The version of a requirement ``name==version``."""
+    (only,) = pin.specifier
+    return Version(only.version)

@@ -13,19 +13,18 @@ from __future__ import annotations
 
 import csv
 import logging
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from xml.etree.ElementTree import Element, TreeBuilder
-from xml.parsers import expat
 
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
+from cellseg_d2.annotations.imagescope import Polygon, patient_of, read_layers
 from cellseg_d2.annotations.reader import ImageLabels, LabelledImage, LabelledSet, Reader
+from cellseg_d2.annotations.shapes import inside_rings
 from cellseg_d2.cells.label_maps import LabelMap
 from cellseg_d2.errors import CellSegError, one_line
 from cellseg_d2.images.pixel_size import PixelSize
@@ -45,11 +44,6 @@ PATIENTS_FILE = "patients.csv"
 
 IMAGE_SUFFIXES = (".svs", ".tif", ".tiff")
 """In the order of choice: the challenge's own script that makes TIFFs of the slides swaps red and blue."""
-
-_TCGA_PATIENT = re.compile(r"TCGA-\w{2}-\w{4}(?=-|$)")
-
-Polygon = NDArray[np.float64]
-"""(V, 2), x and y of the corners."""
 
 
 @dataclass(frozen=True)
@@ -164,8 +158,7 @@ def find_pairs(root: Path) -> list[Pair]:
             raise CellSegError(f"{path}: has no image beside it; put {path.stem}.svs or {path.stem}.tif there")
         slide = path.parent.resolve().name
         name = path.stem if path.stem.startswith(slide) else f"{slide}_{path.stem}"
-        match = _TCGA_PATIENT.match(slide)
-        pair = Pair(name, image, path, match[0] if match else slide)
+        pair = Pair(name, image, path, patient_of(slide) or slide)
         if (first := pairs.setdefault(name, pair)) is not pair:
             raise CellSegError(f"{path}: would be sample {name}, as {first.outlines} is; rename one of the two")
     if not pairs:
@@ -241,14 +234,7 @@ def read_outlines(path: Path, unknown_is_ambiguous: bool = False) -> dict[str, l
         CellSegError: not such a file, damaged, or with outlines of an unknown class.
     """
     outlines: dict[str, list[Polygon]] = {name: [] for name in (*CLASS_NAMES, AMBIGUOUS)}
-    root = _parse(path)
-    if root.tag != "Annotations":
-        raise CellSegError(f"{path}: begins with <{root.tag}>, not with ImageScope's <Annotations>")
-    for annotation in root.iterfind("Annotation"):
-        polygons = [_polygon(region, path) for region in annotation.iterfind("Regions/Region")]
-        if not polygons:  # ImageScope's empty layers have any name
-            continue
-        name = next((entry.get("Name", "") for entry in annotation.iterfind("Attributes/Attribute")), "")
+    for name, polygons in read_layers(path):
         if name not in outlines and not unknown_is_ambiguous:
             known = ", ".join(outlines)
             raise CellSegError(
@@ -257,37 +243,6 @@ def read_outlines(path: Path, unknown_is_ambiguous: bool = False) -> dict[str, l
             )
         outlines[name if name in outlines else AMBIGUOUS] += polygons
     return outlines
-
-
-def _parse(path: Path) -> Element:
-    """Parses XML without a document type: that alone can name other files or blow up a small file in memory."""
-    builder = TreeBuilder()
-    parser = expat.ParserCreate()
-    parser.StartElementHandler = builder.start
-    parser.EndElementHandler = builder.end
-    parser.CharacterDataHandler = builder.data
-
-    def refuse(*_: object) -> None:
-        raise CellSegError(f"{path}: has a document type (DTD), which ImageScope never writes; remove it")
-
-    parser.StartDoctypeDeclHandler = refuse
-    try:
-        with path.open("rb") as file:
-            parser.ParseFile(file)
-        return builder.close()
-    except (expat.ExpatError, OSError) as error:
-        raise CellSegError(f"{path}: is damaged ({error}); copy or unpack it again") from error
-
-
-def _polygon(region: Element, path: Path) -> Polygon:
-    try:
-        corners = [(float(v.attrib["X"]), float(v.attrib["Y"])) for v in region.iterfind("Vertices/Vertex")]
-    except (KeyError, ValueError) as error:
-        raise CellSegError(f"{path}: has a Vertex without a number for X or Y; correct it in ImageScope") from error
-    polygon = np.array(corners, np.float64).reshape(-1, 2)
-    if not np.isfinite(polygon).all():
-        raise CellSegError(f"{path}: has a Vertex at infinity or NaN; correct it in ImageScope")
-    return polygon
 
 
 def paint_polygons(polygons: Sequence[Polygon], size: tuple[int, int]) -> Painted:
@@ -304,7 +259,7 @@ def paint_polygons(polygons: Sequence[Polygon], size: tuple[int, int]) -> Painte
     [[0, 1, 1, 0], [0, 1, 1, 2], [0, 0, 2, 2]]
     """
     painted = Painted(np.zeros(size, np.int32))
-    places = [inside_polygon(polygon, size) for polygon in polygons]
+    places = [inside_rings([polygon], size, centre=0.0) for polygon in polygons]
     covered = np.zeros(size, np.uint16)
     for number in sorted(range(len(places)), key=lambda number: (-len(places[number][0]), -number)):
         painted.labels[places[number]] = number + 1
@@ -316,31 +271,6 @@ def paint_polygons(polygons: Sequence[Polygon], size: tuple[int, int]) -> Painte
     limits = np.array([size[1], size[0]], np.float64)
     painted.clipped = sum(bool((polygon < 0).any() or (polygon > limits).any()) for polygon in polygons)
     return painted
-
-
-def inside_polygon(polygon: Polygon, size: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows and columns of an image's pixels in a polygon, see :func:`paint_polygons`.
-
-    Memory follows the part of the polygon's box that lies in the image.
-    """
-    none = np.zeros(0, np.int64)
-    if len(polygon) < 3:
-        return none, none
-    first, second = polygon, np.roll(polygon, -1, axis=0)
-    low = np.ceil(np.clip(polygon.min(axis=0), 0, size[::-1])).astype(np.int64)
-    high = np.ceil(np.clip(polygon.max(axis=0), 0, size[::-1])).astype(np.int64)
-    if (low >= high).any():
-        return none, none
-    rows = np.arange(low[1], high[1])
-    # An edge crosses the rows from its upper end on, that of its lower end left out, so that each corner counts once.
-    edge, row = np.nonzero((first[:, 1:] <= rows) != (second[:, 1:] <= rows))
-    start, step = first[edge], second[edge] - first[edge]
-    crossing = start[:, 0] + (rows[row] - start[:, 1]) * step[:, 0] / step[:, 1]
-    column = np.ceil(np.clip(crossing, low[0], high[0])).astype(np.int64) - low[0]
-    toggles = np.zeros((len(rows), high[0] - low[0] + 1), np.int64)
-    np.add.at(toggles, (row, column), 1)
-    y, x = np.nonzero(toggles.cumsum(axis=1)[:, :-1] % 2)
-    return y + low[1], x + low[0]
 
 
 def class_counts(counts: Mapping[str, int]) -> str:

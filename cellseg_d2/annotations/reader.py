@@ -86,10 +86,12 @@ class LabelledSet:
     Attributes:
         images: sorted by id.
         class_names: the names of class 1, 2, ...
+        notes: a line for each kind of thing that was left out.
     """
 
     images: Sequence[LabelledImage]
     class_names: list[str]
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -101,10 +103,13 @@ class Reader:
         description: one line for help.
         recognises: whether a folder looks like this format, from names alone.
         find: gives the labelled images of a folder and, for formats that have one, an annotation file. It raises
-            CellSegError where there are none, or they cannot be told apart.
+            CellSegError where there are none, or they cannot be told apart. With ``options`` it takes these as keyword
+            arguments of type str too.
+        options: what may be asked of it behind its name, as in ``qupath:region=Tumour``.
     """
 
     name: str
     description: str
     recognises: Callable[[Path], bool]
-    find: Callable[[Path, Path | None], LabelledSet]
+    find: Callable[..., LabelledSet]
+    options: tuple[str, ...] = ()

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import base64
+import html
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cellseg_d2.cells.rle import Rle, decode_runs, encode_crops
+from cellseg_d2.cells.arrays import Bools, Ints
+from cellseg_d2.cells.rle import Rle, Runs, decode_runs
+from cellseg_d2.errors import counted, size_text
 
-ENCODED_AT_ONCE = 500
-"""Masks that become RLEs in one go: encoding takes some 40 bytes a pixel for as long as it lasts."""
+LARGEST_SIDE = 1024
+"""Pixels of a picture of cells in a notebook."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CellInstances:
-    """N cells of one image.
+    """N cells of one image; a notebook shows them as a picture.
 
     A mask is cropped to its cell, so memory follows the cells' area and never cells x image.
 
@@ -28,14 +33,16 @@ class CellInstances:
         classes: (N,) int64, contiguous, 0 .. K - 1.
         masks: N arrays (h, w) bool.
         origins: (N, 2) int64, (x, y) of each mask's first pixel in the image; a mask lies wholly inside the image.
+        class_names: the names of class 0, 1, ...; empty where they are not known.
     """
 
     image_size: tuple[int, int]
     boxes: NDArray[np.float32]
     scores: NDArray[np.float32]
-    classes: NDArray[np.int64]
-    masks: list[NDArray[np.bool_]] = field(repr=False)
-    origins: NDArray[np.int64]
+    classes: Ints
+    masks: list[Bools]
+    origins: Ints
+    class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         lengths = {len(self.boxes), len(self.scores), len(self.classes), len(self.masks), len(self.origins)}
@@ -48,30 +55,88 @@ class CellInstances:
     def __getitem__(self, index: slice | NDArray[Any]) -> CellInstances:
         """The cells that a slice, a bool (N,) or an int (M,) array picks, in that order."""
         numbers = np.arange(len(self))[index]
-        return CellInstances(
-            self.image_size,
-            self.boxes[numbers],
-            self.scores[numbers],
-            self.classes[numbers],
-            [self.masks[number] for number in numbers],
-            self.origins[numbers],
+        return replace(
+            self,
+            boxes=self.boxes[numbers],
+            scores=self.scores[numbers],
+            classes=self.classes[numbers],
+            masks=[self.masks[number] for number in numbers],
+            origins=self.origins[numbers],
         )
 
+    def __repr__(self) -> str:
+        """Such as ``41 cells (30 tumour, 11 stroma) in an image of 512 x 640 pixels``."""
+        by_class = ", ".join(f"{count} {name}" for name, count in sorted(Counter(self.names).items()))
+        found = counted(len(self), "cell") + (f" ({by_class})" if by_class else "")
+        return f"{found} in an image of {size_text(self.image_size)} pixels"
+
     @property
-    def mask_boxes(self) -> NDArray[np.int64]:
+    def mask_boxes(self) -> Ints:
         """(N, 4) int64, (x0, y0, x1, y1), half open: the part of the image that each mask's array covers."""
         shapes = np.array([mask.shape[::-1] for mask in self.masks], np.int64).reshape(-1, 2)
         return np.concatenate([self.origins, self.origins + shapes], axis=1)
 
     @property
-    def areas(self) -> NDArray[np.int64]:
+    def areas(self) -> Ints:
         """(N,) int64, pixels of each mask."""
         return np.array([np.count_nonzero(mask) for mask in self.masks], np.int64)
 
+    def runs(self) -> Runs:
+        """The pixels of the masks as runs in the frame of the image."""
+        return Runs.from_crops(self.masks, self.origins, self.image_size)
+
+    @property
+    def stated_scores(self) -> NDArray[np.float64]:
+        """(N,) float64, the scores as every file states them, in six decimals: what thresholds and ranks go by."""
+        return self.scores.astype(np.float64).round(6)
+
+    @property
+    def ranking(self) -> NDArray[np.int64]:
+        """(N,) int64, numbers of the cells by falling score; of equal scores the earlier first."""
+        return np.argsort(-self.stated_scores, kind="stable")
+
+    @property
+    def names(self) -> list[str]:
+        """N, the name of each cell's class; ``class <number>`` where it is not known."""
+        known = dict(enumerate(self.class_names))
+        return [known.get(number, f"class {number}") for number in self.classes.tolist()]
+
+    def label_image(self) -> NDArray[np.int32]:
+        """(H, W) int32: each pixel's cell, counted from 1, the better of several; 0 where there is none."""
+        return self._painted(1)
+
+    def picture(self) -> NDArray[np.uint8]:
+        """(h, w, 3) uint8 RGB: each cell in a colour on black, as a whole with a side of at most 1,024 pixels."""
+        from skimage.color import label2rgb
+
+        labels = self._painted(max(-(-max(self.image_size) // LARGEST_SIDE), 1))
+        return (255 * label2rgb(labels, bg_label=0)).astype(np.uint8)  # type: ignore[no-untyped-call]
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: the text and the picture."""
+        uri = base64.b64encode(self._repr_png_()).decode("ascii")
+        return f'<p>{html.escape(repr(self))}</p><img alt="cells" src="data:image/png;base64,{uri}">'
+
+    def _repr_png_(self) -> bytes:
+        """What notebooks show that show no HTML."""
+        import cv2
+
+        return cv2.imencode(".png", np.ascontiguousarray(self.picture()[..., ::-1]))[1].tobytes()
+
+    def _painted(self, step: int) -> NDArray[np.int32]:
+        """:meth:`label_image` of every ``step``-th row and column."""
+        height, width = self.image_size
+        labels = np.zeros((-(-height // step), -(-width // step)), np.int32)
+        for number in self.ranking[::-1].tolist():
+            x, y = self.origins[number].tolist()
+            mask = self.masks[number][-y % step :: step, -x % step :: step]
+            row, column = -(-y // step), -(-x // step)
+            labels[row : row + mask.shape[0], column : column + mask.shape[1]][mask] = number + 1
+        return labels
+
     def rles(self) -> list[Rle]:
         """The masks as COCO RLEs in the frame of the image."""
-        parts = [slice(first, first + ENCODED_AT_ONCE) for first in range(0, len(self), ENCODED_AT_ONCE)]
-        return [rle for part in parts for rle in encode_crops(self.masks[part], self.origins[part], self.image_size)]
+        return self.runs().rles()
 
     def trimmed(self) -> CellInstances:
         """The same cells with masks cropped tight to their pixels; cells without a pixel are left out."""
@@ -83,13 +148,13 @@ class CellInstances:
                 # copied: a view would keep alive the array that it was cut from
                 masks.append(mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].copy())
                 origins.append((origin[0] + columns[0], origin[1] + rows[0]))
-        return CellInstances(
-            self.image_size,
-            self.boxes[keep],
-            self.scores[keep],
-            self.classes[keep],
-            masks,
-            np.array(origins, np.int64).reshape(-1, 2),
+        return replace(
+            self,
+            boxes=self.boxes[keep],
+            scores=self.scores[keep],
+            classes=self.classes[keep],
+            masks=masks,
+            origins=np.array(origins, np.int64).reshape(-1, 2),
         )
 
     def moved(self, x: int, y: int, image_size: tuple[int, int]) -> CellInstances:
@@ -101,6 +166,7 @@ class CellInstances:
             self.classes,
             self.masks,
             self.origins + np.array([x, y]),
+            self.class_names,
         )
 
     def with_scores(self, scores: NDArray[np.floating[Any]]) -> CellInstances:
@@ -136,41 +202,46 @@ class CellInstances:
             np.concatenate([part.classes for part in parts]),
             [mask for part in parts for mask in part.masks],
             np.concatenate([part.origins for part in parts]),
+            parts[0].class_names,
+        )
+
+    @classmethod
+    def from_runs(
+        cls,
+        runs: Runs,
+        classes: Sequence[int] | Ints,
+        scores: Sequence[float] | NDArray[np.floating[Any]] | None = None,
+    ) -> CellInstances:
+        """Cells from their runs, with tight boxes; scores are 1 where none are given.
+
+        Raises:
+            ValueError: a cell has no pixel.
+        """
+        if not runs.areas.all():
+            raise ValueError(f"cell {int(np.argmin(runs.areas))}, counted from 0, has no pixel")
+        return cls(
+            runs.size,
+            runs.boxes.astype(np.float32),
+            np.ones(len(runs), np.float32) if scores is None else np.asarray(scores, np.float32),
+            np.asarray(classes, np.int64),
+            runs.crops(),
+            runs.boxes[:, :2],
         )
 
     @classmethod
     def from_rles(
         cls,
         rles: Sequence[Rle],
-        classes: Sequence[int] | NDArray[np.int64],
+        classes: Sequence[int] | Ints,
         image_size: tuple[int, int],
-        scores: Sequence[float] | NDArray[np.float32] | None = None,
+        scores: Sequence[float] | NDArray[np.floating[Any]] | None = None,
     ) -> CellInstances:
-        """Cells from COCO RLEs in the frame of the image, with tight boxes; scores are 1 where none are given.
+        """Cells from COCO RLEs in the frame of the image; otherwise as :meth:`from_runs`.
 
         Raises:
             ValueError: an RLE is uncompressed, malformed, of another image size, or has no pixel.
         """
-        count, height = len(rles), image_size[0]
-        runs = decode_runs(rles, image_size)
-        boxes = runs.bboxes(count)
-        if count and not (boxes[:, 2] > boxes[:, 0]).all():
-            raise ValueError(f"RLE {int(np.argmin(boxes[:, 2]))} has no pixel")
-        masks = []
-        bounds = np.searchsorted(runs.index, np.arange(count + 1))
-        for number, (x0, y0, x1, y1) in enumerate(boxes.tolist()):
-            columns = np.zeros((x1 - x0) * height, bool)
-            for run in range(bounds[number], bounds[number + 1]):
-                columns[runs.starts[run] - x0 * height : runs.stops[run] - x0 * height] = True
-            masks.append(np.ascontiguousarray(columns.reshape(x1 - x0, height)[:, y0:y1].T))
-        return cls(
-            image_size,
-            boxes.astype(np.float32),
-            np.ones(count, np.float32) if scores is None else np.asarray(scores, np.float32),
-            np.asarray(classes, np.int64),
-            masks,
-            boxes[:, :2],
-        )
+        return cls.from_runs(decode_runs(rles, image_size), classes, scores)
 
     @classmethod
     def from_annotations(cls, annotations: Iterable[Mapping[str, Any]], image_size: tuple[int, int]) -> CellInstances:
@@ -179,6 +250,6 @@ class CellInstances:
         Raises:
             ValueError: see :meth:`from_rles`.
         """
-        cells = [own for own in annotations if not own["iscrowd"]]
-        classes = [own["category_id"] - 1 for own in cells]
-        return cls.from_rles([own["segmentation"] for own in cells], classes, image_size)
+        cells = [annotation for annotation in annotations if not annotation["iscrowd"]]
+        classes = [cell["category_id"] - 1 for cell in cells]
+        return cls.from_rles([cell["segmentation"] for cell in cells], classes, image_size)

@@ -1,16 +1,16 @@
-"""Label maps of one image: what they stand for, what their cells measure, and how blobs become cells of their own."""
+"""Label maps of one image: what they stand for, how many parts their cells have, and how parts become cells."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cellseg_d2.cells.rle import EncodedLabels, Runs, column_runs
-from cellseg_d2.cells.tiling import Window
+from cellseg_d2.cells.arrays import Ints
+from cellseg_d2.cells.rle import Runs, column_runs
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class LabelMap:
 
     Attributes:
         categories: the classes, 1, 2, ..., that each cell is annotated with; more than one only for ``crowd``.
-        labels: (H, W) int32, 0 is background and each other value one cell.
+        labels: (H, W) int32, 0 is background and each other value one cell. It is not changed any more.
         crowd: whether these are regions in which detections are neither rewarded nor punished, instead of cells.
     """
 
@@ -27,66 +27,41 @@ class LabelMap:
     labels: NDArray[np.int32]
     crowd: bool = False
 
-
-@dataclass(frozen=True)
-class CellMeasures:
-    """What the N cells of a label map measure.
-
-    Attributes:
-        ids: (N,) int64, the labels, ascending.
-        areas: (N,) int64, pixels.
-        boxes: (N, 4) int64, (x0, y0, x1, y1), half open, tight.
-        blobs: (N,) int64, connected parts (pixels that touch at a corner are connected).
-        holes: (N,) int64, parts of the background or of other cells that a cell encloses.
-        runs: their pixels, each run within one column; ``runs.index`` is the place in ``ids``.
-    """
-
-    ids: NDArray[np.int64]
-    areas: NDArray[np.int64]
-    boxes: NDArray[np.int64]
-    blobs: NDArray[np.int64]
-    holes: NDArray[np.int64]
-    runs: Runs
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def encode(self, window: Window) -> tuple[EncodedLabels, NDArray[np.int64]]:
-        """The cells that a window, (x0, y0, x1, y1), shows, in its frame, and the place of each in ``ids``.
-
-        No pixel is looked at again, and only the runs of cells whose box reaches into the window are.
-        """
-        x0, y0, x1, y1 = window
-        left, top, right, bottom = self.boxes.T
-        near = np.flatnonzero((left < x1) & (right > x0) & (top < y1) & (bottom > y0))
-        runs = self.runs.crop(near, window)
-        begins = np.diff(runs.index, prepend=-1) > 0
-        places = near[runs.index[begins]]
-        return EncodedLabels.of(self.ids[places], replace(runs, index=np.cumsum(begins) - 1)), places
+    @cached_property
+    def cells(self) -> tuple[Ints, Runs]:
+        """The (N,) labels, ascending, and the pixels of these cells; found at the first use and then kept."""
+        return column_runs(self.labels)
 
 
-def measure_cells(labels: NDArray[np.integer[Any]]) -> CellMeasures:
-    """Measures all cells of a (H, W) label map in one pass over its pixels; all else follows the runs.
+def count_parts(cells: Runs) -> tuple[Ints, Ints]:
+    """How many connected parts each of N cells has, and how many holes.
+
+    Pixels that touch at a corner are connected. A hole is a part of the background, or of other cells, that a cell
+    encloses.
 
     A cell's runs, the vertical stretches of its pixels, touch in pairs only. So the Euler number, parts less holes, is
-    the number of its runs less that of the pairs, and the parts are the connected groups of its runs (the run-based
+    the number of its runs less the number of pairs, and the parts are the connected groups of its runs (the run-based
     form of Gray's bit-quads, IEEE Trans. Computers C-20, 1971).
 
+    Args:
+        cells: what :func:`cellseg_d2.cells.rle.column_runs` gives; no run may reach from one column to the next.
+
+    Returns:
+        Two arrays, (N,) int64.
+
     >>> ring = np.array([[5, 5, 5], [5, 0, 5], [5, 5, 5], [0, 0, 0], [5, 0, 0]])
-    >>> cells = measure_cells(ring)
-    >>> cells.areas.tolist(), cells.blobs.tolist(), cells.holes.tolist()
-    ([9], [2], [1])
+    >>> parts, holes = count_parts(column_runs(ring)[1])
+    >>> parts.tolist(), holes.tolist()
+    ([2], [1])
     """
-    ids, runs = column_runs(labels)
-    count = len(ids)
-    first, second = _touching(runs)
-    root = _roots(len(runs.index), first, second)
-    blobs = np.bincount(runs.index[root == np.arange(len(root))], minlength=count)
-    euler = np.bincount(runs.index, minlength=count) - np.bincount(runs.index[first], minlength=count)
-    return CellMeasures(ids, runs.areas(count), runs.bboxes(count), blobs, blobs - euler, runs)
+    first, second = _touching(cells)
+    root = _roots(len(cells.index), first, second)
+    parts = np.bincount(cells.index[root == np.arange(len(root))], minlength=len(cells))
+    euler = np.bincount(cells.index, minlength=len(cells)) - np.bincount(cells.index[first], minlength=len(cells))
+    return parts, parts - euler
 
 
-def _touching(runs: Runs) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _touching(runs: Runs) -> tuple[Ints, Ints]:
     """Pairs of runs of one cell in neighbouring columns that touch, at a corner at least."""
     height, width = runs.size
     stride = height + 2  # columns one pixel apart, so that a run never reaches into the next column's places
@@ -102,7 +77,7 @@ def _touching(runs: Runs) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return first, second
 
 
-def _roots(count: int, first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int64]:
+def _roots(count: int, first: Ints, second: Ints) -> Ints:
     """The least of each group of ``count`` numbers that pairs connect.
 
     On the few hundred runs of a real label map this takes a fifth of the time of ``scipy.sparse.csgraph``, which builds
@@ -119,7 +94,7 @@ def _roots(count: int, first: NDArray[np.int64], second: NDArray[np.int64]) -> N
 
 
 def split_blobs(labels: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Makes each connected part of a cell a cell of its own, numbered from 1 by cell and then by its first column.
+    """Makes each connected part of a cell a separate cell, numbered from 1 by cell and then by its first column.
 
     Pixels that touch at a corner are connected, as in ImageJ's and scikit-image's default. The cost follows pixels and
     runs, so that cells of one id that lie far apart cost no more than others.

@@ -10,13 +10,13 @@ Ring = NDArray[np.int64]
 """(n, 2), (x, y) of the corners of a closed line; the first is not repeated at the end."""
 
 Polygon = list[Ring]
-"""The outer ring, then those of the holes."""
+"""The outer ring, then the rings of the holes."""
 
 
 def trace(mask: NDArray[np.bool_], origin: tuple[int, int] | NDArray[np.int64] = (0, 0)) -> list[Polygon]:
     """The outlines of a mask, exactly: a pixel belongs to it if its centre lies inside.
 
-    Coordinates are those of QuPath, ImageJ and the GeoJSON that both read: pixel (x, y) covers x .. x + 1 and
+    Coordinates are as in QuPath, ImageJ and the GeoJSON that both read: pixel (x, y) covers x .. x + 1 and
     y .. y + 1. Pixels that share a corner only belong to different polygons, and no ring meets itself, so each polygon
     and all of them together are valid in the sense of OGC's Simple Features (ISO 19125-1). Outer rings have the mask
     on the right on the screen, where y points down; that is counterclockwise in RFC 7946's sense. Holes go the other
@@ -41,8 +41,8 @@ def trace(mask: NDArray[np.bool_], origin: tuple[int, int] | NDArray[np.int64] =
     holes = [loop for loop in loops if loop[0] // stride != loop[1] // stride]
     polygons = [[_ring(loop, stride, origin)] for loop in outer]
     if holes:
-        # The pixel below and to the right of an outer ring's first corner, and the one above that of a hole's, belong
-        # to the mask. Pixels that share an edge are of one polygon.
+        # The mask has the pixel below and to the right of an outer ring's first corner, and the pixel above and to the
+        # right of a hole's first corner. Pixels that share an edge are of one polygon.
         labels = ndimage.label(mask)[0] if len(outer) > 1 else np.zeros(mask.shape, np.int32)
         owner = {labels[loop[0] // stride, loop[0] % stride]: place for place, loop in enumerate(outer)}
         for loop in holes:

@@ -1,116 +1,214 @@
 """Label map <-> COCO run-length encoding in one pass over the pixels.
 
-The usual way, one comparison and one ``pycocotools.mask.encode`` of the full frame a cell, costs cells x pixels. Here
+The usual way, one comparison and one ``pycocotools.mask.encode`` of the full frame per cell, costs cells x pixels. Here
 the runs of all cells are found at once in column-major order (COCO's) and sorted by cell, and the text form of all RLEs
-is written, and read, as one array.
+is written, and read, as one array. All steps between pixels, runs and RLEs are here, each of them once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cellseg_d2.cells.arrays import Bools, Ints
+from cellseg_d2.cells.rle_text import parse
 from cellseg_d2.cells.tiling import Window
 
 Rle = dict[str, Any]
 """COCO's compressed RLE: ``{"size": [height, width], "counts": str}``."""
 
+CROPS_AT_ONCE = 500
+"""Masks whose pixels become runs in one go: that takes some 40 bytes per pixel for as long as it lasts."""
+
 
 @dataclass(frozen=True)
 class Runs:
-    """Runs of pixels in column-major order, sorted by ``index`` and then by ``starts``.
+    """The pixels of N cells of one image as runs in column-major order; the cells may overlap.
+
+    Runs are sorted by ``index`` and then by ``starts``.
 
     Attributes:
         index: (R,) int64, which cell a run belongs to, 0 .. N - 1.
         starts, stops: (R,) int64, half open, ``x * height + y`` in the frame of ``size``.
         size: (height, width).
+        count: N; cells without a pixel count too.
     """
 
-    index: NDArray[np.int64]
-    starts: NDArray[np.int64]
-    stops: NDArray[np.int64]
+    index: Ints
+    starts: Ints
+    stops: Ints
     size: tuple[int, int]
+    count: int
 
-    def areas(self, count: int) -> NDArray[np.int64]:
-        """(count,) pixels of each cell."""
-        return np.bincount(self.index, weights=self.stops - self.starts, minlength=count).astype(np.int64)
+    def __len__(self) -> int:
+        return self.count
 
-    def pixels(self) -> NDArray[np.int64]:
-        """(P,) every pixel of every cell, run by run, as ``x * height + y``."""
+    @classmethod
+    def from_crops(cls, masks: Sequence[Bools], origins: Ints, size: tuple[int, int]) -> Runs:
+        """The runs of N masks that are cropped to their cells; :meth:`crops` is the way back.
+
+        Args:
+            masks: N arrays (h, w), bool.
+            origins: (N, 2) int, (x, y) of each mask's first pixel in the image; a mask lies wholly inside the image.
+            size: (height, width) of the image.
+        """
+        parts = [slice(first, first + CROPS_AT_ONCE) for first in range(0, max(len(masks), 1), CROPS_AT_ONCE)]
+        found = [_runs_of_crops(masks[part], origins[part], part.start, size[0]) for part in parts]
+        index, starts, stops = (np.concatenate(arrays) for arrays in zip(*found))
+        return cls(index, starts, stops, size, len(masks))
+
+    @cached_property
+    def areas(self) -> Ints:
+        """(N,) int64, pixels of each cell."""
+        return np.bincount(self.index, weights=self.stops - self.starts, minlength=self.count).astype(np.int64)
+
+    def pixels(self) -> Ints:
+        """(P,) int64, every pixel of every cell, run by run, as ``x * height + y``."""
         lengths = self.stops - self.starts
         before = np.cumsum(lengths) - lengths
-        places: NDArray[np.int64] = np.repeat(self.starts - before, lengths)
+        places: Ints = np.repeat(self.starts - before, lengths)
         places += np.arange(len(places))
         return places
 
-    def bboxes(self, count: int) -> NDArray[np.int64]:
-        """(count, 4) tight boxes (x0, y0, x1, y1), half open; zeros for a cell without a pixel."""
-        height = self.size[0]
-        x0, y0 = np.divmod(self.starts, height)
-        x1, y1 = np.divmod(self.stops - 1, height)
-        spans_columns = x0 != x1
-        y0 = np.where(spans_columns, 0, y0)
-        y1 = np.where(spans_columns, height - 1, y1)
-        boxes = np.zeros((count, 4), np.int64)
-        if self.index.size:
-            first = np.flatnonzero(np.diff(self.index, prepend=-1))
-            for place, values in enumerate((x0, y0)):
-                boxes[self.index[first], place] = np.minimum.reduceat(values, first)
-            for place, values in enumerate((x1, y1), start=2):
-                boxes[self.index[first], place] = np.maximum.reduceat(values, first) + 1
-        return boxes
+    def owners(self) -> NDArray[np.int32]:
+        """(P,) int32, the cell that each of :meth:`pixels` belongs to."""
+        return np.repeat(self.index.astype(np.int32), self.stops - self.starts)
+
+    @cached_property
+    def boxes(self) -> Ints:
+        """(N, 4) int64, tight boxes (x0, y0, x1, y1), half open; zeros for a cell without a pixel."""
+        return boxes_of_runs(self.index, self.starts, self.stops, self.size[0], self.count)
+
+    def depth(self) -> int:
+        """The most cells that lie on one pixel."""
+        edges = np.concatenate([self.stops, self.starts])  # of edges at one place, ends come first
+        steps = np.repeat([-1, 1], len(self.starts))
+        return int(np.cumsum(steps[np.argsort(edges, kind="stable")]).max(initial=0))
 
     def joined(self) -> Runs:
-        """The same pixels in the fewest runs: those of one cell that follow on each other become one."""
+        """The same pixels in the fewest runs: a cell's runs that follow on each other become one."""
         goes_on = (self.starts[1:] == self.stops[:-1]) & (self.index[1:] == self.index[:-1])
         edge = np.ones(min(self.index.size, 1), bool)
         first, last = np.concatenate([edge, ~goes_on]), np.concatenate([~goes_on, edge])
-        return Runs(self.index[first], self.starts[first], self.stops[last], self.size)
+        return Runs(self.index[first], self.starts[first], self.stops[last], self.size, self.count)
 
-    def crop(self, cells: NDArray[np.int64], window: Window) -> Runs:
-        """What a window shows of some cells, in its frame; ``index`` is the place in ``cells``.
+    def crops(self) -> list[Bools]:
+        """N masks (h, w), bool, each cropped to its box of :attr:`boxes`; (0, 0) for a cell without a pixel."""
+        height = self.size[0]
+        bounds = np.searchsorted(self.index, np.arange(self.count + 1)).tolist()
+        masks = []
+        for (x0, y0, x1, y1), (first, last) in zip(self.boxes.tolist(), pairwise(bounds)):
+            columns = np.zeros((x1 - x0) * height, bool)
+            for run in range(first, last):
+                columns[self.starts[run] - x0 * height : self.stops[run] - x0 * height] = True
+            masks.append(np.ascontiguousarray(columns.reshape(x1 - x0, height)[:, y0:y1].T))
+        return masks
+
+    def pick(self, numbers: Ints) -> Runs:
+        """The cells with these numbers, in this order; no number twice."""
+        place = np.full(self.count, -1)
+        place[numbers] = np.arange(len(numbers))
+        index = place[self.index]
+        order = np.argsort(index, kind="stable")[np.count_nonzero(index < 0) :]
+        return Runs(index[order], self.starts[order], self.stops[order], self.size, len(numbers))
+
+    def crop(self, window: Window) -> tuple[Runs, Ints]:
+        """The M cells that a window shows, in its frame, and the (M,) number of each among the N.
+
+        Only runs of cells whose box reaches into the window are looked at.
 
         Args:
-            cells: (M,) int64, ascending; runs of other cells are not looked at.
             window: (x0, y0, x1, y1), half open. No run may reach from one column to the next, see :func:`column_runs`.
         """
         x0, y0, x1, y1 = window
-        first, last = np.searchsorted(self.index, cells, "left"), np.searchsorted(self.index, cells, "right")
+        left, top, right, bottom = self.boxes.T
+        near = np.flatnonzero((left < x1) & (right > x0) & (top < y1) & (bottom > y0))
+        first, last = np.searchsorted(self.index, near, "left"), np.searchsorted(self.index, near, "right")
         counts = last - first
-        own = np.repeat(last - np.cumsum(counts), counts) + np.arange(counts.sum())
-        column, row = np.divmod(self.starts[own], self.size[0])
-        top = np.maximum(row, y0)
-        foot = np.minimum(row + (self.stops - self.starts)[own], y1)
-        shown = (column >= x0) & (column < x1) & (top < foot)
-        index = np.repeat(np.arange(len(cells)), counts)[shown]
+        run = np.repeat(last - np.cumsum(counts), counts) + np.arange(counts.sum())
+        column, row = np.divmod(self.starts[run], self.size[0])
+        upper = np.maximum(row, y0)
+        lower = np.minimum(row + (self.stops - self.starts)[run], y1)
+        shown = (column >= x0) & (column < x1) & (upper < lower)
+        cell = self.index[run[shown]]
+        begins = np.diff(cell, prepend=-1) > 0
         place = ((column - x0) * (y1 - y0) - y0)[shown]
-        return Runs(index, place + top[shown], place + foot[shown], (y1 - y0, x1 - x0))
+        index, numbers = np.cumsum(begins) - 1, cell[begins]
+        return Runs(index, place + upper[shown], place + lower[shown], (y1 - y0, x1 - x0), len(numbers)), numbers
 
-    def rles(self, count: int) -> list[Rle]:
-        """The ``count`` cells as COCO RLEs in the frame of ``size``, as ``pycocotools.mask.encode`` writes them."""
-        if count == 0:
+    def rles(self) -> list[Rle]:
+        """N COCO RLEs in the frame of ``size``, as ``pycocotools.mask.encode`` writes them."""
+        if self.count == 0:
             return []
-        bounds = np.searchsorted(self.index, np.arange(count + 1))
+        runs = self.joined()
+        bounds = np.searchsorted(runs.index, np.arange(self.count + 1))
         # Each cell's edges lie between the frame's first place and its last; the differences are its counts.
-        last = 2 * (np.arange(1, count + 1) + bounds[1:]) - 1
-        edges = np.zeros(2 * (len(self.index) + count), np.int64)
-        place = 2 * (np.arange(len(self.index)) + self.index) + 1
-        edges[place], edges[place + 1], edges[last] = self.starts, self.stops, self.size[0] * self.size[1]
+        last = 2 * (np.arange(1, self.count + 1) + bounds[1:]) - 1
+        edges = np.zeros(2 * (len(runs.index) + self.count), np.int64)
+        place = 2 * (np.arange(len(runs.index)) + runs.index) + 1
+        edges[place], edges[place + 1], edges[last] = runs.starts, runs.stops, self.size[0] * self.size[1]
         counts = np.diff(edges, append=0)
         kept = np.ones(len(counts), bool)
         kept[last] = False  # from one cell's end to the next one's beginning
         kept[last[counts[last - 1] == 0] - 1] = False  # no run of background of length 0 at the end
-        owner = np.repeat(np.arange(count), np.diff(last, prepend=-1))[kept]
-        return [{"size": list(self.size), "counts": text} for text in _format_counts(counts[kept], owner, count)]
+        owner = np.repeat(np.arange(self.count), np.diff(last, prepend=-1))[kept]
+        return [{"size": list(self.size), "counts": text} for text in _format_counts(counts[kept], owner, self.count)]
+
+
+def without_gaps(*parts: Runs) -> list[Runs]:
+    """Runs of one image as if it had no pixels but those that any of them covers; lengths and overlaps stay.
+
+    What is painted of them needs memory for these pixels alone, however large the image is said to be. The size is
+    then (covered pixels, 1).
+    """
+    starts = np.concatenate([part.starts for part in parts])
+    order = np.argsort(starts, kind="stable")
+    starts = starts[order]
+    reach = np.maximum.accumulate(np.concatenate([part.stops for part in parts])[order])
+    begins = np.ones(len(starts), bool)
+    begins[1:] = starts[1:] > reach[:-1]
+    first, last = starts[begins], reach[np.append(begins[1:], True)[: len(starts)]]
+    lengths = last - first
+    moves = first - (np.cumsum(lengths) - lengths)
+    size = (int(lengths.sum()), 1)
+    moved = []
+    for part in parts:
+        move = moves[np.searchsorted(first, part.starts, "right") - 1]
+        moved.append(Runs(part.index, part.starts - move, part.stops - move, size, part.count))
+    return moved
+
+
+def boxes_of_runs(
+    index: NDArray[np.int64],
+    starts: NDArray[np.int64],
+    stops: NDArray[np.int64],
+    height: int | NDArray[np.int64],
+    count: int,
+) -> NDArray[np.int64]:
+    """See :attr:`Runs.boxes`; where the cells are of images of several heights, ``height`` is (R,), one per run."""
+    x0, y0 = np.divmod(starts, height)
+    x1, y1 = np.divmod(stops - 1, height)
+    spans_columns = x0 != x1
+    y0 = np.where(spans_columns, 0, y0)
+    y1 = np.where(spans_columns, height - 1, y1)
+    boxes = np.zeros((count, 4), np.int64)
+    if index.size:
+        first = np.flatnonzero(np.diff(index, prepend=-1))
+        for place, values in enumerate((x0, y0)):
+            boxes[index[first], place] = np.minimum.reduceat(values, first)
+        for place, values in enumerate((x1, y1), start=2):
+            boxes[index[first], place] = np.maximum.reduceat(values, first) + 1
+    return boxes
 
 
 def _format_counts(counts: NDArray[np.int64], owner: NDArray[np.int64], count: int) -> list[str]:
-    """The text form of ``count`` RLEs, see :func:`decode_runs`, from their counts, which are sorted by ``owner``."""
+    """The text of ``count`` RLEs, see :mod:`cellseg_d2.cells.rle_text`; their counts are sorted by ``owner``."""
     position = np.arange(len(counts)) - np.searchsorted(owner, owner)
     values = counts.copy()
     later = np.flatnonzero(position > 2)
@@ -128,70 +226,35 @@ def _format_counts(counts: NDArray[np.int64], owner: NDArray[np.int64], count: i
     return [text[first:last] for first, last in pairwise(bounds.tolist())]
 
 
-def _runs_of_values(
-    values: NDArray[np.integer[Any]], size: tuple[int, int], positions: NDArray[np.int64] | None = None
-) -> Runs:
-    """Runs of equal values but 0, and of consecutive ``positions`` where those are given; ``index`` is the value."""
-    if values.size == 0:
-        empty = np.zeros(0, np.int64)
-        return Runs(empty, empty, empty, size)
-    breaks = values[1:] != values[:-1]
-    if positions is not None:
-        breaks |= positions[1:] != positions[:-1] + 1
-    first = np.concatenate([[0], np.flatnonzero(breaks) + 1])
-    length = np.diff(first, append=values.size)
-    index = values[first].astype(np.int64)
-    foreground = index != 0
-    first, length, index = first[foreground], length[foreground], index[foreground]
-    starts = first if positions is None else positions[first]
-    order = np.argsort(index, kind="stable")
-    return Runs(index[order], starts[order], (starts + length)[order], size)
+def _runs_of_crops(masks: Sequence[Bools], origins: Ints, first_number: int, height: int) -> tuple[Ints, Ints, Ints]:
+    """``index``, ``starts`` and ``stops`` of some of the masks of :meth:`Runs.from_crops`, in one array operation."""
+    pixels, owners = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    for number, (mask, (x, y)) in enumerate(zip(masks, origins), start=first_number):
+        columns, rows = np.nonzero(mask.T)
+        pixels.append((columns + x) * height + rows + y)
+        owners.append(np.full(len(rows), number))
+    places, cell = np.concatenate(pixels), np.concatenate(owners)
+    begins = np.ones(len(places), bool)
+    begins[1:] = (places[1:] != places[:-1] + 1) | (cell[1:] != cell[:-1])
+    first = np.flatnonzero(begins)
+    return cell[first], places[first], places[first] + np.diff(first, append=len(places))
 
 
-@dataclass(frozen=True)
-class EncodedLabels:
-    """The cells of a label map.
+def column_runs(label_map: NDArray[np.integer[Any]]) -> tuple[Ints, Runs]:
+    """The N cells of a label map and their runs, each within one column, in one pass over the pixels.
 
-    Attributes:
-        ids: (N,) int64, the values in the label map, ascending.
-        boxes: (N, 4) int64, (x0, y0, x1, y1), half open, tight.
-        areas: (N,) int64, pixels.
-        rles: N COCO RLEs in the label map's frame.
-    """
-
-    ids: NDArray[np.int64]
-    boxes: NDArray[np.int64]
-    areas: NDArray[np.int64]
-    rles: list[Rle]
-
-    @classmethod
-    def of(cls, ids: NDArray[np.int64], runs: Runs) -> EncodedLabels:
-        """The cells ``ids`` from their runs; ``runs.index`` is the place in ``ids``."""
-        count, runs = len(ids), runs.joined()
-        return cls(ids, runs.bboxes(count), runs.areas(count), runs.rles(count))
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-
-def encode_label_map(label_map: NDArray[np.integer[Any]]) -> EncodedLabels:
-    """Encodes every cell of a label map in one pass over its pixels.
+    The pass compares each row with the next, in the order in which they lie in memory (in column-major order it would
+    take three times as long); all else is work on the few places where they differ.
 
     Args:
         label_map: (H, W), any integer type, 0 is background and each other value one cell.
 
-    >>> encoded = encode_label_map(np.array([[0, 7], [7, 7]]))
-    >>> encoded.ids.tolist(), encoded.areas.tolist(), encoded.boxes.tolist()
+    Returns:
+        (N,) int64, the values in the label map, ascending, and the runs of these cells.
+
+    >>> ids, cells = column_runs(np.array([[0, 7], [7, 7]]))
+    >>> ids.tolist(), cells.areas.tolist(), cells.boxes.tolist()
     ([7], [3], [[0, 0, 2, 2]])
-    """
-    return EncodedLabels.of(*column_runs(label_map))
-
-
-def column_runs(label_map: NDArray[np.integer[Any]]) -> tuple[NDArray[np.int64], Runs]:
-    """The (N,) values of a (H, W) label map, ascending and without 0, and these cells' runs, each within one column.
-
-    The one pass over the pixels compares each row with the next, in the order in which they lie in memory (in
-    column-major order it would take three times as long); all else is work on the few places where they differ.
     """
     height, width = label_map.shape
     changes = np.flatnonzero(label_map[1:] != label_map[:-1])
@@ -207,7 +270,7 @@ def column_runs(label_map: NDArray[np.integer[Any]]) -> tuple[NDArray[np.int64],
     stop_order = _argsort(np.concatenate([column[above != 0], foot]))
     ids, index = _compact(np.concatenate([label_map[0, head], below[below != 0]])[order])
     by_cell = _argsort(index)
-    return ids, Runs(index[by_cell], starts[order][by_cell], stops[stop_order][by_cell], (height, width))
+    return ids, Runs(index[by_cell], starts[order][by_cell], stops[stop_order][by_cell], (height, width), len(ids))
 
 
 def _argsort(values: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -227,30 +290,8 @@ def _compact(values: NDArray[np.integer[Any]]) -> tuple[NDArray[np.int64], NDArr
     return ids.astype(np.int64), index.astype(np.int64)
 
 
-def encode_crops(masks: Sequence[NDArray[np.bool_]], origins: NDArray[np.int64], size: tuple[int, int]) -> list[Rle]:
-    """Encodes masks that are cropped to their boxes, in the frame of the full image.
-
-    Args:
-        masks: N arrays (h, w), bool.
-        origins: (N, 2) int, (x, y) of each crop's first pixel in the full image; a crop lies wholly inside it.
-        size: (height, width) of the full image.
-    """
-    flats, owners = [], []
-    for number, (mask, (x, y)) in enumerate(zip(masks, origins)):
-        columns, rows = np.nonzero(mask.T)
-        flats.append((columns + x) * size[0] + rows + y)
-        owners.append(np.full(len(rows), number + 1))
-    if not flats:
-        return []
-    runs = _runs_of_values(np.concatenate(owners), size, np.concatenate(flats).astype(np.int64))
-    return Runs(runs.index - 1, runs.starts, runs.stops, size).rles(len(masks))
-
-
 def decode_runs(rles: Sequence[Rle], size: tuple[int, int]) -> Runs:
     """The runs of N COCO RLEs at once: the text form of all of them is parsed as one array.
-
-    The text form is COCO's (``rleFrString`` in the COCO API's maskApi.c): six bits a character from ``'0'``, low five
-    bits first, the sixth says that more follow; from the fourth count on, each is a difference to the one two before.
 
     Raises:
         ValueError: an RLE is for an image of another size, is uncompressed or malformed, or does not fill the image.
@@ -260,46 +301,26 @@ def decode_runs(rles: Sequence[Rle], size: tuple[int, int]) -> Runs:
         counts = rle["counts"]
         if tuple(rle["size"]) != tuple(size) or not isinstance(counts, (str, bytes)):
             raise ValueError(f"expected a compressed RLE of size {list(size)}, not {str(rle)[:80]}")
-        texts.append(counts.encode("ascii") if isinstance(counts, str) else counts)
-    counts, owner, position = _parse_counts(b"".join(texts), np.array([len(text) for text in texts], np.int64))
-    stops = np.cumsum(counts)
-    total = size[0] * size[1]
-    last = np.flatnonzero(np.diff(owner, append=len(texts)))
-    if len(last) != len(texts) or not np.array_equal(stops[last], total * np.arange(1, len(texts) + 1)):
-        raise ValueError(f"an RLE does not fill its image of size {list(size)}")
-    if (counts < 0).any():
-        raise ValueError("an RLE is malformed: it has a run of negative length")
-    foreground = (position % 2 == 1) & (counts > 0)
-    stops = (stops - owner * total)[foreground]
-    return Runs(owner[foreground], stops - counts[foreground], stops, size)
+        texts.append(counts)
+    parsed = parse(texts, [size] * len(texts))
+    for place, fault in parsed.faults.items():
+        raise ValueError(f"RLE {place}, counted from 0, {fault}")
+    foreground = (parsed.position % 2 == 1) & (parsed.counts > 0)
+    stops = parsed.stops[foreground]
+    return Runs(parsed.owner[foreground], stops - parsed.counts[foreground], stops, size, len(texts))
 
 
-def _parse_counts(
-    text: bytes, lengths: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Counts of all RLEs, with each one's owner and its position in the owner's list."""
-    codes = np.frombuffer(text, np.uint8).astype(np.int64) - 48
-    if codes.size == 0:
-        empty = np.zeros(0, np.int64)
-        return empty, empty, empty
-    ends = (codes & 0x20) == 0
-    first = np.concatenate([[0], np.flatnonzero(ends)[:-1] + 1])
-    shift = 5 * (np.arange(codes.size) - np.repeat(first, np.diff(first, append=codes.size)))
-    values = np.add.reduceat((codes & 0x1F) << shift, first)
-    last = np.append(first[1:], codes.size) - 1
-    values -= np.where(codes[last] & 0x10, np.int64(1) << (shift[last] + 5), 0)
+def topmost(owners: NDArray[np.integer[Any]], pixels: Ints, size: tuple[int, int]) -> NDArray[np.int32]:
+    """(H * W,) int32, column by column: the owner + 1 of each pixel, of several owners the first, and 0 elsewhere.
 
-    owner = np.repeat(np.arange(len(lengths)), lengths)[first]
-    owner_first = np.searchsorted(owner, owner)
-    position = np.arange(len(owner)) - owner_first
-    # A count is the running sum of every second difference; the very first count starts no chain.
-    chain = np.where(position == 0, 0, 1 + position % 2) + 3 * owner
-    order = np.argsort(chain, kind="stable")
-    sums = np.cumsum(values[order])
-    chain_first = np.searchsorted(chain[order], chain[order])
-    counts = np.empty_like(values)
-    counts[order] = sums - (sums - values[order])[chain_first]
-    return counts, owner, position
+    Args:
+        owners: (P,) what :meth:`Runs.owners` gives, or a part of it.
+        pixels: (P,) what :meth:`Runs.pixels` gives, or the same part of it.
+        size: (height, width).
+    """
+    flat = np.zeros(size[0] * size[1], np.int32)
+    flat[pixels[::-1]] = owners[::-1] + 1  # of several values for one place, NumPy keeps the last
+    return flat
 
 
 def paint(rles: Sequence[Rle], size: tuple[int, int]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
@@ -309,21 +330,35 @@ def paint(rles: Sequence[Rle], size: tuple[int, int]) -> tuple[NDArray[np.int32]
         layers: (L, H, W) int32, L >= 1. A cell that overlaps an earlier one lies in a later layer, so no pixel is lost.
         layer_of: (N,) int64, the layer of each cell.
 
-    >>> layers, layer_of = paint(encode_label_map(np.array([[0, 7], [5, 7]])).rles, (2, 2))
+    >>> layers, layer_of = paint(column_runs(np.array([[0, 7], [5, 7]]))[1].rles(), (2, 2))
     >>> layers.tolist(), layer_of.tolist()
     ([[[0, 2], [1, 2]]], [0, 0])
     """
-    height, width = size
     runs = decode_runs(rles, size)
-    count = len(rles)
-    pixels = runs.pixels()
-    owners = np.repeat(runs.index, runs.stops - runs.starts)
+    return paint_pixels(runs.pixels(), runs.owners(), len(rles), size)
+
+
+def paint_pixels(
+    pixels: Ints, owners: NDArray[np.integer[Any]], count: int, size: tuple[int, int]
+) -> tuple[NDArray[np.int32], Ints]:
+    """Paints ``count`` cells, given pixel by pixel, as :func:`paint` does.
+
+    Args:
+        pixels: (P,) places ``x * height + y``; none twice in one cell.
+        owners: (P,) ascending, the cell 0 .. count - 1 that each pixel belongs to.
+        count: how many cells; one without a pixel is in no layer, and its ``layer_of`` is 0.
+        size: (height, width).
+
+    >>> layers, layer_of = paint_pixels(np.array([0, 1, 1]), np.array([0, 0, 1]), 2, (2, 1))
+    >>> layers.tolist(), layer_of.tolist()
+    ([[[1], [1]], [[0], [2]]], [0, 1])
+    """
+    height, width = size
     areas = np.bincount(owners, minlength=count)
     layer_of = np.zeros(count, np.int64)
     layers: list[NDArray[np.int32]] = []
     while not layers or owners.size:
-        flat = np.zeros(height * width, np.int32)
-        flat[pixels[::-1]] = owners[::-1] + 1  # reversed, so that of two cells the earlier one stays whole
+        flat = topmost(owners, pixels, size)
         whole = np.bincount(flat, minlength=count + 1)[1:] == areas
         kept = whole[owners]
         flat[(flat > 0) & ~np.append(True, whole)[flat]] = 0

@@ -16,16 +16,17 @@ VERBS = {
     "convert": "turn label TIFFs or COCO annotations into a tiled dataset",
     "train": "train a model, or evaluate one with --eval-only",
     "predict": "find the cells in whole images",
+    "export": "write files for QuPath, ImageJ and others from results that are there",
     "evaluate": "score predictions against ground truth",
     "merge": "merge predictions from several models",
     "report": "write an HTML page on a dataset, trainings or results",
     "visualize": "draw a dataset, its augmentation or predictions",
     "ablate": "train the variants of a study and compare them",
     "plot-curves": "draw the loss and AP curves of a training",
-    "import-monusac": "bring MoNuSAC into the input layout of convert",
+    "import-monusac": "write MoNuSAC as label TIFFs, the input of convert",
     "doctor": "check this installation",
 }
-"""Verb -> what it does, in the order in which help lists them."""
+"""Verb -> its help text, in the order of the list in ``--help``."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,26 +36,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words after the program's name; None for those of this process.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] in ("-h", "--help"):
-        sys.stdout.write(help_text())
-        return 0
-    if words[0] == "--version":
-        sys.stdout.write(f"cellseg-d2 {cellseg_d2.__version__}\n")
-        return 0
+    if not words or words[0] in ("-h", "--help", "--version"):
+        return run_tool(_print, words)
     verb, rest = words[0], words[1:]
     if verb not in VERBS:
         return run_tool(_refuse, words)
-    sys.argv = [f"cellseg-d2 {verb}", *rest]  # where argparse takes the program's name from
+    sys.argv = [f"cellseg-d2 {verb}", *rest]  # argparse takes the program's name from here
     return run_tool(command_module(verb).main, rest)
 
 
 def command_module(verb: str) -> ModuleType:
-    """The module of a verb, imported on first use: help must not load torch."""
+    """The module of a verb, imported on first use, because help must not load torch."""
     return import_module(f"{__name__}.{verb.replace('-', '_')}")
 
 
 def help_text() -> str:
-    """What ``cellseg-d2 --help`` prints."""
+    """The text of ``cellseg-d2 --help``."""
     width = max(map(len, VERBS))
     lines = [f"  {verb:<{width}}  {what}" for verb, what in VERBS.items()]
     return "\n".join(
@@ -69,6 +66,11 @@ def help_text() -> str:
             "",
         ]
     )
+
+
+def _print(argv: Sequence[str] | None) -> None:
+    version = f"cellseg-d2 {cellseg_d2.__version__}\n"
+    sys.stdout.write(version if argv and argv[0] == "--version" else help_text())
 
 
 def _refuse(argv: Sequence[str] | None) -> None:

@@ -1,4 +1,7 @@
-"""Compares ways to train: each study's arms on the same data, seeds and iterations, as a figure and a table."""
+"""Compares ways to train with the same data, seeds and iterations; writes a figure and a table per study.
+
+The recipe is the set of training settings of the course benchmark that this project began with.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--iterations", type=int, metavar="N", help="iterations per run (default: the config's)")
     parser.add_argument("--repeats", type=int, default=1, metavar="N", help="seeds per variant")
     parser.add_argument(
-        "--model", choices=list(MODELS), default="laptop", help="the model that all variants are built on"
+        "--model", choices=list(MODELS), default="laptop", help="the model that all variants are based on"
     )
     parser.add_argument("--tile-size", type=int, default=512, metavar="PX", help="largest side of a tile")
     parser.add_argument(
@@ -57,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         num_gpus=args.num_gpus,
         user=tuple(args.opts),
     )
-    command = shlex.join(["python", "tools/ablate.py", *(sys.argv[1:] if argv is None else argv)])
+    command = shlex.join(["cellseg-d2", "ablate", *(sys.argv[1:] if argv is None else argv)])
     studies = list(STUDIES.values()) if args.study == "all" else [STUDIES[args.study]]
     try:
         with claimed(args.output, STUDY, may_hold=True):

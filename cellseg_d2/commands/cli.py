@@ -1,4 +1,4 @@
-"""What all commands share: help with defaults, logging, and one clear line instead of a traceback."""
+"""Shared by all commands: help with defaults, logging, and one clear line instead of a traceback."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ import os
 import re
 import signal
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+import cellseg_d2
 from cellseg_d2.errors import CellSegError, Stopped
 
 CONFIG_KEY = re.compile(r"(CELLSEG|DATALOADER|DATASETS|INPUT|MODEL|SOLVER|TEST)(\.[A-Z0-9_]+)+")
 """``MODEL.DEVICE`` and the like, but not ``IMAGE.TIF``."""
+
+
+NEEDED = {"detectron2": "Detectron2", "torch": "torch", "torchvision": "torchvision"}
+"""What only some commands need, and no plain ``pip install`` brings on each Python, by module."""
 
 
 class DefaultsFormatter(argparse.RawDescriptionHelpFormatter):
@@ -28,10 +32,7 @@ class DefaultsFormatter(argparse.RawDescriptionHelpFormatter):
 
 
 def default_text(action: argparse.Action) -> str:
-    """An option's default as help shows it; empty where there is none to tell.
-
-    A help text that tells the default itself, as "(default: ...", is left alone.
-    """
+    """An option's default for its help text; empty where there is none, or where the help text states it already."""
     if action.required or action.nargs == 0 or "(default" in (action.help or ""):
         return ""
     if action.default is None or action.default is False or action.default in ("", argparse.SUPPRESS):
@@ -41,11 +42,16 @@ def default_text(action: argparse.Action) -> str:
 
 
 class ToolParser(argparse.ArgumentParser):
-    """An ``ArgumentParser`` whose errors are one line and whose help shows defaults; options are not abbreviated."""
+    """An ``ArgumentParser`` whose errors are one line and whose help shows defaults; options are not abbreviated.
+
+    Each prints the version with ``--version``.
+    """
 
     def __init__(self, description: str | None = None, **kwargs: Any) -> None:
         options = {"formatter_class": DefaultsFormatter, "allow_abbrev": False, **kwargs}
         super().__init__(description=description, **options)
+        text = "print the version of cellseg-d2"
+        self.add_argument("--version", action="version", version=f"cellseg-d2 {cellseg_d2.__version__}", help=text)
 
     def error(self, message: str) -> NoReturn:
         """Raises CellSegError, which ends the command with one line and exit code 2."""
@@ -62,7 +68,7 @@ def positive(text: str) -> int:
 def split_overrides(argv: Sequence[str] | None) -> tuple[list[str], list[str]]:
     """A command line's options, and the config keys and values that end it.
 
-    They begin at the first word that looks like a key, so that an option with several values may stand before them.
+    The keys begin at the first word that looks like one, so that an option with several values may stand before them.
 
     Args:
         argv: the words after the command's name; None for those of this process.
@@ -77,7 +83,6 @@ def split_overrides(argv: Sequence[str] | None) -> tuple[list[str], list[str]]:
 
 def configure_logging() -> None:
     """Sends the package's log lines to stderr, each as plain text."""
-    warnings.filterwarnings("ignore", message="torch.meshgrid")  # from Detectron2's anchors, not ours to fix
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
     package = logging.getLogger("cellseg_d2")
@@ -91,16 +96,26 @@ def run_tool(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[
     """Runs a command's ``main``.
 
     Returns:
-        The exit code: what ``main`` returns, 0 for None; 2 on :class:`CellSegError` (bad input or wrong usage, one line
-        on stderr), 130 on Ctrl-C and 143 on SIGTERM. Anything else stays an exception, which Python ends with exit code
-        1. A reader that closes the pipe, such as ``head``, ends the command silently with 0.
+        The exit code: the result of ``main``, or 0 for None; 2 on :class:`CellSegError` (bad input or wrong usage) and
+        without torch or Detectron2, with one line on stderr; 130 on Ctrl-C and 143 on SIGTERM; 0 where a reader such as
+        ``head`` closes the pipe. Other exceptions are raised, and Python ends with exit code 1.
     """
     configure_logging()
     try:
-        code = main(argv) or 0
+        try:
+            code = main(argv) or 0
+        except SystemExit:  # argparse ends the process once it has printed its help
+            sys.stdout.flush()
+            raise
         sys.stdout.flush()
     except CellSegError as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        return 2
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in NEEDED:
+            raise
+        sys.stderr.write(f"error: {NEEDED[package]} is not installed; docs/install.md has the command for it\n")
         return 2
     except Stopped as stopped:
         sys.stderr.write(f"stopped by {signal.Signals(stopped.signal).name}\n")
@@ -109,7 +124,7 @@ def run_tool(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[
         sys.stderr.write("interrupted\n")
         return 130
     except BrokenPipeError:
-        # Python flushes stdout once more at its end, which must not fail again
+        # Python flushes stdout again when it ends; that must not fail
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return code

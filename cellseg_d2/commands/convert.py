@@ -14,7 +14,7 @@ from cellseg_d2.conversion.check import check, render
 from cellseg_d2.conversion.convert import convert
 from cellseg_d2.conversion.options import ConvertOptions
 from cellseg_d2.conversion.suggestions import to_yaml
-from cellseg_d2.errors import CellSegError
+from cellseg_d2.errors import CellSegError, counted
 from cellseg_d2.files import whole_file
 from cellseg_d2.outputs import output_file, output_folder
 
@@ -28,7 +28,7 @@ def _formats() -> str:
 def build_parser() -> argparse.ArgumentParser:
     defaults = ConvertOptions()
     parser = ToolParser(__doc__)
-    parser.add_argument("--input", type=Path, required=True, help="a folder with train/<id>/image.tif and class<k>.tif")
+    parser.add_argument("--input", type=Path, required=True, help="the folder of images and annotations, see --format")
     parser.add_argument(
         "--output", type=output_folder, help="the dataset's folder, such as datasets/NAME; not needed with --check"
     )
@@ -43,6 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--class-names", nargs="+", default=[], metavar="NAME", help="names of class1.tif, class2.tif, ..."
     )
+    parser.add_argument("--merge-classes", default="", metavar="NAME", help="make all classes one class of this name")
     parser.add_argument(
         "--min-area", type=int, default=defaults.min_area, help="cells with fewer pixels in a tile are left out"
     )
@@ -67,9 +68,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="how 16-bit and float images become 8 bit: percentile:LOW,HIGH of each image, or range:LOW,HIGH",
     )
     parser.add_argument("--split-blobs", action="store_true", help="parts of a cell that do not touch become cells")
-    parser.add_argument("--split", type=Path, metavar="CSV", help="your own split: id,split[,group]; train or val")
+    parser.add_argument("--split", type=Path, metavar="CSV", help="your split: id,split[,group]; train or val")
     parser.add_argument(
-        "--format", choices=list(READERS), help=f"format of the annotations (default: guessed). {_formats()}"
+        "--format",
+        metavar="NAME[:OPTION=VALUE,...]",
+        help=f"format of the annotations (default: guessed). {_formats()}",
     )
     parser.add_argument(
         "--from-coco", type=Path, metavar="GT.json", help="tile a COCO dataset of whole images; --input is their folder"
@@ -87,7 +90,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--check",
         action="store_true",
-        help="convert nothing: say what is in the input, what is wrong, what settings suit",
+        help="convert nothing: report what is in the input, what is wrong, and which settings suit it",
     )
     parser.add_argument(
         "--suggest", type=output_file, metavar="FILE", help="with --check: write those settings to this YAML"
@@ -96,7 +99,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--base", default=BASE, metavar="CONFIG", help="with --check: the config that the settings extend"
     )
     parser.add_argument(
-        "--on-error", choices=("stop", "skip"), default="stop", help="at a sample that cannot be read: stop, or go on"
+        "--on-error", choices=("stop", "skip"), default="stop", help="at a sample that cannot be read: stop, or skip it"
     )
     return parser
 
@@ -114,6 +117,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         val_fraction=args.val_fraction,
         seed=args.seed,
         class_names=tuple(args.class_names),
+        merge_classes=args.merge_classes,
         min_area=args.min_area,
         min_visible=args.min_visible,
         keep_empty=args.keep_empty,
@@ -137,8 +141,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     for part, counts in summary["counts"].items():
         cells = ", ".join(f"{count} {name}" for name, count in counts.get("cells", {}).items())
-        tiles = f", {counts['tiles']} tiles" if "tiles" in counts else ""
-        print(f"{part}: {counts['images']} images{tiles}{': ' + cells if cells else ''}")
+        tiles = f", {counted(counts['tiles'], 'tile')}" if "tiles" in counts else ""
+        print(f"{part}: {counted(counts['images'], 'image')}{tiles}{': ' + cells if cells else ''}")
     for line in summary["skipped"]:
         print(f"skipped: {line}")
     print(f"dataset: {args.output}")

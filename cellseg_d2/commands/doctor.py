@@ -1,8 +1,8 @@
-"""What a bug report needs to know about an installation, and what is wrong with it.
+"""Reports what a bug report needs to know about an installation, and what is wrong with it.
 
-Everything is tried, not only looked up: packages are imported, a TIFF is decoded, an operator is run. An import of a
+Everything is tried, not only looked up: packages are imported, a TIFF is decoded, an operator is run. The import of a
 broken package can raise anything (OSError for a missing library, AttributeError for a numpy mismatch), so each probe
-turns any exception into a line of the report; the doctor itself must run where nothing else does.
+turns every exception into a line of the report. This command must run even where no other does.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import importlib.util
 import io
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -23,15 +24,20 @@ from types import ModuleType
 
 import cellseg_d2
 from cellseg_d2.commands.cli import ToolParser
+from cellseg_d2.commands.trial import trials
+from cellseg_d2.errors import CellSegError
 
 OPENCV_BUILDS = {"opencv-python", "opencv-contrib-python", "opencv-python-headless", "opencv-contrib-python-headless"}
 SHARED_MEMORY_WANTED = 1 << 30
-"""Bytes; loader processes hand over batches in shared memory, and containers often have 64 MB of it."""
+"""The least free bytes of shared memory, which loader processes use for batches; containers often have only 64 MB."""
+
+SAFE_TORCH = (2, 6)
+"""The first release whose ``torch.load`` runs no code of a TorchScript archive."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong, and the command or setting that fixes it."""
+    """A problem, and the command or setting that fixes it."""
 
     what: str
     fix: str
@@ -39,7 +45,7 @@ class Problem:
 
 @dataclass
 class Report:
-    """The findings, in the order in which they are to be read."""
+    """The findings, in the order of the report."""
 
     lines: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
@@ -49,7 +55,7 @@ class Report:
         self.lines.append(f"{name + ':':<24}{value}")
 
     def problem(self, what: str, fix: str) -> None:
-        """Adds something that is wrong."""
+        """Adds a problem."""
         self.problems.append(Problem(what, fix))
 
 
@@ -98,7 +104,7 @@ def _version(distribution: str) -> str:
 
 
 def _cause(error: BaseException) -> str:
-    """The first line of an exception's message, for a report of one line a finding."""
+    """The first line of an exception's message, because a finding has one line."""
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
@@ -115,6 +121,7 @@ def _package(report: Report, distribution: str, module: str, fix: str) -> Module
 
 
 def _torch(report: Report, torch: ModuleType) -> None:
+    report_known_holes(report, str(torch.__version__))
     report.add("torch threads", torch.get_num_threads())
     devices = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     report.add("CUDA", f"built for {torch.version.cuda or 'none'}; available: {torch.cuda.is_available()}")
@@ -139,6 +146,17 @@ def _torch(report: Report, torch: ModuleType) -> None:
             )
 
 
+def report_known_holes(report: Report, version: str) -> None:
+    """Reports a version of torch, such as "2.3.1+cpu", in which a known hole is open."""
+    release = re.match(r"(\d+)\.(\d+)", version)
+    if release and (int(release[1]), int(release[2])) < SAFE_TORCH:
+        report.problem(
+            f"torch {version} runs code of TorchScript archives in torch.load, with weights_only too (CVE-2025-32434)",
+            "pip install -U 'torch>=2.6' and the torchvision that goes with it; until then open foreign weights with "
+            "cellseg-d2 alone, which refuses such files",
+        )
+
+
 def _driver_sees_gpu() -> bool:
     try:
         listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=False).stdout
@@ -148,20 +166,20 @@ def _driver_sees_gpu() -> bool:
 
 
 def _detectron2(report: Report) -> None:
-    detectron2 = _package(report, "detectron2", "detectron2", "make setup, or its repository as README.md describes")
+    detectron2 = _package(report, "detectron2", "detectron2", "make setup, or the line in docs/install.md")
     if detectron2 is None:
         return
     try:
         import_module("detectron2._C")
-        report.add("detectron2._C", "loads")
+        report.add("detectron2._C", "loads; nothing here needs it")
+    except ImportError:  # not there, or built for another Python or torch: Detectron2 goes on without it
+        report.add("detectron2._C", "does not load; nothing here needs it")
     except Exception as error:
-        report.add("detectron2._C", f"does not load ({_cause(error)}); evaluation falls back to pycocotools")
-        # Without the file it is a pure-Python installation, which works; with it, it was built for another torch.
-        if any(Path(detectron2.__path__[0]).glob("_C*")):
-            report.problem(
-                f"Detectron2's compiled part does not load ({_cause(error)})",
-                "build Detectron2 again against the torch that is installed now, or install the torch it was built for",
-            )
+        report.add("detectron2._C", f"does not load ({_cause(error)})")
+        report.problem(
+            f"Detectron2's compiled part breaks the import of its layers ({_cause(error)})",
+            f"remove {Path(detectron2.__path__[0])}/_C*, which nothing here needs",
+        )
 
 
 def _setuptools(report: Report) -> None:
@@ -186,7 +204,7 @@ def _opencv(report: Report) -> None:
 
 
 def _lzw(report: Report) -> None:
-    """Writes and reads an LZW-compressed tile in memory: what most label TIFFs are made of."""
+    """Writes and reads an LZW-compressed tile in memory, because most label TIFFs consist of such tiles."""
     import numpy as np
     import tifffile
 
@@ -203,21 +221,41 @@ def _lzw(report: Report) -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command's options: none but --help."""
-    return ToolParser(
+    parser = ToolParser(
         "Prints what a bug report needs about this installation, and what is wrong with it (exit code 1)."
     )
+    parser.add_argument(
+        "--deep",
+        action="store_true",
+        help="also try the main job on drawn images, for a minute: decode, convert, train a step, predict; exit code 2 "
+        "where one of them fails",
+    )
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prints the report; exit code 1 where something is wrong."""
-    build_parser().parse_args(argv)
+    """Prints the report; exit code 1 where something is wrong, 2 where the main job fails."""
+    args = build_parser().parse_args(argv)
     report = examine()
-    print("\n".join(report.lines))
-    if not report.problems:
-        print("\nNo problem found.")
-        return 0
-    print(f"\nProblems found: {len(report.problems)}")
+    print("\n".join(report.lines), flush=True)
+    failed = _try_all() if args.deep else []
+    if report.problems:
+        print(f"\nProblems found: {len(report.problems)}")
     for problem in report.problems:
         print(f"- {problem.what}\n  fix: {problem.fix}")
-    return 1
+    if failed:
+        raise CellSegError(f"{len(failed)} of what was tried failed: {'; '.join(failed)}")
+    if not report.problems:
+        print("\nNo problem found.")
+    return 1 if report.problems else 0
+
+
+def _try_all() -> list[str]:
+    """Prints how each trial ended, and gives the lines of those that failed."""
+    print("\nTried:")
+    failed = []
+    for trial in trials():
+        print(f"- {trial.line()}", flush=True)
+        if not trial.passed:
+            failed.append(f"{trial.what} ({trial.ended})")
+    return failed

@@ -1,4 +1,4 @@
-"""Judges a COCO results file, of this or any other tool, by a COCO ground truth: AP, metrics of cells, errors."""
+"""Scores a COCO results file of any tool against a COCO ground truth: AP, metrics of cells, errors."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
+from cellseg_d2.cells.coco_input import read_pair
 from cellseg_d2.commands.cli import ToolParser
-from cellseg_d2.evaluation.coco_ap import read_files
+from cellseg_d2.evaluation.coco_ap import detection_cap
 from cellseg_d2.evaluation.judgement import judge_results
 from cellseg_d2.evaluation.report_tables import text_of, write_files
 from cellseg_d2.outputs import EVALUATION, claimed, output_folder
@@ -18,7 +19,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser = ToolParser(__doc__)
     parser.add_argument("--ground-truth", type=Path, required=True, metavar="GT.json")
     parser.add_argument("--predictions", type=Path, required=True, metavar="test-results.json")
-    parser.add_argument("--max-detections", type=int, default=1000, help="for AP, per image and class, the best first")
+    parser.add_argument(
+        "--max-detections",
+        type=int,
+        metavar="N",
+        help="for AP, per image and class, the best first (default: 1000, or as many as the densest image has)",
+    )
     parser.add_argument("--score-threshold", type=float, default=0.5, metavar="S", help="for PQ, AJI, F1 and counts")
     parser.add_argument(
         "--output",
@@ -33,9 +39,10 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     with claimed(args.output, EVALUATION, may_hold=args.overwrite) if args.output else nullcontext():
-        truth, results = read_files(args.ground_truth, args.predictions)
-        judgement = judge_results(truth, results, args.max_detections, args.score_threshold)
-        print(text_of(judgement))
-        if args.output:
+        truth, results = read_pair(args.ground_truth, args.predictions)
+        max_detections = detection_cap(truth, results, args.max_detections)
+        judgement = judge_results(truth, results, max_detections, args.score_threshold)
+        if args.output:  # first, since a reader such as head may leave in the middle of the table
             EVALUATION.remove(args.output)
             write_files(args.output, judgement, args.ground_truth, args.predictions)
+        print(text_of(judgement))

@@ -1,8 +1,9 @@
-"""Finds the cells in whole images of any size: test-results.json, and files for QuPath, ImageJ and others."""
+"""Finds the cells in whole images of any size; writes test-results.json, and files for QuPath, ImageJ and others."""
 
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -10,14 +11,20 @@ from typing import TYPE_CHECKING
 
 import cellseg_d2
 from cellseg_d2.commands.cli import ToolParser, split_overrides
+from cellseg_d2.errors import counted
 from cellseg_d2.outputs import PREDICTION, claimed, output_folder
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
 
     from cellseg_d2.images.listing import InputImage
-    from cellseg_d2.inference.folder import Output
+    from cellseg_d2.inference.folder import Output, Summary
     from cellseg_d2.weights.checkpoint import WeightsFile
+
+logger = logging.getLogger(__name__)
+
+MOST_LISTED = 20
+"""Images that were skipped are named at the end up to this number; skipped.json has all."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -28,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--weights",
         default="",
         metavar="CKPT",
-        help="a checkpoint, which carries its config, or nuclei: this package's own weights",
+        help="a checkpoint, which contains its config, or nuclei, the weights in this package",
     )
     parser.add_argument("--config-file", default="", metavar="FILE", help="instead: a config, with MODEL.WEIGHTS PATH")
     parser.add_argument(
@@ -37,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="+",
         required=True,
         metavar="PATH",
-        help="images, OME-Zarr folders, or folders of them",
+        help="images, OME-Zarr folders, or folders of them, also in folders below",
     )
     parser.add_argument("--output", type=output_folder, required=True, metavar="DIR", help="the folder for results")
     parser.add_argument("--overwrite", action="store_true", help="replace earlier results in --output")
@@ -69,13 +76,23 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--rescale", action="store_true", help="resample images to the training data's pixel size")
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(DEFAULT_FORMATS), help="what to write")
     parser.add_argument(
-        "--min-score", type=float, default=0.5, metavar="S", help="the least score in all formats but coco"
+        "--min-score",
+        type=float,
+        metavar="S",
+        help="the least score in counts and in all formats but coco "
+        "(default: the checkpoint's, with the best F1 per class, else 0.5)",
     )
     parser.add_argument(
         "--thresholds", type=Path, metavar="JSON", help="the least score per class, as evaluate writes it"
     )
     parser.add_argument("--zip", action="store_true", help="also pack test-results.json as test-results.zip")
     parser.add_argument("--no-check", action="store_true", help="do not read test-results.json back with pycocotools")
+    parser.add_argument(
+        "--on-error",
+        choices=("stop", "skip"),
+        default="stop",
+        help="of an image that cannot be read: end, or go on without it and list it in skipped.json",
+    )
     parser.add_argument(
         "--num-gpus", type=int, default=1, metavar="N", help="processes that share the images and large images' tiles"
     )
@@ -93,10 +110,30 @@ def predict(cfg: CfgNode, opened: WeightsFile | None, images: Sequence[InputImag
 
     if comm.is_main_process():
         configure_logging()  # a process that was started anew has none
-    counts = predict_images(WholeImagePredictor.from_cfg(cfg, opened), images, output)
-    if comm.is_main_process():
-        print(f"{len(images)} images: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
-        print(f"results: {output.folder}")
+    predictor = WholeImagePredictor.from_cfg(cfg, opened)
+    summary = predict_images(predictor, images, output)
+    if summary is not None:
+        _report(summary, output)
+        least = predictor.selection(output.min_score, output.min_score_of_class).least
+        print("least score: " + ", ".join(f"{name} {score:.2f}" for name, score in least.items()))
+
+
+def _report(summary: Summary, output: Output) -> None:
+    """Prints what was found, and says what was skipped."""
+    from cellseg_d2.export.record import SKIPPED_FILE
+
+    found = ", ".join(f"{count} {name}" for name, count in summary.counts.items())
+    print(f"{counted(summary.images, 'image')}: {found}")
+    print(f"results: {output.folder}")
+    if summary.results is not None:
+        print(f"test-results.json has {counted(summary.results, 'result')}, also those of low score, which AP needs")
+    if summary.skipped:
+        images = counted(len(summary.skipped), "image")
+        logger.warning("%s could not be read and left out, see %s", images, output.folder / SKIPPED_FILE)
+        for skipped in summary.skipped[:MOST_LISTED]:
+            logger.warning("left out: %s", skipped.reason)
+        if len(summary.skipped) > MOST_LISTED:
+            logger.warning("and %d more", len(summary.skipped) - MOST_LISTED)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -128,11 +165,19 @@ def run(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     from cellseg_d2.images.listing import list_images
     from cellseg_d2.inference.folder import Output
 
-    images = list_images(args.input, args.image_ids)
+    images = list_images(args.input, args.image_ids, args.output)
     cfg, opened = prediction_cfg(args.weights, args.config_file, overrides)
     check_processes(cfg, args.num_gpus)
     thresholds = read_thresholds(args.thresholds, cfg.CELLSEG.CLASS_NAMES) if args.thresholds else {}
-    output = Output(args.output, tuple(args.formats), args.min_score, thresholds, args.zip, not args.no_check)
+    output = Output(
+        args.output,
+        tuple(args.formats),
+        args.min_score,
+        thresholds,
+        pack=args.zip,
+        check=not args.no_check,
+        skip_errors=args.on_error == "skip",
+    )
     if args.overwrite:
         PREDICTION.remove(args.output)
     alone = opened if args.num_gpus == 1 else None  # several processes read the file themselves

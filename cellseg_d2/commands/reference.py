@@ -29,6 +29,7 @@ JOBS = {
     "Predict whole images": "predict --weights output/mine/model_best.pth --input images/ --output results/",
     "Files for QuPath, Fiji and spreadsheets": "predict --weights output/mine/model_best.pth --input images/ "
     "--output results/ --formats geojson rois labels csv overlay",
+    "The same from results that are there": "export --results results/ --formats geojson rois",
     "Better and slower prediction": "predict --tta --weights output/mine/model_best.pth --input images/ "
     "--output results/",
     "Merge several models' predictions": "merge results_a/test-results.json results_b/test-results.json "
@@ -44,6 +45,7 @@ JOBS = {
     "Compare settings over seeds": "ablate --study anchors --data my_data --output output/studies --iterations 300 "
     "--repeats 2",
     "Check the installation": "doctor",
+    "Check it by doing the main job on tiny images": "doctor --deep",
 }
 """What users want to do -> the command line, after ``cellseg-d2``."""
 
@@ -60,6 +62,8 @@ def reference() -> str:
         "",
         "Options come before config keys. Any key of Detectron2 or of [the plugin](../cellseg_d2/config.py) can follow",
         "`train`, `predict`, `ablate` and `visualize augmentation` as `KEY VALUE`.",
+        "",
+        "`--help` and `--version` are on every verb.",
         "",
         "Exit codes: 0 for success; 2 for wrong usage or bad input, with one line that names the file and the fix;",
         "130 or 143 after Ctrl-C or SIGTERM, with what was done saved where a run can go on; 1 for anything else.",
@@ -79,7 +83,8 @@ def _parser_lines(parser: argparse.ArgumentParser, words: str) -> Iterator[str]:
     if parser.epilog:
         yield ""
         yield _text(parser.epilog)
-    actions = [action for action in parser._actions if not isinstance(action, argparse._HelpAction)]
+    on_every_verb = (argparse._HelpAction, argparse._VersionAction)
+    actions = [action for action in parser._actions if not isinstance(action, on_every_verb)]
     nested = [action for action in actions if isinstance(action, argparse._SubParsersAction)]
     options = [action for action in actions if action not in nested]
     if options:

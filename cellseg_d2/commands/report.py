@@ -1,4 +1,4 @@
-"""Writes a page of HTML that is one file: what is in a dataset, how trainings went, or how good results are."""
+"""Writes a single HTML file about a dataset, about trainings, or about the quality of results."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from cellseg_d2.annotations.readers import READERS
 from cellseg_d2.commands.cli import ToolParser
 from cellseg_d2.conversion.options import ConvertOptions
 from cellseg_d2.outputs import output_file
@@ -24,30 +23,32 @@ def build_parser() -> argparse.ArgumentParser:
 
 def add_dataset(commands: argparse._SubParsersAction[ToolParser]) -> None:
     defaults = ConvertOptions()
-    parser = commands.add_parser("dataset", help="sizes, classes, cells, what looks wrong, settings that suit")
+    parser = commands.add_parser("dataset", help="sizes, classes, cells, what looks wrong, settings that suit it")
     parser.set_defaults(run=report_dataset)
     parser.add_argument(
         "--input",
         type=Path,
         required=True,
         metavar="FOLDER",
-        help="ROOT as for convert_tifs.py, or a converted dataset",
+        help="ROOT as for convert, or a converted dataset",
     )
     parser.add_argument("--output", type=output_file, required=True, metavar="FILE.html")
     parser.add_argument("--pictures", type=int, default=8, help="images that are shown with their cells")
-    own = parser.add_argument_group("for ROOT only, as in convert --check")
-    own.add_argument("--tile-size", type=int, default=defaults.tile_size, help="in pixels")
-    own.add_argument("--overlap", type=float, default=defaults.overlap, help="share of a tile that neighbours cover")
-    own.add_argument(
+    reading = parser.add_argument_group("for ROOT only, as in convert --check")
+    reading.add_argument("--tile-size", type=int, default=defaults.tile_size, help="in pixels")
+    reading.add_argument(
+        "--overlap", type=float, default=defaults.overlap, help="share of a tile that neighbours cover"
+    )
+    reading.add_argument(
         "--class-names", nargs="+", default=[], metavar="NAME", help="names of class1.tif, class2.tif, ..."
     )
-    own.add_argument("--format", choices=list(READERS), help="format of the annotations (default: guessed)")
-    own.add_argument("--from-coco", type=Path, metavar="GT.json", help="a COCO dataset of whole images in FOLDER")
-    own.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)")
+    reading.add_argument("--format", metavar="NAME", help="format of the annotations (default: guessed), see convert")
+    reading.add_argument("--from-coco", type=Path, metavar="GT.json", help="a COCO dataset of whole images in FOLDER")
+    reading.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)")
 
 
 def add_training(commands: argparse._SubParsersAction[ToolParser]) -> None:
-    parser = commands.add_parser("training", help="losses, learning rate and AP of runs, and what sets them apart")
+    parser = commands.add_parser("training", help="losses, learning rate and AP of runs, and their differing settings")
     parser.set_defaults(run=report_training)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="OUTPUT_DIR of a training")
     parser.add_argument("--output", type=output_file, required=True, metavar="FILE.html")
@@ -59,14 +60,21 @@ def add_evaluation(commands: argparse._SubParsersAction[ToolParser]) -> None:
     parser.add_argument("--ground-truth", type=Path, required=True, metavar="GT.json")
     parser.add_argument("--predictions", type=Path, required=True, metavar="test-results.json")
     parser.add_argument("--input", type=Path, metavar="IMAGES", help="their folder; without it outlines are shown")
-    parser.add_argument("--image-ids", type=Path, metavar="JSON", help="as given to predict.py; else names must agree")
+    parser.add_argument(
+        "--image-ids", type=Path, metavar="JSON", help="as given to predict; else file names must agree"
+    )
     parser.add_argument("--output", type=output_file, required=True, metavar="FILE.html")
     parser.add_argument("--images", type=int, default=12, metavar="N", help="worst and best to show")
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--max-side", type=int, default=1024, metavar="PX", help="largest side of the pictures")
-    size.add_argument("--full-size", action="store_true", help="show images in the size that they have")
+    size.add_argument("--full-size", action="store_true", help="show images at full size")
     parser.add_argument("--score-threshold", type=float, default=0.5, metavar="S", help="for all but AP and errors")
-    parser.add_argument("--max-detections", type=int, default=1000, metavar="N", help="for AP, per image and class")
+    parser.add_argument(
+        "--max-detections",
+        type=int,
+        metavar="N",
+        help="for AP, per image and class (default: 1000, or as many as the densest image has)",
+    )
 
 
 def report_dataset(args: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Trains or evaluates a model, on one CPU or many GPUs: Detectron2's own arguments and launcher."""
+"""Trains or evaluates a model, on one CPU or many GPUs, with Detectron2's arguments and launcher."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def train(args: argparse.Namespace, cfg: CfgNode, opened: WeightsFile | None) ->
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Detectron2's own arguments, as ``detectron2.engine.default_argument_parser`` has them; listed without torch."""
+    """The arguments of ``detectron2.engine.default_argument_parser``, repeated here so that help needs no torch."""
     parser = ToolParser(
         "Trains a model on a converted dataset, on one CPU or on many GPUs, with Detectron2's launcher.",
         epilog="Config keys follow at the end as KEY VALUE, such as CELLSEG.DATASET mine OUTPUT_DIR output/mine.",

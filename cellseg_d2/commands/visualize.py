@@ -1,4 +1,4 @@
-"""Draws a dataset, what training sees of it, and what a model found."""
+"""Draws the images of a dataset, augmented training tiles, or predictions."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def build_parser() -> argparse.ArgumentParser:
 
     dataset = commands.add_parser("dataset", help="labelled images beside their cells, coloured by class")
     dataset.set_defaults(run=draw_dataset)
-    dataset.add_argument("--input", type=Path, required=True, help="as given to convert_tifs.py, or what it wrote")
+    dataset.add_argument("--input", type=Path, required=True, help="as given to convert, or what it wrote")
     dataset.add_argument(
         "--class-names", nargs="+", default=[], metavar="NAME", help="names of class1.tif, class2.tif, ..."
     )
     dataset.add_argument("--output", type=output_file, required=True, metavar="PNG")
     dataset.add_argument("--samples", type=positive, default=6, help="rows: images spread over all")
 
-    augmentation = commands.add_parser("augmentation", help="training tiles beside what augmentation makes of them")
+    augmentation = commands.add_parser("augmentation", help="training tiles beside augmented copies of them")
     augmentation.set_defaults(run=draw_augmentation)
     augmentation.add_argument("--config-file", required=True, metavar="FILE")
     augmentation.add_argument("--output", type=output_file, required=True, metavar="PNG")
@@ -37,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     predictions = commands.add_parser("predictions", help="images beside the cells found in them")
     predictions.set_defaults(run=draw_predictions)
     predictions.add_argument("--input", type=Path, required=True, help="a folder of TIFFs, or one TIFF")
-    predictions.add_argument("--image-ids", type=Path, metavar="JSON", help="as given to predict.py")
+    predictions.add_argument("--image-ids", type=Path, metavar="JSON", help="as given to predict")
     predictions.add_argument("--predictions", type=Path, required=True, metavar="test-results.json")
     predictions.add_argument(
         "--ground-truth", type=Path, metavar="GT.json", help="drawn too, with what was missed marked"

@@ -1,4 +1,4 @@
-"""How many detections and proposals a tile gets, from the cells of the dataset's densest tile.
+"""The limits of detections and proposals per tile, from the number of cells in the dataset's densest tile.
 
 Training applies these numbers (:mod:`cellseg_d2.data.caps`); ``convert --check`` and the suggested settings report
 them.
@@ -14,10 +14,10 @@ FROM_DATA = -1
 """The value of :data:`DETECTIONS_KEY` that asks for these numbers. Detectron2 itself reads it as "no limit"."""
 
 ROOM = 2
-"""Detections kept per cell of the densest tile: AP also counts those with low scores."""
+"""Detections kept per cell of the densest tile; more than one, because AP also counts detections with low scores."""
 
 DETECTIONS, PROPOSALS = 500, 2000
-"""The least of each, also where cells are few."""
+"""The lowest limits, used where a tile has few cells."""
 
 
 def caps_for(most_cells: int) -> dict[str, int]:
@@ -27,7 +27,7 @@ def caps_for(most_cells: int) -> dict[str, int]:
     RPN passes half as many proposals on in training, where only a sample of them is used.
 
     Args:
-        most_cells: the cells of the tile that has most.
+        most_cells: the number of cells in the densest tile.
 
     >>> caps_for(700)["TEST.DETECTIONS_PER_IMAGE"], caps_for(700)["MODEL.RPN.POST_NMS_TOPK_TRAIN"]
     (1400, 1500)

@@ -1,4 +1,4 @@
-"""What a careful colleague would say of a dataset before it is converted: `tools/convert_tifs.py --check`."""
+"""The report on a dataset before it is converted, as a careful colleague would write it: ``convert --check``."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from cellseg_d2.conversion.executors import open_executor
 from cellseg_d2.conversion.options import ConvertOptions
 from cellseg_d2.conversion.statistics import ImageStatistics, summarise
 from cellseg_d2.conversion.suggestions import Suggestion, largest_whole, suggest, to_yaml
-from cellseg_d2.errors import CellSegError
+from cellseg_d2.errors import CellSegError, counted
 from cellseg_d2.images.listing import InputImage
 
 SHIPPED_OVERLAP = 0.25
-"""``CELLSEG.INFERENCE.OVERLAP``'s default."""
+"""The default of ``CELLSEG.INFERENCE.OVERLAP``."""
 
 MANY_CUT = 0.1
-"""Share of cells cut by tiles from which it is worth a word."""
+"""The report mentions cells that are cut by tiles if they are at least this share of all."""
 
 NOTHING_FOUND = "nothing: all files can be read, and the labels look sound."
 
 COLUMNS = {"min": "min", "p5": "5 %", "p50": "median", "p95": "95 %", "max": "max"}
-"""What is shown of a distribution, and how it is called."""
+"""The numbers shown of a distribution -> their column titles."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class CheckReport:
 
     Attributes:
         root: the input.
-        summary: see :func:`cellseg_d2.conversion.statistics.summarise`; ``dataset.json`` has the same.
-        test_images: how many there are.
+        summary: see :func:`cellseg_d2.conversion.statistics.summarise`; ``dataset.json`` holds the same.
+        test_images: the number of test images.
         suggestions: config keys and values that suit the dataset.
     """
 
@@ -61,7 +61,7 @@ def check(
 
     Args:
         root: the input, see :func:`cellseg_d2.conversion.convert.convert`.
-        options: what it is to be converted with.
+        options: the options that conversion would get.
         workers: processes; the result does not depend on it.
         scheduler: a Dask scheduler to run on instead, ``tcp://HOST:PORT``.
         from_coco: a COCO file of whole images, instead of label TIFFs.
@@ -94,6 +94,8 @@ def check(
                 problems += lines
     measured = [statistics for statistics, _ in results if statistics is not None]
     summary = summarise(measured, given.class_names, options, below(given.root, problems))
+    if given.notes:
+        summary["left_out"] = below(given.root, given.notes)
     return CheckReport(root, summary, len(tests), suggest(summary))
 
 
@@ -112,13 +114,13 @@ def _examine_test(test: InputImage, options: ConvertOptions) -> list[str]:
 
 
 def render(report: CheckReport, base: str) -> str:
-    """The report as plain text: what to look at, the numbers, and the settings as YAML on top of ``base``, a config."""
+    """The report as plain text: what to look at, the numbers, and settings as YAML with the config ``base`` as base."""
     summary = report.summary
     cells, images = summary["cells"]["count"], summary["images"]["count"]
-    tests = f", {_count(report.test_images, 'test image')}" if report.test_images else ""
+    tests = f", {counted(report.test_images, 'test image')}" if report.test_images else ""
     lines = [
-        f"{report.root}: {_count(images, 'labelled image')} with {_count(cells, 'cell')} of "
-        f"{_count(len(summary['classes']), 'class', 'classes')}{tests}. Nothing was converted.",
+        f"{report.root}: {counted(images, 'labelled image')} with {counted(cells, 'cell')} of "
+        f"{counted(len(summary['classes']), 'class', 'classes')}{tests}. Nothing was converted.",
         "",
         "Please look at",
     ]
@@ -136,7 +138,7 @@ def render(report: CheckReport, base: str) -> str:
 
 
 def notes(summary: Mapping[str, Any]) -> list[list[str]]:
-    """What to look at, each in one line or several; none where all is sound."""
+    """The points to look at, each in one line or several; none where all is sound."""
     return [*_file_notes(summary), *_label_notes(summary), *_class_notes(summary), *_size_notes(summary)]
 
 
@@ -145,8 +147,9 @@ def _file_notes(summary: Mapping[str, Any]) -> list[list[str]]:
     found = []
     if problems:
         found.append(
-            [f"{_count(len(problems), 'file')} cannot be used; the numbers leave their images out:", *problems]
+            [f"{counted(len(problems), 'file')} cannot be used; the numbers leave their images out:", *problems]
         )
+    found += [[line] for line in summary.get("left_out", [])]
     if duplicates:
         first = "These images have the same pixels. Keep one of each, or training sees what validation asks:"
         found.append([first, *(" = ".join(ids) for ids in duplicates)])
@@ -169,20 +172,20 @@ def _label_notes(summary: Mapping[str, Any]) -> list[list[str]]:
         what = "pixel" if "pixels" in finding else "cell"
         if number := finding[f"{what}s"]:
             images, most_in = finding["images"], finding["most_in"]
-            where = f"{_count(images, 'image')}, most in " if images > len(most_in) else ""
-            found.append([f"{_count(number, what)} {wording}", f"(in {where}{', '.join(most_in)})"])
+            where = f"{counted(images, 'image')}, most in " if images > len(most_in) else ""
+            found.append([f"{counted(number, what)} {wording}", f"(in {where}{', '.join(most_in)})"])
     return found
 
 
 def _class_notes(summary: Mapping[str, Any]) -> list[list[str]]:
     found = []
-    for name, own in summary["classes"].items():
-        if own["images"] == 0 < summary["images"]["count"]:
+    for name, cells in summary["classes"].items():
+        if cells["images"] == 0 < summary["images"]["count"]:
             found.append([f"No image has a cell of {name}."])
-        elif own["images"] == 1 < summary["images"]["count"]:
+        elif cells["images"] == 1 < summary["images"]["count"]:
             found.append([f"Only one image has cells of {name}: they can be learnt, but not validated."])
     if without := summary["images"]["count"] - summary["cells"]["images"]:
-        found.append([f"{_count(without, 'image')} without any cell. Were their label files forgotten?"])
+        found.append([f"{counted(without, 'image')} without any cell. Were their label files forgotten?"])
     return found
 
 
@@ -193,7 +196,7 @@ def _size_notes(summary: Mapping[str, Any]) -> list[list[str]]:
     if cut["share"] >= MANY_CUT:
         share = math.ceil(100 * cells["longest_side"]["p95"] / tile_size) / 100
         advice = f"--overlap {share:.2f} or a larger --tile-size" if share <= 0.5 else "A larger --tile-size"
-        first = f"{_count(cut['cells'], 'cell')} ({100 * cut['share']:.0f} %) cut by tiles: no tile shows them whole."
+        first = f"{counted(cut['cells'], 'cell')} ({100 * cut['share']:.0f} %) cut by tiles: no tile shows them whole."
         found.append([first, f"{advice} would, for most of them."])
     longest, shown = tiles["longest_side"].get("max", 0), largest_whole(tile_size, SHIPPED_OVERLAP)
     if longest > shown:
@@ -209,7 +212,7 @@ def _size_notes(summary: Mapping[str, Any]) -> list[list[str]]:
 
 
 def distributions(summary: Mapping[str, Any]) -> list[tuple[str, Record]]:
-    """One a quantity, over all classes and, where there are several, by class, indented."""
+    """A row per quantity over all classes and, where there are several, an indented row per class."""
     images, classes, tiles = summary["images"], summary["classes"], summary["tiles"]
     rows: list[tuple[str, Record]] = [
         ("image height, px", images["height"]),
@@ -217,14 +220,14 @@ def distributions(summary: Mapping[str, Any]) -> list[tuple[str, Record]]:
         ("megapixels", images["megapixels"]),
     ]
     for title, key in (
-        ("cells an image", "per_image"),
+        ("cells per image", "per_image"),
         ("longest side of a cell, px", "longest_side"),
         ("area of a cell, px", "area"),
     ):
         rows.append((title, summary["cells"][key]))
-        rows += [(f"  {name}", own[key]) for name, own in classes.items() if len(classes) > 1]
-    rows.append(("cells a tile with cells", tiles["instances"]))
-    rows += [(f"  {name}", own["instances"]) for name, own in tiles["classes"].items() if len(classes) > 1]
+        rows += [(f"  {name}", cells[key]) for name, cells in classes.items() if len(classes) > 1]
+    rows.append(("cells per tile with cells", tiles["instances"]))
+    rows += [(f"  {name}", cells["instances"]) for name, cells in tiles["classes"].items() if len(classes) > 1]
     return rows
 
 
@@ -239,29 +242,25 @@ def _table(summary: Mapping[str, Any]) -> list[str]:
 
 
 def closing_lines(summary: Mapping[str, Any]) -> list[str]:
-    """Classes, formats and tiles, a line each."""
+    """One line each about classes, formats and tiles."""
     tiles, formats = summary["tiles"], summary["images"]["formats"]
     classes = summary["classes"]
     lines = []
     if len(classes) > 1:
         counts = ", ".join(
-            f"{own['count']} {name} in {_count(own['images'], 'image')}" for name, own in classes.items()
+            f"{cells['count']} {name} in {counted(cells['images'], 'image')}" for name, cells in classes.items()
         )
         lines.append(f"Classes: {counts}.")
     if formats:
-        kinds = (f"{_count(form['images'], 'image')} of {_format(form)}" for form in formats)
+        kinds = (f"{counted(form['images'], 'image')} of {_format(form)}" for form in formats)
         lines.append(f"Formats: {'; '.join(kinds)}.")
     cut = tiles["cells_cut"]
     lines.append(
         f"Tiles of {tiles['tile_size']} px, overlap {tiles['overlap']}: {tiles['count']:,}, {tiles['with_cells']:,} "
-        f"with cells; {_count(cut['cells'], 'cell')} ({100 * cut['share']:.1f} %) cut by their edges."
+        f"with cells; {counted(cut['cells'], 'cell')} ({100 * cut['share']:.1f} %) cut by their edges."
     )
     return lines
 
 
 def _format(form: Mapping[str, Any]) -> str:
-    return f"{form['bits']} bit ({form['dtype']}), {_count(form['channels'], 'channel')}"
-
-
-def _count(number: int, what: str, plural: str = "") -> str:
-    return f"{number:,} {what if number == 1 else plural or what + 's'}"
+    return f"{form['bits']} bit ({form['dtype']}), {counted(form['channels'], 'channel')}"

@@ -1,4 +1,4 @@
-"""Sample folders -> a tiled COCO dataset: the library behind tools/convert_tifs.py."""
+"""Converts labelled images to a tiled COCO dataset; the command ``convert`` calls this module."""
 
 from __future__ import annotations
 
@@ -32,22 +32,21 @@ from cellseg_d2.outputs import appear_whole
 logger = logging.getLogger(__name__)
 
 IMAGE_SUFFIX = ".png"
-"""Lossless, and opened by every COCO tool, browser and labelling tool.
+"""PNG: lossless, and every COCO tool, browser and labelling tool opens it.
 
-Of other formats, on the sample's tiles and on H&E-like ones (docs/benchmarks.md has all):
+Other formats, measured on the sample's tiles and on H&E-like ones (docs/benchmarks.md has all figures):
 
-- TIFF with zlib level 1 and the predictor: 0.29 and 0.67 of the raw size, written in 15 and 28 ms a megapixel, read in
-  training in 14 and 16 ms. That is what PNG takes, which more programs open.
-- TIFF with zstd reads in 7 instead of 17 ms, but H&E only (the sample: 22 instead of 15), and few programs know it.
-- Plain TIFF and .npy read in 4 ms at most, but take 1.5 to 3 times the disk, which often is a shared one.
-- WebP is the smallest (0.17 and 0.60) and takes 13 to 16 times as long to write.
+- TIFF with zlib level 1 and the predictor: 0.29 and 0.67 of the raw size, written in 15 and 28 ms per megapixel, read
+  in training in 14 and 16 ms. That is about the same as PNG, which more programs open.
+- TIFF with zstd: H&E is read in 7 instead of 17 ms, the sample in 22 instead of 15 ms; few programs open it.
+- Plain TIFF and .npy: read in 4 ms at most, but 1.5 to 3 times the size, often on a shared disk.
+- WebP: the smallest (0.17 and 0.60), but 13 to 16 times as long to write.
 """
 
 PNG_SETTINGS = {"level": 1, "strategy": imagecodecs.PNG.STRATEGY.RLE, "filter": imagecodecs.PNG.FILTER.SUB}
-"""By measurement, on the same tiles: written in 23 and 24 ms a megapixel (OpenCV, level 1: 45 and 72), read in training
-in 15 and 17 ms (20 and 21), 0.33 and 0.66 of the raw size (0.29 and 0.69). OpenCV's level 6
-makes the sample's files a quarter smaller than these settings, and H&E's larger (0.25 and 0.67), and writes in 167 and
-108 ms.
+"""The best settings measured on the same tiles: written in 23 and 24 ms per megapixel (OpenCV, level 1: 45 and 72),
+read in training in 15 and 17 ms (20 and 21), 0.33 and 0.66 of the raw size (0.29 and 0.69). OpenCV's level 6 makes the
+sample's files a quarter smaller and those of H&E larger (0.25 and 0.67), and takes 167 and 108 ms to write.
 """
 
 FORMAT_VERSION = 1
@@ -55,7 +54,7 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class _TiledSample:
-    """What a worker gives back of one sample: its tiles' records and annotations, and what its cells measure."""
+    """A worker's result for one sample: the records and annotations of its tiles, and the statistics of its cells."""
 
     id: str
     tiles: list[tuple[Record, list[Record]]]
@@ -66,7 +65,7 @@ class _TiledSample:
 
 @dataclass(frozen=True)
 class _TestResult:
-    """What a worker gives back of one test image."""
+    """A worker's result for one test image."""
 
     record: Record
     error: str = ""
@@ -91,12 +90,12 @@ def convert(
         root: the input layout, see :mod:`cellseg_d2.annotations.class_tiffs`; with ``from_coco`` the folder
             of its images.
         output: the dataset's folder; its name is the dataset's.
-        options: what decides the content.
+        options: what determines the content.
         workers: processes; the result does not depend on it.
         scheduler: a Dask scheduler to run on instead, ``tcp://HOST:PORT``.
         overwrite: replace an existing dataset.
-        skip_errors: go on without images that cannot be read; they are listed in ``dataset.json``.
-        split_file: the user's own split, see :func:`cellseg_d2.conversion.split.read_split_file`.
+        skip_errors: skip images that cannot be read; ``dataset.json`` lists them.
+        split_file: the user's split, see :func:`cellseg_d2.conversion.split.read_split_file`.
         from_coco: a COCO file of whole images to tile, instead of label TIFFs.
         annotation_format: the format of the labels, see :func:`cellseg_d2.annotations.readers.find_labelled`.
 
@@ -115,6 +114,8 @@ def convert(
         annotation_format=annotation_format,
         annotation_file=from_coco,
     )
+    for note in given.notes:
+        logger.warning("%s", note)
     tests = given.find_tests()
     split = None if split_file is None else read_split_file(split_file, {image.id for image in given.images})
     if scheduler is not None:
@@ -123,7 +124,7 @@ def convert(
         run = partial(run_in_order, executor, given.in_flight)
         (folder / "tiles").mkdir()
         work: dict[str, Any] = {"options": options, "folder": folder, "skip_errors": skip_errors}
-        tested = run(partial(_write_test_image, **work), tests, None)  # first, so that a bad one stops early
+        tested = run(partial(_write_test_image, **work), tests, None)  # first, so that a bad one is found early
         tiled = run(partial(_tile_sample, **work, class_count=len(given.class_names)), given.images, "images")
         summary = _write_dataset(given, options, split, folder, tiled, tested, run)
         write_json(folder / "dataset.json", summary, indent=1)
@@ -139,7 +140,7 @@ def _write_dataset(
     tested: Sequence[_TestResult],
     run: Callable[..., list[Any]],
 ) -> Record:
-    """Splits what the workers made into parts, writes their annotations, and gives ``dataset.json``'s content.
+    """Splits the workers' results into parts, writes their annotations, and returns the content of ``dataset.json``.
 
     Raises:
         CellSegError: no labelled image could be read, or no tile is left to train on.
@@ -201,9 +202,9 @@ def _tile_sample(
             raise
         return _TiledSample(sample.id, [], 0, None, str(error))
     tiles, empty = [], 0
-    for window, own in cut.tiles:
+    for window, cells in cut.tiles:
         x0, y0, x1, y1 = window
-        if all(annotation["iscrowd"] for annotation in own):
+        if all(annotation["iscrowd"] for annotation in cells):
             empty += 1
             if not _keep_empty(sample.id, window, options):
                 continue
@@ -211,12 +212,12 @@ def _tile_sample(
         tile = cut.image[y0:y1, x0:x1]
         write_image(folder / "tiles" / name, tile)
         record = {"file_name": name, **_size(tile), "source": sample.id, "window": list(window)}
-        tiles.append((record, own))
+        tiles.append((record, cells))
     return _TiledSample(sample.id, tiles, empty, cut.statistics)
 
 
 def _keep_empty(sample_id: str, window: Window, options: ConvertOptions) -> bool:
-    """Drawn from the tile's own place, so that it depends neither on the workers nor on the other samples."""
+    """Drawn from a seed made of the tile's place, so that it depends neither on the workers nor on other samples."""
     place = (options.seed, zlib.crc32(sample_id.encode()), *window[:2])
     return bool(np.random.default_rng(place).random() < options.keep_empty)
 
@@ -224,14 +225,15 @@ def _keep_empty(sample_id: str, window: Window, options: ConvertOptions) -> bool
 def _write_parts(
     folder: Path, results: Sequence[_TiledSample], parts: Mapping[str, Collection[str]], names: Sequence[str]
 ) -> Record:
-    """Writes the parts that have an image, and gives their counts; training is there even without one.
+    """Writes the parts that have an image, and the training part even if it has none; returns their counts.
 
     Raises:
         CellSegError: there are training images, but no tile of them.
     """
-    own = {part: [result for result in results if result.id in ids] for part, ids in parts.items()}
-    counts = {part: _write_part(folder, part, own[part], names) for part in own if own[part] or part == "train"}
-    if own["train"] and not counts["train"]["tiles"]:
+    by_part = {part: [result for result in results if result.id in ids] for part, ids in parts.items()}
+    written = [part for part in by_part if by_part[part] or part == "train"]
+    counts = {part: _write_part(folder, part, by_part[part], names) for part in written}
+    if by_part["train"] and not counts["train"]["tiles"]:
         raise CellSegError(
             "no tile for training is left, since none shows enough of a cell; give a larger --tile-size, a smaller "
             "--min-visible or --min-area, or keep tiles without cells with --keep-empty"
@@ -244,12 +246,12 @@ def _write_part(folder: Path, part: str, results: Sequence[_TiledSample], names:
     (folder / part).mkdir(exist_ok=True)
     images, annotations = [], []
     for result in results:
-        for record, own in result.tiles:
+        for record, cells_of_tile in result.tiles:
             (folder / "tiles" / record["file_name"]).rename(folder / part / record["file_name"])
             images.append({**record, "file_name": f"{part}/{record['file_name']}"})
-            annotations.append(own)
+            annotations.append(cells_of_tile)
     write_json(folder / "annotations" / f"instances_{part}.json", dataset(images, annotations, names))
-    cells = Counter(annotation["category_id"] for own in annotations for annotation in own if not annotation["iscrowd"])
+    cells = Counter(cell["category_id"] for in_tile in annotations for cell in in_tile if not cell["iscrowd"])
     whole: Counter[int] = Counter()
     for result in results:
         whole.update(result.statistics.cells() if result.statistics else {})
@@ -259,25 +261,27 @@ def _write_part(folder: Path, part: str, results: Sequence[_TiledSample], names:
         "tiles": len(images),
         "empty_tiles": sum(result.empty_tiles for result in results),
         "tile_instances": {name: cells[number] for number, name in enumerate(names, start=1)},
-        "tile_crowds": sum(annotation["iscrowd"] for own in annotations for annotation in own),
-        "most_instances_in_a_tile": max((sum(not cell["iscrowd"] for cell in own) for own in annotations), default=0),
+        "tile_crowds": sum(cell["iscrowd"] for in_tile in annotations for cell in in_tile),
+        "most_instances_in_a_tile": max(
+            (sum(not cell["iscrowd"] for cell in in_tile) for in_tile in annotations), default=0
+        ),
     }
 
 
 def _write_wholes(folder: Path, wholes: Sequence[tuple[Record, list[Record]]], names: Sequence[str]) -> None:
-    images, annotations = [image for image, _ in wholes], [own for _, own in wholes]
+    images, annotations = [image for image, _ in wholes], [cells for _, cells in wholes]
     write_json(folder / "annotations" / "instances_val_whole.json", dataset(images, annotations, names))
 
 
 def _write_whole(
     sample: LabelledImage, options: ConvertOptions, class_count: int, folder: Path
 ) -> tuple[Record, list[Record]]:
-    """Writes a validation image untiled; every cell of it is kept, whatever its size."""
+    """Writes a validation image untiled, with all of its cells, whatever their size."""
     image, layers = read_sample(sample, options, class_count)
     name = f"val_whole/{sample.id}{IMAGE_SUFFIX}"
     height, width = image.shape[:2]
     tile = folder / "val" / f"{sample.id}_y0_x0{IMAGE_SUFFIX}"
-    if max(height, width) <= options.tile_size and tile.is_file():  # its one tile is the whole image
+    if max(height, width) <= options.tile_size and tile.is_file():  # the image has one tile, which shows all of it
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(tile, folder / name)
     else:
@@ -313,6 +317,6 @@ def write_image(path: Path, image: NDArray[np.uint8]) -> None:
 
 
 def encode_png(image: NDArray[np.uint8]) -> bytes:
-    """(H, W, 3) uint8 RGB as a PNG file's content."""
-    plain = np.array(image, order="C")  # the encoder takes no view with strides of its own, such as grey made RGB
+    """The content of a PNG file with an image, (H, W, 3) uint8 RGB."""
+    plain = np.array(image, order="C")  # the encoder takes no view with unusual strides, such as grey made RGB
     return bytes(imagecodecs.png_encode(plain, **PNG_SETTINGS))

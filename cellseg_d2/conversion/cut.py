@@ -1,4 +1,4 @@
-"""What conversion and its check share: finding the labelled images, running a task on each, reading and cutting one."""
+"""Steps that conversion and its check share: find the labelled images, run a task on each, read one and cut it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from cellseg_d2.annotations.reader import LabelledImage
 from cellseg_d2.annotations.readers import find_labelled
 from cellseg_d2.cells.coco import Record, annotate
-from cellseg_d2.cells.label_maps import LabelMap, measure_cells, split_blobs
+from cellseg_d2.cells.label_maps import LabelMap, split_blobs
 from cellseg_d2.cells.tiling import Window, tile_windows
 from cellseg_d2.conversion.executors import run_unordered
 from cellseg_d2.conversion.options import ConvertOptions
@@ -34,11 +34,11 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, eq=False)
 class CutSample:
-    """A labelled image with every window of its tiling and the annotations of each.
+    """A labelled image cut into tiles.
 
     Attributes:
         image: (H, W, 3) uint8 RGB.
-        tiles: window, (x0, y0, x1, y1), and annotations without ids; those without a cell are there too.
+        tiles: per tile its window, (x0, y0, x1, y1), and its annotations without ids; tiles without a cell included.
         statistics: statistics of the image, its cells and tiles.
     """
 
@@ -49,14 +49,15 @@ class CutSample:
 
 @dataclass(frozen=True)
 class ConversionInput:
-    """What is converted.
+    """The labelled images to convert, and how to work on them.
 
     Attributes:
-        root: the folder, absolute where other machines are to find it.
+        root: the folder; absolute where a Dask cluster reads it.
         images: the labelled images, sorted by id.
         class_names: the names of class 1, 2, ...
-        annotation_file: the file of formats that have one.
-        in_flight: how many images may wait for a process.
+        annotation_file: the annotation file, for formats that have one.
+        in_flight: how many images may be handed out to processes at a time.
+        notes: see :class:`LabelledSet`.
     """
 
     root: Path
@@ -64,19 +65,20 @@ class ConversionInput:
     class_names: list[str]
     annotation_file: Path | None
     in_flight: int
+    notes: Sequence[str] = ()
 
     def find_tests(self) -> list[InputImage]:
-        """The test images beside the labelled ones; there are none beside an annotation file.
+        """The test images beside the labelled ones; none where there is an annotation file.
 
         Raises:
-            CellSegError: they and the id file do not match, or a name is not UTF-8.
+            CellSegError: images and id file do not match, or a name is not UTF-8.
         """
         tests = find_test_images(self.root) if self.annotation_file is None else []
         refuse_other_than_utf8(test.path for test in tests)
         return tests
 
     def groups(self) -> dict[str, str]:
-        """Image id -> group, such as the patient, of images that have one."""
+        """Image id -> group, such as the patient, for images that have one."""
         return {image.id: image.group for image in self.images if image.group}
 
 
@@ -89,15 +91,15 @@ def open_input(
     annotation_format: str | None = None,
     annotation_file: Path | None = None,
 ) -> ConversionInput:
-    """Finds what is to be converted or checked; no image is read.
+    """Finds the images to convert or to check, without reading one.
 
     Args:
         root: the folder of images and labels.
-        options: what it is to be converted with.
+        options: the options of the conversion.
         workers: processes.
         scheduler: a Dask scheduler to run on instead, ``tcp://HOST:PORT``.
         annotation_format: see :func:`cellseg_d2.annotations.readers.find_labelled`.
-        annotation_file: as well.
+        annotation_file: see the same function.
 
     Raises:
         CellSegError: bad options, no labelled image, or class names that do not fit the classes.
@@ -105,26 +107,27 @@ def open_input(
     options.check()
     if workers < 1:
         raise CellSegError(f"workers must be at least 1, not {workers}")
-    if scheduler is not None:  # its workers may have been started in another folder
+    if scheduler is not None:  # its workers may run in another folder
         root, annotation_file = root.absolute(), annotation_file and annotation_file.absolute()
     found = find_labelled(root, annotation_format, annotation_file)
-    names = _class_names(found.class_names, options.class_names)
+    merged = [options.merge_classes] if options.merge_classes else []
+    names = merged or _class_names(found.class_names, options.class_names)
     in_flight = 2 * workers if scheduler is None else 2 * len(found.images)
-    return ConversionInput(root, found.images, names, annotation_file, in_flight)
+    return ConversionInput(root, found.images, names, annotation_file, in_flight, found.notes)
 
 
 def below(root: Path, lines: Iterable[str]) -> list[str]:
-    """Messages that begin with a path, with the path as it is below ``root``, however that was typed.
+    """Messages that begin with a path, with this path made relative to ``root``, however the user typed it.
 
-    A library's own words, quoted further on, may tell the file's absolute path.
+    An absolute path that a library quotes later in a message is made relative too.
     """
-    own = f"{str(root).rstrip('/')}/"
+    typed = f"{str(root).rstrip('/')}/"
     absolute = "|".join(re.escape(f"{str(path).rstrip('/')}/") for path in (root.absolute(), root.resolve()))
-    return [re.sub(f"""(?<=['"])({absolute})""", "", line.removeprefix(own)) for line in lines]
+    return [re.sub(f"""(?<=['"])({absolute})""", "", line.removeprefix(typed)) for line in lines]
 
 
 def _class_names(found: list[str], given: Sequence[str]) -> list[str]:
-    """The user's names for the classes, else the input's own."""
+    """The names that the user gives to the classes, else those in the input."""
     if given and len(given) < len(found):
         raise CellSegError(f"{len(given)} class names are given, but there are {len(found)} classes; name all of them")
     return list(given) or found
@@ -133,7 +136,7 @@ def _class_names(found: list[str], given: Sequence[str]) -> list[str]:
 def run_in_order(
     executor: Executor, in_flight: int, function: Callable[[Item], Result], items: Sequence[Item], what: str | None
 ) -> list[Result]:
-    """Runs one task per item, shows the progress as ``what`` unless it is None, and gives the results in order."""
+    """Runs one task per item and returns the results in order; shows progress under the name ``what`` unless None."""
     done = run_unordered(executor, function, items, in_flight)
     results = dict(done if what is None else track(done, len(items), what))
     return [results[number] for number in range(len(items))]
@@ -142,29 +145,32 @@ def run_in_order(
 def read_sample(
     sample: LabelledImage, options: ConvertOptions, class_count: int
 ) -> tuple[NDArray[np.uint8], list[LabelMap]]:
-    """The image, (H, W, 3) uint8 RGB, and its label maps, in which blobs are cells where the options say so.
+    """The image, (H, W, 3) uint8 RGB, and its label maps; blobs become cells where the options say so.
+
+    Merged classes keep their label maps, so that cells of two classes that overlap stay two cells.
 
     Raises:
         CellSegError: a file cannot be read or does not fit the others.
     """
     labels = sample.read(options.intensity_rule, options.max_pixels, class_count)
     image, layers = labels.image, labels.label_maps
+    if options.merge_classes:
+        layers = [replace(layer, categories=(1,)) for layer in layers]
     if options.split_blobs:
         layers = [layer if layer.crowd else replace(layer, labels=split_blobs(layer.labels)) for layer in layers]
     return image, layers
 
 
 def cut_sample(sample: LabelledImage, options: ConvertOptions, class_count: int) -> CutSample:
-    """Reads a sample, annotates its tiles and measures it; nothing is written.
+    """Reads a sample, annotates its tiles and measures it, without writing anything.
 
     Raises:
         CellSegError: as :func:`read_sample`.
     """
     image, layers = read_sample(sample, options, class_count)
-    measures = [measure_cells(layer.labels) for layer in layers]
     height, width = image.shape[:2]
     windows = tile_windows(height, width, options.tile_size, options.overlap)
-    tiles = [(window, annotate(layers, window, measures, options.min_area, options.min_visible)) for window in windows]
+    tiles = [(window, annotate(layers, window, options.min_area, options.min_visible)) for window in windows]
     pixel_format, pixel_size = sample.describe()
-    statistics = measure_image(sample.id, image, layers, measures, tiles, class_count, pixel_format, pixel_size)
+    statistics = measure_image(sample.id, image, layers, tiles, class_count, pixel_format, pixel_size)
     return CutSample(image, tiles, statistics)

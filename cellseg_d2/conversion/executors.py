@@ -1,4 +1,4 @@
-"""Where conversion runs: in this process, in worker processes, or on a Dask cluster, behind one interface."""
+"""Runs tasks in this process, in worker processes or on a Dask cluster, behind one interface."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class InlineExecutor(Executor):
     """Runs each task in this process as it is submitted."""
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Runs ``fn`` now; the future returned is done."""
+        """Runs ``fn`` now and returns a finished future."""
         future: Future[Any] = Future()
         try:
             future.set_result(fn(*args, **kwargs))
@@ -48,7 +48,7 @@ def open_executor(workers: int, scheduler: str | None = None) -> Iterator[Execut
     elif workers <= 1:
         yield InlineExecutor()
     else:
-        # spawn: a forked child may inherit a lock that a thread of the parent held
+        # spawn, because a forked child may inherit a lock that a thread of the parent holds
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, context, initializer=_end_with_the_parent) as pool:
             try:
@@ -59,7 +59,7 @@ def open_executor(workers: int, scheduler: str | None = None) -> Iterator[Execut
 
 
 def _end_with_the_parent() -> None:
-    """Ends this worker process as soon as its parent is gone, even by SIGKILL, so that no orphan goes on writing."""
+    """Ends this worker process when its parent ends, even by SIGKILL, so that no orphan continues to write."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_exit_after, args=(parent.sentinel,), daemon=True).start()
@@ -76,7 +76,7 @@ def _dask_executor(scheduler: str) -> Iterator[Executor]:
         from distributed import Client, KilledWorker
     except ImportError as error:
         raise CellSegError("--scheduler needs Dask: pip install 'cellseg_d2[dask]'") from error
-    # Asked first, since a Client that finds no scheduler holds up the interpreter's exit and ends it with a traceback.
+    # Tested first, since a Client without a scheduler delays the interpreter's exit and ends it with a traceback.
     try:
         address = urlsplit(scheduler)
         host, port = address.hostname, address.port
@@ -93,16 +93,16 @@ def _dask_executor(scheduler: str) -> Iterator[Executor]:
         try:
             yield executor
         except KilledWorker as error:
-            raise CellSegError("a Dask worker was killed, perhaps for want of memory; give the workers more") from error
+            raise CellSegError("a Dask worker was killed, perhaps for lack of memory; give the workers more") from error
 
 
 def run_unordered(
     executor: Executor, function: Callable[[Item], Result], items: Sequence[Item], in_flight: int
 ) -> Iterator[tuple[int, Result]]:
-    """Yields (position of the item, result) as tasks end, with at most ``in_flight`` of them handed out.
+    """Yields (index of the item, result) as tasks end; at most ``in_flight`` tasks are handed out at a time.
 
     Raises:
-        CellSegError: a worker process was killed, most often for want of memory.
+        CellSegError: a worker process was killed, usually for lack of memory.
     """
     pending: dict[Future[Result], int] = {}
     waiting = iter(enumerate(items))
@@ -116,6 +116,6 @@ def run_unordered(
             for future in done:
                 yield pending.pop(future), future.result()
     except BrokenProcessPool as error:
-        raise CellSegError("a worker process was killed, perhaps for want of memory; try fewer --workers") from error
-    finally:  # after an error, what already runs comes to its end, so that nobody writes any more
+        raise CellSegError("a worker process was killed, perhaps for lack of memory; try fewer --workers") from error
+    finally:  # after an error, wait for tasks that already run, so that nothing is written afterwards
         wait([future for future in pending if not future.cancel()])

@@ -1,4 +1,4 @@
-"""What decides the content of a converted dataset."""
+"""The options that determine the content of a converted dataset."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from cellseg_d2.images.tiff import INTENSITY_RULE, MAX_PIXELS, IntensityRule
 
 @dataclass(frozen=True)
 class ConvertOptions:
-    """What decides the content of a dataset; all of it goes into ``dataset.json``.
+    """The options that determine the content of a dataset; ``dataset.json`` records them.
 
     Attributes:
         tile_size: largest side of a tile in pixels.
-        overlap: share of the tile size that neighbours have in common, in [0, 1).
+        overlap: share of the tile size that neighbouring tiles share, in [0, 1).
         val_fraction: share of the images that go to validation, in [0, 1).
         seed: random seed for the split and for which empty tiles are kept.
         class_names: names of class 1, 2, ...; ``class1``, ``class2``, ... where none are given.
+        merge_classes: the name of one class that all cells are to be of, whatever theirs; empty keeps the classes.
         min_area: cells with fewer pixels in a tile are left out of it.
-        min_visible: a cell of which a tile shows less than this share becomes ``iscrowd: 1`` there.
+        min_visible: a cell becomes ``iscrowd: 1`` in a tile that shows a smaller share of it than this.
         keep_empty: share of the tiles without a cell that are kept, in [0, 1].
         intensity_rule: how images that are not 8 bit are scaled, see :class:`cellseg_d2.images.tiff.IntensityRule`.
-        split_blobs: whether the parts of a cell that do not touch become cells of their own.
+        split_blobs: whether parts of a cell that do not touch become separate cells.
         max_pixels: images and label maps that declare more pixels are refused from the header.
     """
 
@@ -32,6 +33,7 @@ class ConvertOptions:
     val_fraction: float = 0.2
     seed: int = 42
     class_names: tuple[str, ...] = ()
+    merge_classes: str = ""
     min_area: int = 10
     min_visible: float = 0.3
     keep_empty: float = 0.0
@@ -52,5 +54,7 @@ class ConvertOptions:
             raise CellSegError("seed and min_area must not be negative")
         if not (0 <= self.min_visible <= 1 and 0 <= self.keep_empty <= 1):
             raise CellSegError("min_visible and keep_empty must be in [0, 1]")
+        if self.merge_classes and self.class_names:
+            raise CellSegError("merged classes have one name; give either class names or the name to merge them under")
         if len(set(self.class_names)) != len(self.class_names):
             raise CellSegError(f"class names must differ: {' '.join(self.class_names)}")

@@ -1,4 +1,4 @@
-"""Training and validation images: split by source image, so that rare classes are in both parts."""
+"""Splits images into training and validation, by source image, so that both parts have rare classes."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def stratified_split(
 ) -> tuple[list[str], list[str]]:
     """Splits images so that each class has about ``val_fraction`` of its images in validation.
 
-    The images of the rarest class are dealt first, then those left of the next class, after iterative stratification
-    (Sechidis, Tsoumakas and Vlahavas, ECML PKDD 2011). A class that two or more images have is in both parts wherever
-    moving one image can bring it there; a class that only one image has goes to training, with a warning. The result
-    depends on the ids, the counts and the seed alone, never on the order they come in.
+    The images of the rarest class are distributed first, then the remaining ones of the next class, after iterative
+    stratification (Sechidis, Tsoumakas and Vlahavas, ECML PKDD 2011). A class in two or more images is in both parts
+    if moving one image can achieve that. A class in one image only goes to training, with a warning. The result
+    depends only on the ids, the counts and the seed, not on the order of the images.
 
     Args:
         cells: image id -> class number -> number of cells.
-        val_fraction: in [0, 1); 0 makes no validation part.
+        val_fraction: in [0, 1); 0 gives no validation part.
         seed: random seed for the shuffle.
 
     Returns:
@@ -59,17 +59,19 @@ def stratified_split(
 
 
 def _share(count: int, fraction: float) -> int:
-    """How many of ``count`` images go to validation: at least one and not all, where there are two or more."""
+    """How many of ``count`` images go to validation; from two images on at least one, but not all."""
     return 0 if count < 2 else min(max(round(count * fraction), 1), count - 1)
 
 
 def _repair(val: set[str], having: Mapping[int, list[str]]) -> None:
-    """Moves single images to bring a class with two or more into both parts, where no other class loses by it."""
+    """Moves single images so that classes with two or more are in both parts, where no other class loses by it."""
 
     def complete(part: set[str]) -> set[int]:
-        """Classes that are as they should be: in both parts, or, with one image, in training."""
+        """Classes that are well placed: in both parts or, if only one image has them, in training."""
         counts = {number: (len(part.intersection(images)), len(images)) for number, images in having.items()}
-        return {number for number, (own, total) in counts.items() if (own == 0 if total == 1 else 0 < own < total)}
+        return {
+            number for number, (in_val, total) in counts.items() if (in_val == 0 if total == 1 else 0 < in_val < total)
+        }
 
     for number, images in having.items():
         if number in complete(val):
@@ -83,11 +85,11 @@ def _repair(val: set[str], having: Mapping[int, list[str]]) -> None:
 
 @dataclass(frozen=True)
 class SplitFile:
-    """What a user's CSV says of each image.
+    """The content of a user's split file.
 
     Attributes:
         parts: image id -> ``train`` or ``val``; empty where the file names groups only.
-        groups: image id -> group, such as the patient, that must not be on both sides; empty where it names none.
+        groups: image id -> group, such as the patient, which must not be in both parts; empty where it names none.
     """
 
     parts: dict[str, str]
@@ -97,15 +99,15 @@ class SplitFile:
 def read_split_file(path: Path, ids: Collection[str]) -> SplitFile:
     """Reads a CSV with the columns ``id``, ``split`` and, optionally, ``group``.
 
-    ``split`` is ``train`` or ``val`` in every row, or left empty in every row: then the groups are dealt out.
+    ``split`` is ``train`` or ``val`` in every row, or empty in every row; then whole groups are distributed.
 
     Args:
         path: the CSV, with a header.
         ids: the ids of all images; each must be in the file once.
 
     Raises:
-        CellSegError: a column is missing, an image is missing, unknown or twice, a value is another, or a group is on
-            both sides.
+        CellSegError: a column is missing, an image is missing, unknown or there twice, a value is not allowed, or a
+            group is in both parts.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -127,7 +129,7 @@ def read_split_file(path: Path, ids: Collection[str]) -> SplitFile:
         wrong.append("split is empty, so every row needs a group")
     if values != {""}:
         for group in sorted(set(groups.values())):
-            if len({parts[image] for image, own in groups.items() if own == group}) > 1:
+            if len({parts[image] for image, group_of_image in groups.items() if group_of_image == group}) > 1:
                 wrong.append(f"group {group!r} is in train and in val")
     if wrong:
         raise CellSegError(f"{path}: {wrong[0]}{f' ({len(wrong)} mistakes)' if len(wrong) > 1 else ''}")
@@ -138,7 +140,7 @@ def groups_as_split(ids: Collection[str], groups: Mapping[str, str]) -> SplitFil
     """The split that keeps groups together, such as the images of one patient; None where no image has a group.
 
     Args:
-        ids: the ids of all images; those without a group are a group of their own.
+        ids: the ids of all images; each image without a group counts as one group.
         groups: image id -> group.
     """
     known = {image: groups.get(image) or f"image {image}" for image in ids}
@@ -148,7 +150,7 @@ def groups_as_split(ids: Collection[str], groups: Mapping[str, str]) -> SplitFil
 def split_images(
     cells: Mapping[str, Mapping[int, int]], val_fraction: float, seed: int, file: SplitFile | None = None
 ) -> tuple[list[str], list[str]]:
-    """:func:`stratified_split`, or the user's own: its parts as they are, or its groups dealt out as wholes."""
+    """The user's split, if it names parts; else :func:`stratified_split`, which keeps groups together if it has any."""
     if file is None:
         return stratified_split(cells, val_fraction, seed)
     parts = file.parts

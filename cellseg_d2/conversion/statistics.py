@@ -1,7 +1,7 @@
-"""What the images of a dataset and their cells measure: one record an image, and a summary over all of them.
+"""Statistics of a dataset's images and cells: one record per image, and a summary of all records.
 
-The record is made of what conversion has anyway, the label maps' :class:`CellMeasures` and the tiles' annotations, and
-of one look at the pixels for a digest and for pixels that several classes claim.
+A record is made from what conversion has anyway: the runs of the label maps' cells and the tiles' annotations. The
+pixels are read once more, for a digest and for pixels that several classes claim.
 """
 
 from __future__ import annotations
@@ -15,39 +15,38 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from cellseg_d2.cells.arrays import Bools, Ints
 from cellseg_d2.cells.coco import Record
-from cellseg_d2.cells.label_maps import CellMeasures, LabelMap
+from cellseg_d2.cells.label_maps import LabelMap, count_parts
 from cellseg_d2.cells.tiling import Window
 from cellseg_d2.conversion.options import ConvertOptions
 from cellseg_d2.images.pixel_size import PixelSize
 from cellseg_d2.images.tiff import PixelFormat
 
-Ints = NDArray[np.int64]
-
 PERCENTILES = (5, 25, 50, 75, 95, 99)
 
 MOST_NAMED = 5
-"""Images that are named for each finding; the counts are of all."""
+"""Images that are named for each finding; the counts are over all images."""
 
 
 @dataclass(frozen=True, eq=False)
 class ImageStatistics:
-    """What one image with its N cells, T tiles and K classes measures; small, and picklable.
+    """The statistics of one image with N cells, T tiles and K classes; small and picklable.
 
     Attributes:
         id: the image's id.
         height, width: pixels.
-        pixel_format: as in the file; None where that is not known.
-        pixel_size_um: (x, y) in microns a pixel; None where the file states none.
+        pixel_format: as in the file; None where it is not known.
+        pixel_size_um: (x, y) in microns per pixel; None where the file states none.
         digest: a hash of the size and the pixels.
         classes: (N,) int64, 1 .. K.
         areas: (N,) int64, pixels.
         sides: (N, 2) int64, width and height of the tight boxes.
         blobs: (N,) int64, connected parts.
         holes: (N,) int64.
-        whole: (N,) bool, whether some tile shows all of the cell.
+        whole: (N,) bool, whether at least one tile shows the whole cell.
         tile_cells: (T, K) int64, annotations of each class in each tile, without those with ``iscrowd``.
-        shared_pixels: pixels that cells of more than one class claim.
+        shared_pixels: number of pixels in cells of more than one class.
     """
 
     id: str
@@ -61,7 +60,7 @@ class ImageStatistics:
     sides: Ints
     blobs: Ints
     holes: Ints
-    whole: NDArray[np.bool_]
+    whole: Bools
     tile_cells: Ints
     shared_pixels: int
 
@@ -74,33 +73,33 @@ def measure_image(
     name: str,
     image: NDArray[np.uint8],
     layers: Sequence[LabelMap],
-    measures: Sequence[CellMeasures],
     tiles: Sequence[tuple[Window, Sequence[Record]]],
     class_count: int,
     pixel_format: PixelFormat | None = None,
     pixel_size_um: PixelSize | None = None,
 ) -> ImageStatistics:
-    """The statistics of one image; layers with ``crowd`` are not counted.
+    """The statistics of one image; layers marked ``crowd`` do not count.
 
     Args:
         name: the image's id.
         image: (H, W, 3) uint8 RGB.
         layers: its label maps.
-        measures: measures of each layer's cells.
         tiles: every window of a regular grid over the image, with its annotations.
         class_count: K.
         pixel_format: the file's pixel format.
         pixel_size_um: the file's pixel size.
     """
-    counted = [(layer, cells) for layer, cells in zip(layers, measures) if not layer.crowd]
-    boxes = np.concatenate([cells.boxes for _, cells in counted] or [np.zeros((0, 4), np.int64)])
+    counted = [layer for layer in layers if not layer.crowd]
+    runs = [layer.cells[1] for layer in counted]
+    parts = [count_parts(cells) for cells in runs]
+    boxes = np.concatenate([np.zeros((0, 4), np.int64), *(cells.boxes for cells in runs)])
 
     def joined(values: Sequence[Ints]) -> Ints:
         return np.concatenate(values) if values else np.zeros(0, np.int64)
 
     tile_cells = np.zeros((len(tiles), class_count), np.int64)
-    for row, (_, own) in zip(tile_cells, tiles):
-        for annotation in own:
+    for row, (_, cells) in zip(tile_cells, tiles):
+        for annotation in cells:
             row[annotation["category_id"] - 1] += not annotation["iscrowd"]
     height, width = image.shape[:2]
     return ImageStatistics(
@@ -110,14 +109,14 @@ def measure_image(
         pixel_format=pixel_format,
         pixel_size_um=pixel_size_um,
         digest=_digest(image),
-        classes=joined([np.full(len(cells), layer.categories[0], np.int64) for layer, cells in counted]),
-        areas=joined([cells.areas for _, cells in counted]),
+        classes=joined([np.full(len(cells), layer.categories[0], np.int64) for layer, cells in zip(counted, runs)]),
+        areas=joined([cells.areas for cells in runs]),
         sides=boxes[:, 2:] - boxes[:, :2],
-        blobs=joined([cells.blobs for _, cells in counted]),
-        holes=joined([cells.holes for _, cells in counted]),
+        blobs=joined([blobs for blobs, _ in parts]),
+        holes=joined([holes for _, holes in parts]),
         whole=_shown_whole(boxes, [window for window, _ in tiles]),
         tile_cells=tile_cells,
-        shared_pixels=_shared_pixels([layer for layer, _ in counted]),
+        shared_pixels=_shared_pixels(counted),
     )
 
 
@@ -127,10 +126,10 @@ def _digest(image: NDArray[np.uint8]) -> str:
     return digest.hexdigest()
 
 
-def _shown_whole(boxes: Ints, windows: Sequence[Window]) -> NDArray[np.bool_]:
-    """(N,) whether one of the windows of a regular grid holds all of a box, (x0, y0, x1, y1).
+def _shown_whole(boxes: Ints, windows: Sequence[Window]) -> Bools:
+    """(N,) bool, whether one window of a regular grid contains each box, (x0, y0, x1, y1).
 
-    Along an axis the last window that starts at or before a box reaches farthest of those, so that it alone counts.
+    Along each axis only the last window that starts at or before the box counts, because it reaches farthest.
     """
     whole = np.ones(len(boxes), bool)
     for axis in (0, 1):
@@ -141,19 +140,19 @@ def _shown_whole(boxes: Ints, windows: Sequence[Window]) -> NDArray[np.bool_]:
 
 
 def _shared_pixels(layers: Sequence[LabelMap]) -> int:
-    """Pixels in cells of two or more classes; one class may have several layers."""
+    """The number of pixels in cells of two or more classes; a class may have several layers."""
     if len({layer.categories for layer in layers}) < 2:
         return 0
-    by_class: dict[int, NDArray[np.bool_]] = {}
+    by_class: dict[int, Bools] = {}
     for layer in layers:
-        own = layer.labels != 0
+        cells = layer.labels != 0
         number = layer.categories[0]
-        by_class[number] = by_class[number] | own if number in by_class else own
+        by_class[number] = by_class[number] | cells if number in by_class else cells
     first, *others = by_class.values()
     claimed, shared = first.copy(), np.zeros_like(first)
-    for own in others:
-        shared |= claimed & own
-        claimed |= own
+    for cells in others:
+        shared |= claimed & cells
+        claimed |= cells
     return int(np.count_nonzero(shared))
 
 
@@ -163,23 +162,27 @@ def summarise(
     options: ConvertOptions,
     problems: Sequence[str] = (),
 ) -> Record:
-    """The numbers of a dataset as JSON takes them; they do not depend on the images' order.
+    """The summary of a dataset, ready for JSON; it does not depend on the order of the images.
 
-    Distributions are ``{"min", "p5", ..., "p99", "max"}`` of values that occur, empty where there is nothing to count.
+    A distribution is ``{"min", "p5", ..., "p99", "max"}`` of values that occur, or empty where there are no values.
 
     Args:
         images: statistics of all images that could be read.
         class_names: names of class 1, 2, ...
-        options: those that the tiles were made with.
+        options: the options that the tiles were made with.
         problems: a line for each file that cannot be used.
 
     Returns:
-        ``images``: count, sizes, formats as in the files, microns a pixel where stated, groups of ids with the
-        same pixels. ``cells`` and, by name,
-        ``classes``: count, images with one, cells an image, areas, longest box sides and square roots of box areas in
-        pixels. ``tiles``: instances in tiles that have one, over all classes and by class, cells that no tile shows
-        whole, images of several tiles and the longest box sides in those. ``findings``: cells of several blobs, with
-        holes, below ``min_area``, and pixels of several classes. ``problems``.
+        A mapping with these keys:
+
+        - ``images``: count, sizes, formats as in the files, microns per pixel where stated, groups of ids with the same
+          pixels.
+        - ``cells`` and, by class name, ``classes``: count, images with a cell, cells per image, areas, longest box
+          sides and square roots of box areas in pixels.
+        - ``tiles``: instances in tiles that have one, over all classes and by class, cells that no tile shows whole,
+          images of several tiles and the longest box sides in those.
+        - ``findings``: cells of several blobs, with holes, below ``min_area``, and pixels of several classes.
+        - ``problems``: as given.
     """
     images = sorted(images, key=lambda image: image.id)
     names = dict(enumerate(class_names, start=1))
@@ -225,12 +228,12 @@ def _distribution(values: ArrayLike, digits: int | None = None) -> Record:
 
 
 def _cells(images: Sequence[ImageStatistics], number: int | None) -> Record:
-    """The cells of a class, or of all; an image without one counts as 0 cells an image."""
-    own = [np.ones(len(image.classes), bool) if number is None else image.classes == number for image in images]
-    counts = [int(cells.sum()) for cells in own]
+    """Statistics of the cells of one class, or of all; images without such a cell count, as 0 cells per image."""
+    chosen = [np.ones(len(image.classes), bool) if number is None else image.classes == number for image in images]
+    counts = [int(cells.sum()) for cells in chosen]
     empty = np.zeros((0, 2), np.int64)
-    sides = np.concatenate([empty, *(image.sides[cells] for image, cells in zip(images, own))])
-    areas = np.concatenate([empty[:, 0], *(image.areas[cells] for image, cells in zip(images, own))])
+    sides = np.concatenate([empty, *(image.sides[cells] for image, cells in zip(images, chosen))])
+    areas = np.concatenate([empty[:, 0], *(image.areas[cells] for image, cells in zip(images, chosen))])
     return {
         "count": sum(counts),
         "images": sum(count > 0 for count in counts),
@@ -245,7 +248,7 @@ def _tiles(images: Sequence[ImageStatistics], names: Mapping[int, str], options:
     tiles = np.concatenate([np.zeros((0, len(names)), np.int64), *(image.tile_cells for image in images)])
     totals = tiles.sum(axis=1)
     with_cells = int((totals > 0).sum())
-    kept = with_cells + options.keep_empty * (len(tiles) - with_cells)  # what training sees, on average
+    kept = with_cells + options.keep_empty * (len(tiles) - with_cells)  # tiles that training sees, on average
     cells = sum(len(image.whole) for image in images)
     cut = sum(int((~image.whole).sum()) for image in images)
     tiled = [image for image in images if max(image.height, image.width) > options.tile_size]
@@ -258,11 +261,11 @@ def _tiles(images: Sequence[ImageStatistics], names: Mapping[int, str], options:
         "instances": _distribution(totals[totals > 0]),
         "classes": {
             name: {
-                "tiles": int((own > 0).sum()),
-                "share": round(int((own > 0).sum()) / max(kept, 1), 4),
-                "instances": _distribution(own[own > 0]),
+                "tiles": int((per_tile > 0).sum()),
+                "share": round(int((per_tile > 0).sum()) / max(kept, 1), 4),
+                "instances": _distribution(per_tile[per_tile > 0]),
             }
-            for name, own in zip(names.values(), tiles.T)
+            for name, per_tile in zip(names.values(), tiles.T)
         },
         "cells_cut": {"cells": cut, "share": round(cut / max(cells, 1), 4)},
         "images_of_several": len(tiled),
@@ -279,7 +282,7 @@ def _duplicates(images: Sequence[ImageStatistics]) -> list[list[str]]:
 
 
 def _finding(counts: Mapping[str, int], what: str) -> Record:
-    """How much of something there is, in how many images, and the images that have most."""
+    """A finding: its count, the number of images with it, and the images with most of it."""
     having = sorted((-count, name) for name, count in counts.items() if count)
     most = [name for _, name in having[:MOST_NAMED]]
     return {what: sum(counts.values()), "images": len(having), "most_in": most}

@@ -16,17 +16,18 @@ STRIDES = (4, 8, 16, 32, 64)
 """Pixels between the anchors of the FPN's levels p2 to p6."""
 
 SMALLEST_ANCHOR = 2
-"""In strides. Anchors farther apart than half their side would miss cells between them: at 2, a cell of the anchor's
-own size that lies as badly as it can still has an IoU of 0.39 with one, above the 0.3 of background."""
+"""The smallest side of a level's anchors, in strides. Anchors farther apart than half their side would miss cells
+between them. At 2, a cell of the anchors' size in the worst place has an IoU of 0.39 with one, above background's 0.3.
+"""
 
 TOLERANCE = 4
-"""``CELLSEG.INFERENCE.TOLERANCE``'s default."""
+"""The default of ``CELLSEG.INFERENCE.TOLERANCE``."""
 
 UNEVEN = 2
-"""The commonest class is in at least this many times the tiles of the rarest before tiles are repeated."""
+"""Tiles are repeated only if the most frequent class is in at least this many times as many tiles as the rarest."""
 
 MOST_REPEATS = 4
-"""No class is to make its tiles come more often: the same few cells are learnt by heart."""
+"""The most often a class may make its tiles come: with more repeats, the model learns the same few cells by heart."""
 
 
 class Suggestion(NamedTuple):
@@ -39,7 +40,7 @@ class Suggestion(NamedTuple):
 def suggest(summary: Mapping[str, Any]) -> dict[str, Suggestion]:
     """Config keys and the values that suit a dataset, from its statistics.
 
-    A dataset without a cell in a tile gets none.
+    A dataset whose tiles have no cell gets no suggestions.
     """
     if not summary["tiles"]["instances"]:
         return {}
@@ -51,7 +52,7 @@ def suggest(summary: Mapping[str, Any]) -> dict[str, Suggestion]:
 
 
 def _anchors(summary: Mapping[str, Any]) -> dict[str, Suggestion]:
-    """One size a level: a geometric row over the usual cells, none too small for its level's stride."""
+    """One anchor size per level: a geometric series over usual cell sizes, none too small for its level's stride."""
     sizes = summary["cells"]["box_size"]
     low, high = max(sizes["p5"], 1.0), max(min(sizes["p95"], summary["tiles"]["tile_size"]), 1.0)
     middle = math.sqrt(low * high)
@@ -69,7 +70,7 @@ def _rounded(size: float) -> int:
 
 
 def _caps(summary: Mapping[str, Any]) -> dict[str, Suggestion]:
-    """Leaves the limits to training, which sets them from the data that it then has, and says what they are today."""
+    """The value that lets training set the limits from its data; the reason names the limits for today's data."""
     most = summary["tiles"]["instances"]["max"]
     detections, proposals, kept, *_ = caps_for(most).values()
     reason = f"from the data: a tile has up to {most} cells, so {detections} detections, {proposals} proposals"
@@ -77,7 +78,7 @@ def _caps(summary: Mapping[str, Any]) -> dict[str, Suggestion]:
 
 
 def largest_whole(tile_size: int, overlap: float) -> int:
-    """The longest box side of a cell that some window of prediction shows whole: below 2 x (halo - tolerance - 1).
+    """The longest box side of cells that a window of prediction shows whole: below 2 x (halo - tolerance - 1).
 
     The rule is that of :mod:`cellseg_d2.inference.stitch`.
     """
@@ -99,7 +100,7 @@ def _windows(summary: Mapping[str, Any]) -> dict[str, Suggestion]:
 
 
 def _repeats(summary: Mapping[str, Any]) -> dict[str, Suggestion]:
-    shares = {name: own["share"] for name, own in summary["tiles"]["classes"].items() if own["share"] > 0}
+    shares = {name: cells["share"] for name, cells in summary["tiles"]["classes"].items() if cells["share"] > 0}
     by_share = sorted(shares, key=lambda name: (shares[name], name))
     rarest, commonest = by_share[0], by_share[-1]
     if shares[commonest] < UNEVEN * shares[rarest]:
@@ -116,12 +117,12 @@ def _repeats(summary: Mapping[str, Any]) -> dict[str, Suggestion]:
 
 
 def repeat_threshold(rarest: float, commonest: float, power: float = 0.5) -> float:
-    """A repeat threshold from the shares of the tiles that the rarest and the commonest class are in.
+    """The repeat threshold for given shares of the tiles that have the rarest and the most frequent class.
 
-    A tile comes (threshold / share of its rarest class) ** power times. So the threshold is the share of the commonest
-    class, towards which all are evened out, but no more than makes the tiles of the rarest come :data:`MOST_REPEATS`
-    times. LVIS's own 0.001 is for 1000 classes, and the median of the shares repeats nothing where most are equally
-    rare.
+    A tile comes (threshold / share of its rarest class) ** power times. The threshold is the share of the most frequent
+    class, so that all classes approach it, but small enough that tiles of the rarest class come at most
+    :data:`MOST_REPEATS` times. LVIS's threshold of 0.001 is for 1000 classes, and the median of the shares would
+    repeat nothing where most classes are equally rare.
     """
     return min(commonest, rarest * math.pow(MOST_REPEATS, 1 / power))
 
@@ -131,7 +132,7 @@ def _percent(share: float) -> str:
 
 
 def to_yaml(suggestions: Mapping[str, Suggestion], base: str) -> str:
-    """A config file with the suggested values, each under its reason, on top of another config.
+    """The text of a config file with the suggested values, each below its reason, based on another config.
 
     Args:
         suggestions: by config key.
@@ -149,7 +150,7 @@ def to_yaml(suggestions: Mapping[str, Suggestion], base: str) -> str:
 
 
 def _lines(tree: Mapping[str, Any], indent: str) -> list[str]:
-    """YAML of nested mappings; a value is written as JSON, which YAML reads as the same."""
+    """YAML of nested mappings; values are written as JSON, which YAML reads the same way."""
     lines = []
     for key, node in tree.items():
         if isinstance(node, Suggestion):

@@ -1,4 +1,8 @@
-"""The recipe's augmentations: albumentations, as a Detectron2 ``Augmentation``, once over image and label maps."""
+"""Augmentation of training samples: one albumentations pipeline over image and label maps, inside Detectron2.
+
+The defaults are those of the recipe, the course benchmark's settings that ``configs/ablations/original_recipe.yaml``
+keeps.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +18,16 @@ from numpy.typing import NDArray
 MAX_SEED = 2**31
 
 GAMMA_PERCENT = (50, 200)
-"""Exponents 0.5 to 2, as albumentations writes them."""
+"""Exponents 0.5 to 2 in percent, as albumentations expects them."""
 
 SMALLEST_BLUR, SMALLEST_NOISE = 0.3, 0.01
-"""Below these nobody sees a difference: pixels, and a share of the full intensity."""
+"""The smallest values drawn, below which no difference is visible: in pixels, and as a share of the full intensity."""
 
 
 def build_augmentation(cfg: CfgNode) -> T.AugmentationList:
-    """What a training sample goes through: a random crop (INPUT.CROP, CELLSEG.AUG.ZOOM_RANGE), then the transforms.
+    """The augmentations of a training sample: a random crop (INPUT.CROP, CELLSEG.AUG.ZOOM_RANGE), then the transforms.
 
-    Normalisation is not among them: the model subtracts MODEL.PIXEL_MEAN and divides by MODEL.PIXEL_STD itself.
+    The pixels are not normalised here: the model subtracts MODEL.PIXEL_MEAN and divides by MODEL.PIXEL_STD itself.
     """
     augmentations: list[T.Augmentation] = []
     low, high = cfg.CELLSEG.AUG.ZOOM_RANGE
@@ -45,7 +49,7 @@ def build_pipeline(cfg: CfgNode) -> A.Compose:
             A.HorizontalFlip(p=aug.HORIZONTAL_FLIP_PROB),
             A.VerticalFlip(p=aug.VERTICAL_FLIP_PROB),
             A.RandomRotate90(p=aug.QUARTER_TURN_PROB),
-            # What ShiftScaleRotate became. Outside the image lies 0 in image and label map alike: a reflected border
+            # The successor of ShiftScaleRotate. Image and label map are 0 outside the image, because a reflected border
             # would give a cell and its mirror image the same label.
             A.Affine(
                 translate_percent={"x": (-shift, shift), "y": (-shift, shift)},
@@ -75,21 +79,21 @@ def build_pipeline(cfg: CfgNode) -> A.Compose:
             A.GaussianBlur(blur_limit=0, sigma_limit=(SMALLEST_BLUR, aug.BLUR_SIGMA), p=aug.BLUR_PROB),
             A.GaussNoise(std_range=(SMALLEST_NOISE, aug.NOISE_STD), p=aug.NOISE_PROB),
         ],
-        save_applied_params=True,  # the scale of a warp is needed afterwards
+        save_applied_params=True,  # the mapper needs the scale of the warp
     )
 
 
 def area_scale(transforms: T.TransformList) -> float:
-    """The factor by which the transforms of one run have made areas grow; crops and flips leave them as they are."""
+    """The factor by which the transforms of one run have changed areas; crops and flips do not change them."""
     return float(np.prod([getattr(transform, "area_scale", 1.0) for transform in transforms.transforms]))
 
 
 class ZoomedCrop(T.Augmentation):
-    """A random crop, enlarged or reduced by a factor whose logarithm is uniform.
+    """A random crop, enlarged or reduced by a random factor, whose logarithm is uniform.
 
     Args:
         zoom_range: smallest and largest factor.
-        size: (height, width) in pixels after the change of scale, at most; None keeps the whole image.
+        size: the largest (height, width) in pixels, after the change of scale; None keeps the whole image.
     """
 
     def __init__(self, zoom_range: tuple[float, float], size: tuple[int, int] | None) -> None:
@@ -121,7 +125,7 @@ class ZoomTransform(T.Transform):
         self.area_scale = self.shape[0] * self.shape[1] / (height * width)
 
     def apply_image(self, img: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Interpolated linearly, averaged where it shrinks."""
+        """Resizes the window: linear interpolation, or averages where it shrinks."""
         interpolation = cv2.INTER_AREA if self.area_scale < 1 else cv2.INTER_LINEAR
         return cv2.resize(np.ascontiguousarray(img[self.window]), self.shape[::-1], interpolation=interpolation)
 
@@ -134,7 +138,7 @@ class ZoomTransform(T.Transform):
         return window[rows[:, None], columns]
 
     def apply_coords(self, coords: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Not supported: boxes are taken from the transformed label maps, which are exact."""
+        """Not supported, because boxes are taken from the transformed label maps, which are exact."""
         raise TypeError("take boxes from the transformed label map")
 
 
@@ -150,9 +154,9 @@ class AlbumentationsTransform(T.Transform):
     def apply_both(
         self, image: NDArray[np.uint8], label_maps: NDArray[np.int32] | None
     ) -> tuple[NDArray[np.uint8], NDArray[np.int32] | None]:
-        """Transforms image (H, W, 3) and label maps (H, W[, L]) in one pass; labels take their nearest neighbour's.
+        """Transforms image (H, W, 3) and label maps (H, W[, L]) in one pass; labels without interpolation.
 
-        Afterwards ``area_scale`` is the factor by which areas have grown.
+        Afterwards ``area_scale`` is the factor by which areas have changed.
         """
         self.pipeline.set_random_seed(self.seed)
         inputs = {"image": image} if label_maps is None else {"image": image, "mask": label_maps}
@@ -173,14 +177,14 @@ class AlbumentationsTransform(T.Transform):
         return label_maps
 
     def apply_coords(self, coords: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Refused: boxes are taken from the transformed label maps, which are exact."""
+        """Not supported, because boxes are taken from the transformed label maps, which are exact."""
         raise TypeError("albumentations pipelines carry label maps, not coordinates; take boxes from the label map")
 
 
 class AlbumentationsAugmentation(T.Augmentation):
     """Runs an albumentations pipeline inside Detectron2's ``AugmentationList``.
 
-    The label maps travel as ``AugInput.sem_seg``. The cost does not depend on the number of cells.
+    The label maps are passed as ``AugInput.sem_seg``. The cost does not depend on the number of cells.
     """
 
     def __init__(self, pipeline: A.Compose) -> None:
@@ -188,7 +192,7 @@ class AlbumentationsAugmentation(T.Augmentation):
         self.pipeline = pipeline
 
     def __call__(self, aug_input: T.AugInput) -> T.Transform:
-        """Augments ``aug_input`` in place; the seed comes from numpy's global state, as in Detectron2's own."""
+        """Augments ``aug_input`` in place. The seed comes from numpy's global state, which Detectron2 uses too."""
         transform = AlbumentationsTransform(self.pipeline, int(np.random.randint(MAX_SEED)))
         aug_input.image, aug_input.sem_seg = transform.apply_both(aug_input.image, aug_input.sem_seg)
         return transform

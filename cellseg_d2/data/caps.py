@@ -17,9 +17,9 @@ logger = logging.getLogger(__name__)
 def set_caps(cfg: CfgNode) -> None:
     """Sets, in place, how many detections a tile keeps and how many proposals lead to them.
 
-    Where TEST.DETECTIONS_PER_IMAGE is -1 it follows from the densest tile, and the RPN's limits are raised to what that
-    needs, see :func:`cellseg_d2.conversion.caps.caps_for`. Where it is a number, all limits stay as they are, with a
-    warning for each that is below the cells of a tile. Evaluation scores as many detections as are kept.
+    Where TEST.DETECTIONS_PER_IMAGE is -1, it follows from the densest tile, and the RPN's limits are raised to match
+    it, see :func:`cellseg_d2.conversion.caps.caps_for`. Where it is a number, all limits stay as they are, and a
+    warning names each that is below the number of cells in a tile. Evaluation scores as many detections as are kept.
     """
     most = max(_most_cells(name) for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
     caps = caps_for(most)
@@ -39,7 +39,7 @@ def set_caps(cfg: CfgNode) -> None:
 
 
 def _most_cells(dataset: str) -> int:
-    """The cells of a dataset's densest tile; counted where conversion did not write the number down."""
+    """The number of cells in a dataset's densest tile; counted here where conversion did not record it."""
     most = MetadataCatalog.get(dataset).get("most_cells")
     if most is not None:
         return int(most)

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import load_coco_json
+from detectron2.structures import BoxMode
 
+from cellseg_d2.cells.coco import by_image
+from cellseg_d2.cells.coco_input import read_truth
 from cellseg_d2.errors import CellSegError
 
 PARTS = {
@@ -26,10 +28,10 @@ def datasets_root() -> Path:
 
 
 def register_all(root: str | Path | None = None) -> list[str]:
-    """Registers every dataset under ``root`` (by default :func:`datasets_root`); known names are left as they are.
+    """Registers every dataset under ``root`` (by default :func:`datasets_root`); names that are registered stay.
 
     Returns:
-        The names registered from this folder, now or before: ``<folder>_train``, ``<folder>_val``, ...
+        The names that are registered from this folder now: ``<folder>_train``, ``<folder>_val``, ...
 
     Raises:
         CellSegError: a ``dataset.json`` cannot be read.
@@ -37,7 +39,7 @@ def register_all(root: str | Path | None = None) -> list[str]:
     folder = Path(root) if root is not None else datasets_root()
     names = []
     for description in sorted(folder.glob("*/dataset.json")):
-        if not description.parent.name.startswith("."):  # a hidden folder is a conversion that has not ended
+        if not description.parent.name.startswith("."):  # a hidden folder is an unfinished conversion
             names += register(description.parent)
     return names
 
@@ -48,10 +50,10 @@ def register(folder: Path) -> list[str]:
         description = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
         class_names = list(description["class_names"])
         rule, counts = description["intensity_rule"], description["counts"]
-        images = description.get("statistics", {}).get("images", {})  # not there in datasets of the first versions
+        images = description.get("statistics", {}).get("images", {})  # datasets of the first versions have none
         pixel_size = images.get("pixel_size_um", {}).get("p50", 0.0)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CellSegError(f"{folder / 'dataset.json'}: is not what convert_tifs.py writes; convert again") from error
+        raise CellSegError(f"{folder / 'dataset.json'}: is not what `convert` writes; convert again") from error
     names = []
     for part, file in PARTS.items():
         json_file, name = folder / "annotations" / file, f"{folder.name}_{part}"
@@ -69,6 +71,7 @@ def register(folder: Path) -> list[str]:
             thing_dataset_id_to_contiguous_id={number: number - 1 for number in range(1, len(class_names) + 1)},
             intensity_rule=rule,
             pixel_size_um=pixel_size,
+            cell_count=sum(counts.get(part, {}).get("tile_instances", {}).values()) or None,
             image_count=counts.get(part, {}).get("tiles"),
             most_cells=counts.get(part, {}).get("most_instances_in_a_tile"),
         )
@@ -76,12 +79,46 @@ def register(folder: Path) -> list[str]:
 
 
 def _load(json_file: Path, folder: Path, name: str) -> list[dict[str, Any]]:
-    return load_coco_json(str(json_file), str(folder), name)
+    """Detectron2's dicts of one part, as its ``load_coco_json`` makes them, of annotations that were checked.
+
+    Raises:
+        CellSegError: the file cannot be read, is damaged, or has other classes than its ``dataset.json``.
+    """
+    truth = read_truth(json_file)
+    categories = sorted(truth["categories"], key=lambda category: category["id"])
+    classes = {category["id"]: number for number, category in enumerate(categories)}
+    if classes != MetadataCatalog.get(name).thing_dataset_id_to_contiguous_id:
+        raise CellSegError(f"{json_file}: has other categories than the classes in dataset.json; convert again")
+    cells = by_image(truth.get("annotations", ()))
+    return [
+        {
+            "file_name": str(folder / image["file_name"]),
+            "height": image["height"],
+            "width": image["width"],
+            "image_id": image["id"],
+            "annotations": [
+                {
+                    "iscrowd": cell["iscrowd"],
+                    "bbox": cell["bbox"],
+                    "category_id": classes[cell["category_id"]],
+                    "segmentation": cell["segmentation"],
+                    "bbox_mode": BoxMode.XYWH_ABS,
+                }
+                for cell in cells[image["id"]]
+            ],
+        }
+        for image in sorted(truth["images"], key=lambda image: image["id"])
+    ]
 
 
 def check_registered(name: str) -> None:
-    """Raises CellSegError, with the names there are, where a dataset is not registered."""
+    """Raises CellSegError where a dataset is not registered; the message lists those that are."""
     known = [known for known in DatasetCatalog.list() if MetadataCatalog.get(known).get("intensity_rule") is not None]
     if name not in DatasetCatalog.list():
-        there = f"registered are {', '.join(known)}" if known else "none is; convert one with tools/convert_tifs.py"
-        raise CellSegError(f"dataset {name!r} is not registered under {datasets_root()}: {there}")
+        there = f"registered are {', '.join(known)}" if known else "none is; convert one with `cellseg-d2 convert`"
+        variable = os.environ.get("DETECTRON2_DATASETS")
+        stated = "is not set" if variable is None else f"is {variable}"
+        raise CellSegError(
+            f"dataset {name!r} is not registered under {datasets_root()}: {there} "
+            f"(DETECTRON2_DATASETS, the folder of converted datasets, {stated})"
+        )

@@ -1,4 +1,4 @@
-"""How many cells of each class training sees, and how what is done for rare classes changes that."""
+"""How many cells of each class training sees, and how measures for rare classes change that."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 
 def cells_by_tile_and_class(dicts: Sequence[dict[str, Any]], classes: int) -> NDArray[np.int64]:
-    """(T, K) cells that are learnt, without crowds, of T dicts of Detectron2's dataset format and K classes."""
+    """Numbers of cells, without crowds: (T, K) for T dicts of Detectron2's dataset format and K classes."""
     learnt = ([cell["category_id"] for cell in sample["annotations"] if not cell.get("iscrowd", 0)] for sample in dicts)
-    return np.stack([np.bincount(np.array(own, np.int64), minlength=classes) for own in learnt])
+    return np.stack([np.bincount(np.array(tile, np.int64), minlength=classes) for tile in learnt])
 
 
 def share_changes(before: NDArray[Any], after: NDArray[Any]) -> list[str]:
-    """Each class's share of all cells, from (K,) numbers of cells to others.
+    """How each class's share of all cells changes between two (K,) numbers of cells.
 
     >>> share_changes(np.array([9, 1]), np.array([9.0, 3.0]))
     ['90.0 -> 75.0 %', '10.0 -> 25.0 %']

@@ -1,8 +1,8 @@
-"""Cells of other tiles pasted into training tiles, so that rare classes are seen more often.
+"""Pastes cells of other tiles into training tiles, so that the model sees rare classes more often.
 
 After Ghiasi et al., "Simple Copy-Paste is a Strong Data Augmentation Method for Instance Segmentation" (CVPR 2021),
-with three changes for cells: classes are drawn alike, not tiles; a cell goes to a random place of its own, not to where
-it was; and by default it covers none that is there.
+with three changes for cells: classes, not tiles, are drawn with equal probability; each cell goes to a new random place
+instead of its old one; and it covers no other cell.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from cellseg_d2.errors import CellSegError
 logger = logging.getLogger(__name__)
 
 TRIES = 10
-"""Places at which a cell is tried before it is left out."""
+"""Random places that are tried for a cell before it is left out."""
 
 
 @dataclass(frozen=True)
 class PaintedTile:
-    """A training tile before augmentation, with N cells and crowds, of which number i has the value i + 1.
+    """A training tile before augmentation, with N cells and crowds; cell i has the value i + 1 in its label map.
 
     Attributes:
         image: (H, W, 3) uint8, RGB.
         layers: (L, H, W) int32, label maps; cells that overlap lie in different ones.
         layer_of: (N,) int64, the label map of each cell.
         classes: (N,) int64, contiguous, or -1 for a crowd.
-        areas: (N,) int64, pixels of each cell, those among them that a pasted one has covered.
+        areas: (N,) int64, pixels of each cell, including those that a pasted cell covers.
     """
 
     image: NDArray[np.uint8]
@@ -48,24 +48,24 @@ class PaintedTile:
 
 
 class SourceCells:
-    """Which cells of a dataset can be pasted: no crowds, and none that touches its tile's edge, which may have cut it.
+    """The cells of a dataset that can be pasted: no crowds, and no cells at a tile's edge, which may have cut them.
 
-    Only numbers are kept, in arrays that worker processes share, of M cells in T tiles, sorted by tile.
+    It keeps only numbers, in arrays that worker processes share, for M cells in T tiles, sorted by tile.
 
     Args:
-        dicts: dataset dicts in Detectron2's format, masks as compressed RLEs; each is looked at once.
+        dicts: dataset dicts in Detectron2's format, masks as compressed RLEs; each is read once.
 
     Attributes:
-        bounds: (T + 1,) int64, the place at which the cells of each tile begin.
-        annotation: (M,) int32, each cell's place among its tile's annotations.
-        counts: cells of each class that has any, by contiguous number.
+        bounds: (T + 1,) int64, the index of each tile's first cell.
+        annotation: (M,) int32, each cell's index among its tile's annotations.
+        counts: number of cells per class that has any, by contiguous class number.
     """
 
     def __init__(self, dicts: Sequence[dict[str, Any]]) -> None:
         whole = [_whole_cells(dicts[number]) for number in range(len(dicts))]
         self.bounds = np.cumsum([0, *(len(places) for places, _ in whole)])
         self.annotation = np.concatenate([np.zeros(0, np.int32), *(places for places, _ in whole)])
-        classes = np.concatenate([np.zeros(0, np.int32), *(own for _, own in whole)])
+        classes = np.concatenate([np.zeros(0, np.int32), *(of_tile for _, of_tile in whole)])
         present, rank, counts = np.unique(classes, return_inverse=True, return_counts=True)
         self.counts = dict(zip(present.tolist(), counts.tolist()))
         self._classes = classes
@@ -76,18 +76,18 @@ class SourceCells:
         return len(self.annotation)
 
     def draw(self, most: int) -> tuple[int, NDArray[np.int32]]:
-        """A tile and 1 to ``most`` of its cells, as places among its annotations, from numpy's global state.
+        """Draws a tile and 1 to ``most`` of its cells, as indices of its annotations, from numpy's global state.
 
-        A class is drawn, each as likely, then any cell of it: that decides on the tile. Of the tile, cells are taken
-        one after another with a probability inverse to their class's number of cells in the dataset, so that the first,
-        too, is of each class as often (weighted sampling without replacement by exponential keys: Efraimidis and
-        Spirakis, Information Processing Letters 97, 2006).
+        First a class is drawn, all with the same probability, then a cell of this class; its tile is taken. From this
+        tile, cells are drawn one after another with a probability inverse to the number of cells of their class in the
+        dataset, so that the first cell, too, is of each class equally often (weighted sampling without replacement by
+        exponential keys: Efraimidis and Spirakis, Information Processing Letters 97, 2006).
         """
         tile, chosen = self._draw(most)
         return tile, self.annotation[chosen]
 
     def mean_classes(self, most: int, classes: int, draws: int = 2000) -> NDArray[np.float64]:
-        """How many cells of each of K classes :meth:`draw` gives on average, estimated; numpy's global state stays."""
+        """An estimate of how many cells of each of K classes :meth:`draw` gives; numpy's global state is restored."""
         state = np.random.get_state()
         np.random.seed(0)
         chosen = np.concatenate([self._draw(most)[1] for _ in range(draws)])
@@ -95,36 +95,36 @@ class SourceCells:
         return np.bincount(self._classes[chosen], minlength=classes) / draws
 
     def _draw(self, most: int) -> tuple[int, NDArray[np.int64]]:
-        """A tile and what is taken of it, by the numbers of all M cells."""
-        own = self._of_class[np.random.randint(len(self._of_class))]
-        tile = int(np.searchsorted(self.bounds, own[np.random.randint(len(own))], side="right")) - 1
+        """A tile and the cells drawn from it, as indices among all M cells."""
+        of_class = self._of_class[np.random.randint(len(self._of_class))]
+        tile = int(np.searchsorted(self.bounds, of_class[np.random.randint(len(of_class))], side="right")) - 1
         low, high = self.bounds[tile : tile + 2]
         keys = np.random.exponential(self._commonness[low:high])
         return tile, low + np.argsort(keys)[: np.random.randint(1, most + 1)]
 
 
 def _whole_cells(sample: dict[str, Any]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Of a tile's annotations, the places and the classes of those that can be pasted."""
+    """The annotations of a tile that can be pasted: their indices and their classes."""
     cells = [place for place, cell in enumerate(sample["annotations"]) if not cell.get("iscrowd", 0)]
     size = sample["height"], sample["width"]
     rles = [sample["annotations"][place]["segmentation"] for place in cells]
-    x0, y0, x1, y1 = decode_runs(rles, size).bboxes(len(rles)).T
+    x0, y0, x1, y1 = decode_runs(rles, size).boxes.T
     whole = (x0 > 0) & (y0 > 0) & (x1 < size[1]) & (y1 < size[0])  # a mask without a pixel has a box of zeros
     places = np.array(cells, np.int32)[whole]
     return places, np.array([sample["annotations"][place]["category_id"] for place in places], np.int32)
 
 
 class CopyPaste:
-    """Pastes cells of one tile of a dataset into another tile, or the same one, at its own scale.
+    """Pastes cells of one tile of a dataset into another tile, or the same one, without a change of scale.
 
-    Each cell, its pixels under its mask, goes to a random place where it lies wholly inside, on no other cell
-    and on no crowd, and is left out if none is found in :data:`TRIES`. All is drawn from numpy's global state, as in
-    Detectron2's augmentations. The cost is one image read and the pixels of the cells pasted.
+    Each cell, the pixels under its mask, goes to a random place where it lies wholly inside the tile, on no other cell
+    and on no crowd. It is left out if :data:`TRIES` places do not fit. Everything is drawn from numpy's global state,
+    as in Detectron2's augmentations. The cost is one image read and the pixels of the pasted cells.
 
     Args:
-        dicts: dataset dicts in Detectron2's format; kept as they are, so that workers share a serialised list.
-        probability: how likely a tile gets any cell.
-        max_cells: drawn for a tile, of 1 to this number each as likely.
+        dicts: dataset dicts in Detectron2's format; not copied, so that workers share a serialised list.
+        probability: the probability that a tile gets any cell.
+        max_cells: the most cells drawn for a tile; each number from 1 on is equally likely.
 
     Raises:
         CellSegError: no cell can be pasted.
@@ -141,7 +141,7 @@ class CopyPaste:
         self.max_cells = max_cells
 
     def __call__(self, tile: PaintedTile) -> PaintedTile:
-        """The tile with further cells on its background; the input stays as it is."""
+        """The tile with more cells on its background; the input is not changed."""
         if np.random.random() >= self.probability:
             return tile
         number, places = self.sources.draw(self.max_cells)
@@ -174,22 +174,22 @@ class CopyPaste:
 
 
 def _pixels(rles: Sequence[Rle], size: tuple[int, int]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Rows and columns of each cell's pixels, all of them decoded at once."""
+    """Rows and columns of each cell's pixels; all cells are decoded at once."""
     runs = decode_runs(rles, size)
     columns, rows = np.divmod(runs.pixels(), size[0])
-    ends = np.cumsum(runs.areas(len(rles)))[:-1]
+    ends = np.cumsum(runs.areas)[:-1]
     return zip(np.split(rows, ends), np.split(columns, ends))
 
 
 def _free_place(
     blocked: NDArray[np.bool_], rows: NDArray[np.int64], columns: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
-    """The first of :data:`TRIES` random places at which a cell is on nothing blocked, as its rows and columns there.
+    """A random place where a cell covers no blocked pixel, as its rows and columns there; None after :data:`TRIES`.
 
     Args:
-        blocked: (H, W); a cell that is higher or wider finds no place.
-        rows: (P,) of the cell's pixels, from 0.
-        columns: (P,), as well.
+        blocked: (H, W) bool; a cell that is higher or wider fits nowhere.
+        rows: (P,) rows of the cell's pixels, counted from 0.
+        columns: (P,) columns of the cell's pixels, counted from 0.
     """
     room = blocked.shape[0] - rows.max(), blocked.shape[1] - columns.max()
     if min(room) < 1:
@@ -200,14 +200,14 @@ def _free_place(
 
 
 def build_copy_paste(cfg: CfgNode, dicts: Sequence[dict[str, Any]]) -> CopyPaste | None:
-    """What CELLSEG.AUG.COPY_PASTE_* asks for, and a line that says what it will do; None where its probability is 0.
+    """The copy-paste of CELLSEG.AUG.COPY_PASTE_*, or None where its probability is 0; a log line says what it will do.
 
     Args:
         cfg: DATASETS.TRAIN gives the names of the classes.
-        dicts: that cells are taken from; :attr:`StreamDataset.dicts`, which workers share.
+        dicts: where cells are taken from: :attr:`StreamDataset.dicts`, which workers share.
 
     Raises:
-        CellSegError: no cell that could be pasted.
+        CellSegError: no cell can be pasted.
     """
     aug = cfg.CELLSEG.AUG
     if aug.COPY_PASTE_PROB == 0:

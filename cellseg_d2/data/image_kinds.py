@@ -1,4 +1,4 @@
-"""Kinds of microscopy images, told from their pixels, and how to draw each kind equally often."""
+"""Kinds of microscopy images (dark, bright, colour), found from their pixels, and how to draw each equally often."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 logger = logging.getLogger(__name__)
 
 COLOUR_SPREAD, COLOUR_SHARE = 12, 0.05
-"""An image is in colour if in this share of its pixels the channels differ by more than the spread, of 255."""
+"""An image is in colour if in at least this share of its pixels the channels differ by more than the spread of 255."""
 
 DARK_MEDIAN = 100
-"""A grey image is dark, as fluorescence is, if its median intensity is below this, of 255."""
+"""A grey image is dark, as in fluorescence, if its median intensity (of 255) is below this."""
 
 
 def image_kind(image: NDArray[np.uint8]) -> str:
@@ -33,7 +33,7 @@ def image_kind(image: NDArray[np.uint8]) -> str:
 
 
 def kind_factors(dicts: Sequence[dict[str, Any]], limit: float) -> torch.Tensor:
-    """How many times as often each tile is drawn, so that every kind comes as often as the commonest.
+    """How many times as often each tile is drawn, so that every kind comes as often as the most frequent one.
 
     Args:
         dicts: T dataset dicts; their images are read once.

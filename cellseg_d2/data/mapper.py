@@ -30,10 +30,10 @@ class CellDatasetMapper:
         is_train: whether to augment and to add the ground truth.
         augmentation: over RGB image and label maps; None leaves them as they are.
         image_format: channel order of the model's input, ``RGB`` or ``BGR``.
-        min_area: pixels that a cell must have left after augmentation to be a target.
-        min_visible: share of its area that it must have left, the change of scale taken out.
-        ignore_crowd: whether what is no target is kept as ground truth of class -1, which CellRPN and CellROIHeads
-            leave out of the losses; else it is left out, and learnt as background.
+        min_area: pixels that a cell must keep in augmentation to be a target.
+        min_visible: share of its area that a cell must keep, not counting the change of scale.
+        ignore_crowd: whether cells that are no target stay, as ground truth of class -1, which CellRPN and
+            CellROIHeads leave out of the losses. Otherwise they are dropped and learnt as background.
         copy_paste: pastes cells from other tiles before the augmentation; None pastes none.
     """
 
@@ -104,7 +104,7 @@ class CellDatasetMapper:
 
 
 def paint_tile(image: NDArray[np.uint8], annotations: list[dict[str, Any]]) -> PaintedTile:
-    """A tile with its cells, then its crowds; a crowd that is annotated with every class comes once."""
+    """A tile with its cells, then its crowds; a crowd that is annotated with several classes is painted once."""
     crowds = {cell["segmentation"]["counts"]: cell for cell in annotations if cell.get("iscrowd", 0)}
     cells = [cell for cell in annotations if not cell.get("iscrowd", 0)]
     rles = [cell["segmentation"] for cell in (*cells, *crowds.values())]
@@ -117,7 +117,7 @@ def paint_tile(image: NDArray[np.uint8], annotations: list[dict[str, Any]]) -> P
 
 @contextmanager
 def _drawn_from(seed: int | None) -> Iterator[None]:
-    """Numpy's global state, which augmentations draw from, seeded for one sample; None leaves it as it is."""
+    """Seeds numpy's global state, from which augmentations draw, for one sample; None leaves it unseeded."""
     if seed is None:
         yield
         return
@@ -130,7 +130,7 @@ def _drawn_from(seed: int | None) -> Iterator[None]:
 
 
 def to_model_input(image: NDArray[np.uint8], image_format: str) -> torch.Tensor:
-    """(H, W, 3) RGB -> (3, H, W) tensor in the model's channel order. The one place that decides it.
+    """(H, W, 3) RGB -> (3, H, W) tensor in the model's channel order, which is decided here only.
 
     Raises:
         ValueError: ``image_format`` is neither ``RGB`` nor ``BGR``.
@@ -159,7 +159,8 @@ def instances_from_label_maps(
         label_maps: (H, W, L).
         layer_of: (N,), the label map that cell i lies in.
         classes: (N,), contiguous, or -1 for a crowd.
-        required: (N,) or one number, the pixels that a cell must have; what has fewer, but any, becomes a crowd.
+        required: (N,) or one number: the pixels that a cell must have. A cell with fewer, but at least one, becomes a
+            crowd.
 
     Returns:
         The cells that have pixels, in order, with ``gt_boxes``, ``gt_classes`` and ``gt_masks``.

@@ -1,4 +1,4 @@
-"""The stream of training samples: the same whatever the number of workers, and taken up at any place after a stop."""
+"""The stream of training samples: the same for any number of workers, and resumable at any place."""
 
 from __future__ import annotations
 
@@ -14,26 +14,23 @@ from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSample
 from detectron2.utils import comm
 from torch.utils.data import Dataset, Sampler
 
+from cellseg_d2.config_checks import check_sampler
 from cellseg_d2.conversion.suggestions import repeat_threshold
 from cellseg_d2.data.class_shares import cells_by_tile_and_class, share_changes
 from cellseg_d2.data.image_kinds import kind_factors
-from cellseg_d2.errors import CellSegError
 
 logger = logging.getLogger(__name__)
 
 SEED_KEY = "augmentation_seed"
-"""In a dataset dict: what the sample's augmentation is drawn from."""
-
-SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler")
-"""Detectron2's samplers whose stream depends on the seed alone; the second repeats tiles of rare classes."""
+"""Key of a dataset dict: the seed of the sample's augmentation."""
 
 
 class StreamDataset(Dataset[dict[str, Any]]):
-    """Dataset dicts by a number that says which one, and at which place of the stream.
+    """Dataset dicts, looked up by a code that says which dict, and at which place of the stream it is used.
 
     Args:
         dicts: dataset dicts in Detectron2's format.
-        seed: random seed for the augmentations; with the position in the stream it gives each sample its own seed.
+        seed: random seed for the augmentations; together with the place in the stream it gives each sample a seed.
     """
 
     def __init__(self, dicts: Sequence[dict[str, Any]], seed: int) -> None:
@@ -44,17 +41,17 @@ class StreamDataset(Dataset[dict[str, Any]]):
         return len(self.dicts)
 
     def __getitem__(self, code: int) -> dict[str, Any]:
-        """The dict of :meth:`StreamSampler.__iter__`'s code, with :data:`SEED_KEY`."""
+        """The dict for a code of :meth:`StreamSampler.__iter__`, with :data:`SEED_KEY`."""
         place, index = divmod(code, len(self.dicts))
         seed = int(np.random.SeedSequence([self.seed, place]).generate_state(1)[0])
         return {**self.dicts[index], SEED_KEY: seed}
 
 
 class StreamSampler(Sampler[int]):
-    """One of Detectron2's endless samplers, from any place of its stream on.
+    """One of Detectron2's endless samplers, started at any place of its stream.
 
     Args:
-        sampler: shared by all processes, of which each yields its own part.
+        sampler: the same in all processes; it yields each process its part.
         size: number of samples in the dataset.
         start: samples of the stream, over all processes, that were used before.
     """
@@ -65,7 +62,7 @@ class StreamSampler(Sampler[int]):
         self.start = start
 
     def __iter__(self) -> Iterator[int]:
-        """``place in the stream x size of the dataset + index``, which :class:`StreamDataset` takes apart."""
+        """Codes, ``place in the stream x size of the dataset + index``, which :class:`StreamDataset` takes apart."""
         rank, processes = comm.get_rank(), comm.get_world_size()
         for turn, index in enumerate(self.sampler):
             place = turn * processes + rank
@@ -82,8 +79,7 @@ def build_stream(cfg: CfgNode, seed: int, start: int = 0) -> tuple[StreamDataset
         start: samples that were used before, over all processes.
 
     Raises:
-        CellSegError: DATALOADER.SAMPLER_TRAIN is none of those whose stream can be taken up again, or its threshold is
-            below 0.
+        CellSegError: see :func:`cellseg_d2.config_checks.check_sampler`.
     """
     check_sampler(cfg)
     dicts = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
@@ -92,37 +88,22 @@ def build_stream(cfg: CfgNode, seed: int, start: int = 0) -> tuple[StreamDataset
         sampler = RepeatFactorTrainingSampler(repeat_factors(cfg, dicts), seed=seed)
     elif cfg.CELLSEG.BALANCE_KINDS > 0:
         sampler = RepeatFactorTrainingSampler(kind_factors(dicts, cfg.CELLSEG.BALANCE_KINDS), seed=seed)
-    # serialised: worker processes share one copy, which plain dicts lose as their reference counts are touched
+    # Serialised, so that worker processes share one copy. Plain dicts are copied as their reference counts change.
     return StreamDataset(DatasetFromList(dicts, copy=False), seed), StreamSampler(sampler, len(dicts), start)
 
 
-def check_sampler(cfg: CfgNode) -> None:
-    """Raises CellSegError where the stream of DATALOADER.SAMPLER_TRAIN could not be made, or not be taken up again."""
-    if cfg.DATALOADER.SAMPLER_TRAIN not in SAMPLERS:
-        raise CellSegError(f"DATALOADER.SAMPLER_TRAIN is {cfg.DATALOADER.SAMPLER_TRAIN}; write {' or '.join(SAMPLERS)}")
-    if cfg.DATALOADER.SAMPLER_TRAIN == "RepeatFactorTrainingSampler" and cfg.CELLSEG.BALANCE_KINDS > 0:
-        raise CellSegError(
-            "CELLSEG.BALANCE_KINDS draws tiles by their kind; it needs DATALOADER.SAMPLER_TRAIN TrainingSampler"
-        )
-    if cfg.DATALOADER.REPEAT_THRESHOLD < 0:
-        raise CellSegError(
-            f"DATALOADER.REPEAT_THRESHOLD is {cfg.DATALOADER.REPEAT_THRESHOLD}; write a share of the tiles, or 0 to "
-            "take it from the data"
-        )
-
-
 def repeat_factors(cfg: CfgNode, dicts: Sequence[dict[str, Any]]) -> torch.Tensor:
-    """How many times an epoch each tile comes, after its rarest class, and a line that says what it does to each class.
+    """How often per epoch each tile is used, by its rarest class; a log line says what this does to each class.
 
-    That is repeat-factor sampling (Gupta et al., LVIS, CVPR 2019): a class in the share f of all tiles makes these come
-    max(1, sqrt(t / f)) times, or t / f times without DATALOADER.REPEAT_SQRT. It is Detectron2's
-    ``repeat_factors_from_category_frequency``, but for crowds, which are not learnt and here do not count as cells: one
-    of every class, as an ``ignore.tif`` gives, would put all classes into its tile.
+    This is repeat-factor sampling (Gupta et al., LVIS, CVPR 2019): a class that is in the share f of all tiles makes
+    these come max(1, sqrt(t / f)) times, or t / f times without DATALOADER.REPEAT_SQRT. It differs from Detectron2's
+    ``repeat_factors_from_category_frequency`` in one point: crowds do not count as cells, because they are not learnt.
+    Otherwise an ``ignore.tif``, whose regions are crowds of every class, would put all classes into its tile.
 
     Args:
-        cfg: DATALOADER.REPEAT_THRESHOLD is t; 0, Detectron2's default, stands for
+        cfg: DATALOADER.REPEAT_THRESHOLD is t. Where it is 0, Detectron2's default, t comes from
             :func:`cellseg_d2.conversion.suggestions.repeat_threshold`.
-        dicts: T, of Detectron2's dataset format.
+        dicts: T dicts in Detectron2's dataset format.
 
     Returns:
         (T,) float32.

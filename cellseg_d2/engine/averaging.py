@@ -1,4 +1,4 @@
-"""A moving average of the weights, which is often better than the weights themselves and never trained."""
+"""A moving average of the weights during training, which often predicts better than the last weights."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from detectron2.engine import HookBase
 class WeightAverage(HookBase):
     """Exponential moving average of a model's weights (Polyak and Juditsky, 1992, with forgetting).
 
-    The share of the old average grows from 0.1 to ``decay`` over the first iterations, min(decay, (1 + t) / (10 + t)),
-    as in TensorFlow's ``ExponentialMovingAverage``, so that it does not cling to the beginning. What is no weight, such
-    as the counter of a batch normalisation, is taken over as it is. Each process keeps its own; the
-    parameters' are the same in all.
+    The share of the old average grows from 0.1 to ``decay`` over the first iterations, as
+    min(decay, (1 + t) / (10 + t)), so that the first weights do not dominate (TensorFlow's ``ExponentialMovingAverage``
+    does the same). Values that are no weights, such as the counter of a batch normalisation, are copied. Each process
+    has an average; those of the parameters are the same in all.
 
     Args:
         network: the model, not its DistributedDataParallel.
@@ -29,7 +29,7 @@ class WeightAverage(HookBase):
         self.average: dict[str, torch.Tensor] = {}
 
     def before_train(self) -> None:
-        """Begins at the weights that training begins at, unless a checkpoint had an average."""
+        """Starts from the weights that training starts from, unless a checkpoint had an average."""
         weights = self.network.state_dict()
         if self.average.keys() != weights.keys():
             self.average = {name: weight.detach().clone() for name, weight in weights.items()}
@@ -48,18 +48,18 @@ class WeightAverage(HookBase):
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """The model with the average as its weights, for as long as the context lasts."""
-        own = {name: weight.detach().clone() for name, weight in self.network.state_dict().items()}
+        """A context in which the model has the average as its weights."""
+        weights = {name: weight.detach().clone() for name, weight in self.network.state_dict().items()}
         self.network.load_state_dict(self.average)
         try:
             yield
         finally:
-            self.network.load_state_dict(own)
+            self.network.load_state_dict(weights)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps of this hook."""
+        """The state of this hook for a checkpoint."""
         return {"average": self.average}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes up from a checkpoint."""
+        """Restores the state from a checkpoint."""
         self.average = state["average"]

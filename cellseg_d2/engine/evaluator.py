@@ -1,53 +1,69 @@
-"""Detectron2's COCO evaluator for cells: whole images, masks that were never pasted, scoring that holds at density."""
+"""Detectron2's COCO evaluator for cells: whole images, masks kept inside their boxes, and scoring of dense images."""
 
 from __future__ import annotations
 
 import itertools
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from detectron2.evaluation import COCOEvaluator
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
 from detectron2.utils.logger import create_small_table
 
-from cellseg_d2.cells.coco import Result, to_results
-from cellseg_d2.evaluation.coco_ap import average_precision
+from cellseg_d2.cells.coco import Result, to_results, to_xywh
+from cellseg_d2.cells.coco_input import read_truth
+from cellseg_d2.errors import CellSegError, one_line
+from cellseg_d2.evaluation.coco_ap import average_precision, densest
+from cellseg_d2.evaluation.thresholds import least_scores
+
+logger = logging.getLogger(__name__)
 
 
 class CellCOCOEvaluator(COCOEvaluator):
-    """Mask and box AP of :class:`cellseg_d2.cells.instances.CellInstances`; gathering over processes is Detectron2's.
+    """Mask and box AP of :class:`cellseg_d2.cells.instances.CellInstances`; Detectron2 gathers them over processes.
 
     Args:
         dataset_name: a registered COCO dataset.
         max_dets_per_image: detections scored per image and class; raised to twice the most cells that an image has,
-            as untiled images may have more than any tile.
+            as untiled images may have more than any tile, and to the most results that an image has of a class.
 
     Attributes:
         truth: the COCO dataset.
         image_root: the folder that its file names are relative to.
-        results: COCO results of the last evaluation; on the first of several processes alone.
+        results: COCO results of the last evaluation; only in the first of several processes.
+
+    Raises:
+        CellSegError: the dataset's file cannot be read, or has a damaged record.
     """
 
     def __init__(self, dataset_name: str, *, max_dets_per_image: int) -> None:
-        super().__init__(dataset_name, ("segm", "bbox"), max_dets_per_image=max_dets_per_image)
-        self.truth: dict[str, Any] = self._coco_api.dataset
+        json_file = Path(MetadataCatalog.get(dataset_name).json_file)
+        self.truth: dict[str, Any] = read_truth(json_file)
+        try:
+            super().__init__(dataset_name, ("segm", "bbox"), max_dets_per_image=max_dets_per_image)
+        except ValueError as error:  # pycocotools reads plain UTF-8 alone
+            raise CellSegError(f"{json_file}: pycocotools cannot read it ({one_line(error, 100)})") from error
         self.image_root = Path(self._metadata.get("image_root", ""))
         self.results: list[Result] = []
         cells = Counter(cell["image_id"] for cell in self.truth.get("annotations", ()))
         self.max_detections = max(max_dets_per_image, 2 * max(cells.values(), default=0))
 
     def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]) -> None:
-        """Takes the cells of images.
+        """Adds the cells of images to the results.
 
         Args:
             inputs: dataset dicts; ``image_id`` is used.
-            outputs: for each a dict with ``cells``, a :class:`cellseg_d2.cells.instances.CellInstances`.
+            outputs: for each input a dict with ``cells``, a :class:`cellseg_d2.cells.instances.CellInstances`.
         """
         for sample, output in zip(inputs, outputs):
-            results = to_results(output["cells"], sample["image_id"])
-            for result, (x0, y0, x1, y1) in zip(results, output["cells"].boxes.tolist()):
-                result["bbox"] = [x0, y0, x1 - x0, y1 - y0]  # box AP is that of the boxes the model predicted
+            cells = output["cells"]
+            # box AP is that of the boxes the model predicted
+            results = to_results(cells, sample["image_id"], to_xywh(cells.boxes.astype(np.float64)))
             self._predictions.append({"image_id": sample["image_id"], "instances": results})
 
     def _eval_predictions(self, predictions: list[dict[str, Any]], img_ids: Any = None) -> None:
@@ -60,11 +76,29 @@ class CellCOCOEvaluator(COCOEvaluator):
         if not self._do_evaluation:
             self._logger.info("%s has no annotations, so nothing is scored", self._metadata.name)
             return
+        cap = max(self.max_detections, densest(results))
         for task in self._tasks:
-            metrics = average_precision(self.truth, results, task, self.max_detections)
+            metrics = average_precision(self.truth, results, task, cap)
             self._results[task] = metrics
             table = create_small_table(metrics)
             self._logger.info(
                 "%s of %s, %d detections an image and class:\n%s",
-                *(task, self._metadata.name, self.max_detections, table),
+                *(task, self._metadata.name, cap, table),
             )
+
+
+def with_least_scores(cfg: CfgNode, evaluators: Sequence[DatasetEvaluator]) -> CfgNode:
+    """A config with the least scores of the best F1 on the first dataset that was evaluated, and a line in the log.
+
+    The config stays as it is where that tells nothing: a subclass evaluates otherwise, or a dataset has no annotations.
+    """
+    evaluator = evaluators[0] if evaluators else None
+    if not isinstance(evaluator, CellCOCOEvaluator) or "annotations" not in evaluator.truth:
+        return cfg
+    scores = least_scores(evaluator.truth, evaluator.results, evaluator.max_detections)
+    named = ", ".join(f"{name} {score:.2f}" for name, score in zip(cfg.CELLSEG.CLASS_NAMES, scores))
+    logger.info("least scores of the best F1, from which prediction shows cells: %s", named)
+    found = cfg.clone()
+    found.defrost()
+    found.CELLSEG.INFERENCE.MIN_SCORES = scores
+    return found

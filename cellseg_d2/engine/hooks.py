@@ -26,15 +26,15 @@ Best = dict[str, Any]
 
 
 def is_due(trainer: TrainerBase, period: int) -> bool:
-    """Whether there is an evaluation after this iteration: every ``period`` iterations, and after the last one."""
+    """Whether an evaluation follows this iteration: every ``period`` iterations, and after the last one."""
     done = trainer.iter + 1
     return done >= trainer.max_iter or (period > 0 and done % period == 0)
 
 
 class Evaluation(EvalHook):
-    """Detectron2's ``EvalHook`` that evaluates the last iteration as all others: before the checkpoint is written.
+    """Detectron2's ``EvalHook``, but the last evaluation, like all others, comes before the checkpoint is written.
 
-    Detectron2's own does so after it, so that the last checkpoint would not know what was best.
+    Detectron2 evaluates last after it, so that the last checkpoint would not contain the best value.
     """
 
     def after_step(self) -> None:
@@ -48,7 +48,7 @@ class Evaluation(EvalHook):
 
 
 class AfterEvaluation(HookBase):
-    """Looks at the metrics whenever :class:`Evaluation`, of the same period, has just written them.
+    """A hook that reads the metrics right after :class:`Evaluation`, of the same period, has written them.
 
     Args:
         period: iterations between evaluations; 0 evaluates at the end only.
@@ -73,7 +73,7 @@ class AfterEvaluation(HookBase):
 
 
 class BestCheckpoint(AfterEvaluation):
-    """Saves the weights whenever a metric is better than ever.
+    """Saves the weights whenever a metric reaches a new best value.
 
     Unlike Detectron2's ``BestCheckpointer`` it knows the best value after a resume, and ``last_checkpoint`` stays where
     it is. It must run after the evaluation and before the periodic checkpointer, which then saves its state.
@@ -103,11 +103,11 @@ class BestCheckpoint(AfterEvaluation):
             save(iteration, float(value))
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps of this hook."""
+        """The state of this hook for a checkpoint."""
         return {"best": self.best}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes up from a checkpoint; a metric that it does not know starts anew."""
+        """Restores the state from a checkpoint; a metric that is not in it starts from the beginning."""
         self.best |= {metric: best for metric, best in state["best"].items() if metric in self.best}
 
 
@@ -156,7 +156,7 @@ class EarlyStopping(AfterEvaluation):
         return {"metric": self.metric, "best_value": self.best_value, "without_gain": self.without_gain}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes up from a checkpoint; with another metric it starts anew."""
+        """Restores the state from a checkpoint; with another metric it starts from the beginning."""
         if state["metric"] == self.metric:
             self.best_value, self.without_gain = state["best_value"], state["without_gain"]
 

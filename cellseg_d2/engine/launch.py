@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -22,23 +23,25 @@ from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.utils import comm
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException, set_start_method
 
-from cellseg_d2.errors import CellSegError, Stopped
+from cellseg_d2.errors import CellSegError, Stopped, one_line
 from cellseg_d2.signals import ENDING, end_with_parent, stop_request
 
 FIRST_PORT, PORTS = 20_000, 20_000
-"""Where a Slurm job's processes meet if nothing says otherwise: a port by the numbers of job and step, as these share
-machines."""
+"""The ports where a Slurm job's processes meet by default: one by the numbers of job and step, since several jobs may
+share a machine."""
+
+LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True)
 class StartedProcess:
-    """One of several processes that something else started, and where they meet.
+    """This process, where torchrun or Slurm started it with others, and where they meet.
 
     Attributes:
-        rank: among all processes.
-        world_size: all processes.
-        local_rank: among those of this machine.
-        local_size: processes of this machine, the same on each.
+        rank: its number among all processes.
+        world_size: the number of all processes.
+        local_rank: its number among the processes of this machine.
+        local_size: the number of processes on this machine, the same on each machine.
         url: where they meet, as ``torch.distributed.init_process_group`` takes it.
     """
 
@@ -50,10 +53,10 @@ class StartedProcess:
 
 
 def started_process(environment: Mapping[str, str] = os.environ) -> StartedProcess | None:
-    """What torchrun's or ``srun``'s variables say of this process; None where it was started by itself.
+    """This process, from the environment variables of torchrun or ``srun``; None where neither started it.
 
-    The variables are those of https://pytorch.org/docs/stable/elastic/run.html and of srun's manual; an ``srun`` step
-    counts, a batch script or an interactive shell inside an allocation does not.
+    The variables are described in https://pytorch.org/docs/stable/elastic/run.html and in srun's manual. A step of
+    ``srun`` counts; a batch script or an interactive shell inside an allocation does not.
 
     Raises:
         CellSegError: a variable is missing, or the processes are spread unevenly over the machines.
@@ -79,7 +82,7 @@ def _slurm_task(environment: Mapping[str, str]) -> StartedProcess:
     size, machines = int(environment["SLURM_STEP_NUM_TASKS"]), int(environment["SLURM_STEP_NUM_NODES"])
     if size % machines:
         raise ValueError(f"{size} tasks cannot be shared evenly by {machines} nodes")
-    host = environment.get("MASTER_ADDR") or ("127.0.0.1" if machines == 1 else _first_host(environment))
+    host = environment.get("MASTER_ADDR") or (LOOPBACK if machines == 1 else _first_host(environment))
     job = int(environment["SLURM_JOB_ID"]) + 997 * int(environment.get("SLURM_STEP_ID", 0))  # 997: steps lie apart
     port = environment.get("MASTER_PORT") or str(FIRST_PORT + job % PORTS)
     rank, local_rank = int(environment["SLURM_PROCID"]), int(environment["SLURM_LOCALID"])
@@ -87,7 +90,7 @@ def _slurm_task(environment: Mapping[str, str]) -> StartedProcess:
 
 
 def _first_host(environment: Mapping[str, str]) -> str:
-    """The machine of rank 0; Slurm writes its lists of machines in a short form that its own command knows."""
+    """The machine of rank 0. Slurm's list of machines has a short form, which only Slurm's command reads."""
     command = ["scontrol", "show", "hostnames", environment["SLURM_STEP_NODELIST"]]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]
@@ -95,24 +98,45 @@ def _first_host(environment: Mapping[str, str]) -> str:
         raise CellSegError(f"the first machine of {command[-1]} is not known ({error}); set MASTER_ADDR") from error
 
 
+def check_loopback(host: str = LOOPBACK) -> None:
+    """Checks that processes of this machine can talk to each other.
+
+    A connection is made: where the interface is down, an address of it can be bound nevertheless.
+
+    Raises:
+        CellSegError: they cannot.
+    """
+    try:
+        with socket.create_server((host, 0)) as server, socket.create_connection(server.getsockname(), timeout=10):
+            pass
+    except OSError as error:
+        raise CellSegError(
+            f"several processes on one machine meet at {host}, which cannot be reached here ({one_line(error)}): bring "
+            "the loopback interface up (ip link set lo up), or use one process"
+        ) from error
+
+
 def launch(
     main: Callable[..., Any], args: argparse.Namespace, *arguments: Any, timeout: timedelta = DEFAULT_TIMEOUT
 ) -> None:
     """Runs ``main(*arguments)`` in every process of a run.
 
-    Under torchrun and ``srun`` this process is one of them already; else Detectron2's ``launch`` starts them.
+    Under torchrun and ``srun`` this process is one of them already. Otherwise Detectron2's ``launch`` starts them.
 
     Args:
         main: a function of a module.
-        args: with Detectron2's ``num_gpus``, ``num_machines``, ``machine_rank`` and ``dist_url``.
+        args: has Detectron2's ``num_gpus``, ``num_machines``, ``machine_rank`` and ``dist_url``.
         arguments: arguments for ``main``.
         timeout: how long a process waits for the others.
 
     Raises:
-        CellSegError: see :func:`started_process`; what one of the processes raised; or that one was killed.
+        CellSegError: see :func:`started_process` and :func:`check_loopback`; what one of the processes raised; or that
+            one was killed.
         Stopped: a signal ended the processes.
     """
     process = started_process()
+    if (args.num_gpus if process is None else process.local_size) > 1:
+        check_loopback()
     if process is None:
         places = {"num_machines": args.num_machines, "machine_rank": args.machine_rank, "dist_url": args.dist_url}
         if args.num_gpus * args.num_machines == 1:
@@ -122,7 +146,7 @@ def launch(
                 detectron2_launch(_in_a_child, args.num_gpus, **places, args=(main, *arguments), timeout=timeout)
         return
     cuda = torch.cuda.is_available()
-    if cuda:  # a task that Slurm gave a GPU of its own sees that one only
+    if cuda:  # a task to which Slurm gave one GPU sees only this one
         torch.cuda.set_device(process.local_rank % torch.cuda.device_count())
     dist.init_process_group(
         backend="nccl" if cuda else "gloo",

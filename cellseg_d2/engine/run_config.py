@@ -1,10 +1,9 @@
-"""From command-line arguments to a config that can run; everything wrong is said before a process is launched."""
+"""Makes a config that can run from command-line arguments, and refuses others before a process is launched."""
 
 from __future__ import annotations
 
 import argparse
 import logging
-import math
 import os
 from collections.abc import Sequence
 
@@ -13,21 +12,23 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from cellseg_d2.config import cfg_with_overrides, get_cfg
-from cellseg_d2.config_checks import check_values
+from cellseg_d2.config_checks import check_class_count, check_config, check_resolved, check_training
 from cellseg_d2.data.caps import set_caps
 from cellseg_d2.data.catalog import check_registered
-from cellseg_d2.data.stream import check_sampler
 from cellseg_d2.engine.launch import started_process
+from cellseg_d2.engine.schedule import set_schedule
 from cellseg_d2.errors import CellSegError
-from cellseg_d2.modeling.build import build_on_cpu, check_size, use_available_device
-from cellseg_d2.modeling.roi_heads import check_losses, ignores_crowd
+from cellseg_d2.modeling.build import build_on_cpu, check_size, use_available_device, use_available_precision
 from cellseg_d2.weights.checkpoint import CellCheckpointer, WeightsFile
 from cellseg_d2.weights.locations import local_path
 
 logger = logging.getLogger(__name__)
 
 AMP_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
-"""What CELLSEG.AMP_DTYPE may be."""
+"""The values of CELLSEG.AMP_DTYPE."""
+
+BACKBONES = ("package://", "detectron2://ImageNetPretrained/")
+"""MODEL.WEIGHTS that begin like this have a backbone alone: training begins from them, nothing can be predicted."""
 
 
 def build_cfg(config_file: str, overrides: Sequence[str], *, whole_images: bool = False) -> CfgNode:
@@ -44,7 +45,7 @@ def build_cfg(config_file: str, overrides: Sequence[str], *, whole_images: bool 
     if not config_file:
         raise CellSegError("give --config-file, a file or the name of one of the plugin's configs")
     cfg = get_cfg(config_file, overrides)
-    check_values(cfg)
+    check_training(cfg)
     resolve(cfg)
     if whole_images:
         _add_whole_images(cfg)
@@ -56,30 +57,38 @@ def prediction_cfg(weights: str, config_file: str, overrides: Sequence[str]) -> 
     """The frozen config of a prediction and its weights: a checkpoint's, or a config file's with its MODEL.WEIGHTS.
 
     Raises:
-        CellSegError: neither or both are given, weights that are not there, or see :func:`build_cfg`.
+        CellSegError: neither or both are given, the weights are missing, or see :func:`build_cfg`.
     """
-    if bool(weights) == bool(config_file):
+    if weights and config_file:
         raise CellSegError("give either --weights CHECKPOINT, which carries its config, or --config-file FILE")
+    if not weights and not config_file:
+        raise CellSegError(
+            "give --weights: a checkpoint, which carries its config, or nuclei, the weights that come along"
+        )
     if weights:
         opened = WeightsFile.read(weights)
         cfg = cfg_with_overrides(opened.cfg(), overrides)
     else:
         cfg = get_cfg(config_file, overrides)
+        check_config(cfg)
+        if not cfg.MODEL.WEIGHTS or cfg.MODEL.WEIGHTS.startswith(BACKBONES):
+            raise CellSegError(
+                f"{config_file} names no trained weights; give --weights CHECKPOINT, which carries its config, "
+                "instead of --config-file, or add MODEL.WEIGHTS CHECKPOINT"
+            )
         resolve(cfg)
-        if not cfg.MODEL.WEIGHTS:
-            raise CellSegError("prediction needs weights; add MODEL.WEIGHTS PATH")
         opened = WeightsFile.read(cfg.MODEL.WEIGHTS)
         opened.check_classes(cfg)
-    check_values(cfg)
+    check_config(cfg)
     cfg.freeze()
     return cfg, opened
 
 
 def resolve(cfg: CfgNode) -> None:
-    """Fills in, in place, what depends on the dataset and on the machine.
+    """Sets, in place, the keys that depend on the dataset and on the machine.
 
-    DATASETS from CELLSEG.DATASET, class count, class names and intensity rule from the dataset, SOLVER.MAX_ITER from
-    CELLSEG.EPOCHS, and the CPU where there is no CUDA.
+    DATASETS come from CELLSEG.DATASET; class count, class names and intensity rule from the dataset; SOLVER.MAX_ITER
+    as CELLSEG.SCHEDULE says; the device is the CPU where there is no CUDA.
 
     Raises:
         CellSegError: no dataset is named, one is not registered, or the class counts of config and dataset differ.
@@ -101,24 +110,14 @@ def resolve(cfg: CfgNode) -> None:
             raise CellSegError(f"{dataset} has no image; convert with other settings, or name another dataset")
     metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
     class_names = list(metadata.thing_classes)
-    if cfg.MODEL.ROI_HEADS.NUM_CLASSES not in (0, len(class_names)):
-        raise CellSegError(
-            f"MODEL.ROI_HEADS.NUM_CLASSES is {cfg.MODEL.ROI_HEADS.NUM_CLASSES}, but {cfg.DATASETS.TRAIN[0]} has "
-            f"{len(class_names)} classes; leave it 0 to take the dataset's"
-        )
-    if cfg.CELLSEG.IGNORE_CROWD and not ignores_crowd(cfg):
-        raise CellSegError(
-            "CELLSEG.IGNORE_CROWD needs MODEL.PROPOSAL_GENERATOR.NAME CellRPN and MODEL.ROI_HEADS.NAME CellROIHeads or "
-            "CellCascadeROIHeads; Detectron2's own would look for crowds"
-        )
-    check_losses(cfg)
+    check_class_count(cfg, cfg.DATASETS.TRAIN[0], class_names)
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.POINT_HEAD.NUM_CLASSES = len(class_names)
     cfg.CELLSEG.CLASS_NAMES = class_names
     cfg.CELLSEG.INTENSITY_RULE = metadata.get("intensity_rule", cfg.CELLSEG.INTENSITY_RULE)
     cfg.CELLSEG.PIXEL_SIZE_UM = float(metadata.get("pixel_size_um", cfg.CELLSEG.PIXEL_SIZE_UM))
     images = sum(_image_count(dataset) for dataset in cfg.DATASETS.TRAIN)
-    if cfg.SOLVER.MAX_ITER <= 0:
-        cfg.SOLVER.MAX_ITER = math.ceil(cfg.CELLSEG.EPOCHS * images / cfg.SOLVER.IMS_PER_BATCH)
+    cells = [MetadataCatalog.get(dataset).get("cell_count") for dataset in cfg.DATASETS.TRAIN]
+    set_schedule(cfg, images, None if None in cells else sum(cells))
     epochs = cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH / max(images, 1)
     logger.info(
         "SOLVER.MAX_ITER %d of %d tiles each: %.1f epochs of %d tiles (CELLSEG.EPOCHS is %d)",
@@ -126,6 +125,7 @@ def resolve(cfg: CfgNode) -> None:
     )
     set_caps(cfg)
     use_available_device(cfg)
+    use_available_precision(cfg)
 
 
 def _add_whole_images(cfg: CfgNode) -> None:
@@ -140,15 +140,15 @@ def _image_count(dataset: str) -> int:
 
 
 def check_run(cfg: CfgNode, args: argparse.Namespace) -> WeightsFile | None:
-    """Checks what would end as a traceback in a launched process.
+    """Checks everything that would end as a traceback in a launched process.
 
     Args:
         cfg: from :func:`build_cfg`.
         args: from Detectron2's ``default_argument_parser``.
 
     Returns:
-        The file of MODEL.WEIGHTS where this process alone needs it. Several processes read it themselves, and say in
-        one line what is wrong with it.
+        The file of MODEL.WEIGHTS, if this is the only process. Several processes read the file themselves, and report
+        in one line what is wrong with it.
 
     Raises:
         CellSegError: the run cannot work; the message says why.
@@ -161,11 +161,7 @@ def check_run(cfg: CfgNode, args: argparse.Namespace) -> WeightsFile | None:
     else:
         processes = started.world_size
         check_gpus(cfg, started.local_size, processes)
-    if cfg.SOLVER.IMS_PER_BATCH % processes:
-        raise CellSegError(
-            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} cannot be shared by {processes} processes; "
-            "make it a multiple"
-        )
+    check_resolved(cfg, processes)
     model = build_on_cpu(cfg)
     check_size(model, cfg)
     if args.eval_only:
@@ -176,9 +172,6 @@ def check_run(cfg: CfgNode, args: argparse.Namespace) -> WeightsFile | None:
             )
         if not cfg.MODEL.WEIGHTS:
             raise CellSegError("--eval-only needs weights; add MODEL.WEIGHTS PATH")
-    else:
-        check_sampler(cfg)
-        check_trainer(cfg)
     if not args.eval_only and args.resume and (checkpoint := resumes_from(cfg.OUTPUT_DIR)):
         WeightsFile.read(checkpoint).check_classes(cfg)
         return None
@@ -199,17 +192,6 @@ def check_run(cfg: CfgNode, args: argparse.Namespace) -> WeightsFile | None:
     return opened
 
 
-def check_trainer(cfg: CfgNode) -> None:
-    """Raises CellSegError for keys of the trainer that cannot be meant."""
-    options = cfg.CELLSEG
-    if options.BEST_METRIC.startswith("ema/"):
-        raise CellSegError(
-            "CELLSEG.BEST_METRIC: leave out ema/; the best average is kept beside it, as model_best_ema.pth"
-        )
-    if options.EARLY_STOPPING > 0 and (cfg.TEST.EVAL_PERIOD <= 0 or not cfg.DATASETS.TEST):
-        raise CellSegError("CELLSEG.EARLY_STOPPING needs TEST.EVAL_PERIOD above 0 and a validation part")
-
-
 def check_processes(
     cfg: CfgNode, num_gpus: int, num_machines: int = 1, machine_rank: int = 0, dist_url: str = "auto"
 ) -> None:
@@ -225,11 +207,11 @@ def check_processes(
 
 
 def check_gpus(cfg: CfgNode, on_this_machine: int, processes: int) -> None:
-    """Raises CellSegError where processes on a machine with GPUs could not each have one of their own."""
+    """Raises CellSegError where a machine with GPUs has fewer GPUs than processes."""
     if not torch.cuda.is_available():
         return
     seen = torch.cuda.device_count()
-    if on_this_machine > seen and (started_process() is None or seen > 1):  # Slurm may show each task its own GPU only
+    if on_this_machine > seen and (started_process() is None or seen > 1):  # Slurm may show each task one GPU only
         raise CellSegError(f"{on_this_machine} processes on this machine, but it has {seen} GPUs; start as many")
     if processes > 1 and cfg.MODEL.DEVICE != "cuda":
         raise CellSegError(
@@ -239,7 +221,7 @@ def check_gpus(cfg: CfgNode, on_this_machine: int, processes: int) -> None:
 
 
 def resumes_from(output_dir: str) -> str:
-    """The checkpoint that ``--resume`` goes on from; empty where there is none to go on from.
+    """The checkpoint that ``--resume`` continues from; empty where there is none.
 
     Raises:
         CellSegError: ``last_checkpoint`` names a file that is not there.

@@ -21,7 +21,7 @@ from cellseg_d2.data.copy_paste import build_copy_paste
 from cellseg_d2.data.mapper import CellDatasetMapper, from_model_input
 from cellseg_d2.data.stream import build_stream
 from cellseg_d2.engine.averaging import WeightAverage
-from cellseg_d2.engine.evaluator import CellCOCOEvaluator
+from cellseg_d2.engine.evaluator import CellCOCOEvaluator, with_least_scores
 from cellseg_d2.engine.hooks import (
     AfterEvaluation,
     BestCheckpoint,
@@ -40,10 +40,12 @@ from cellseg_d2.modeling.build import check_size, count_parameters
 from cellseg_d2.report.validation_overlays import validation_overlays
 from cellseg_d2.signals import StopRequest, ignore_ended_children, stop_request
 from cellseg_d2.weights.checkpoint import CellCheckpointer, WeightsFile, all_finite
+from cellseg_d2.weights.pretrained import CONFIG_KEY
 
 logger = logging.getLogger(__name__)
 
 BEST_NAME = "model_best"
+BEST_AVERAGE_NAME = f"{BEST_NAME}_ema"
 
 EXPLODED = 100
 """A loss of so many times the first one, or 1, is that of weights that no longer work."""
@@ -85,6 +87,7 @@ class CellTrainer(DefaultTrainer):
         self.unevaluated = False
         network = _without_ddp(model)
         self.average = WeightAverage(network, cfg.CELLSEG.EMA_DECAY) if cfg.CELLSEG.EMA_DECAY > 0 else None
+        self.evaluated: dict[str, Sequence[DatasetEvaluator]] = {}
         self.register_hooks(self.build_hooks())
 
     @classmethod
@@ -114,14 +117,14 @@ class CellTrainer(DefaultTrainer):
         cv2.setNumThreads(0)  # the loader's workers are forked: one thread each, and no lock of OpenCV's pool
         dataset, sampler = build_stream(cfg, seed, start)
         mapper = CellDatasetMapper(cfg, is_train=True, copy_paste=build_copy_paste(cfg, dataset.dicts))
-        # a seed of its own: else the loader would draw one from the state that the model's sampling draws from
+        # a separate seed: otherwise the loader would draw one from the random state that the model's sampling uses
         return build_detection_train_loader(cfg, mapper=mapper, dataset=dataset, sampler=sampler, seed=seed)
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Loads weights, and on a resume all that makes the run go on as if it had not been stopped.
+        """Loads weights and, with resume, the whole state, so that the run continues as if it had not been stopped.
 
-        With one process on a CPU that is exact: the order of the tiles, their augmentations and torch's random state
-        are those of the unbroken run. Further processes draw their random numbers anew.
+        With one process on a CPU this is exact: the order of the tiles, their augmentations and torch's random state
+        are those of an uninterrupted run. Other processes draw new random numbers.
         """
         super().resume_or_load(resume)
         if len(starts := set(comm.all_gather(self.start_iter))) > 1:
@@ -132,7 +135,7 @@ class CellTrainer(DefaultTrainer):
             logger.info("going on at iteration %d, after %d tiles", self.start_iter, self.stream_start)
 
     def state_dict(self) -> dict[str, Any]:
-        """Detectron2's state, and what the stream of samples and the random numbers go on from."""
+        """Detectron2's state, the place in the stream of samples, and the state of the random numbers."""
         used = self.stream_start + (self.iter + 1 - self.start_iter) * self.cfg.SOLVER.IMS_PER_BATCH
         stream = {"stream_seed": self.stream_seed, "stream_position": used}
         random = {"torch_rng": torch.get_rng_state()}
@@ -141,7 +144,7 @@ class CellTrainer(DefaultTrainer):
         return {**super().state_dict(), **stream, **random, "unevaluated": self.unevaluated}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes up from a checkpoint; one of Detectron2's own has no stream to go on from."""
+        """Restores the state from a checkpoint; one that Detectron2 wrote has no stream to continue."""
         loop = state_dict["_trainer"]
         if isinstance(self._trainer, AMPTrainer) and not loop.get("grad_scaler"):  # the run had another precision
             loop["grad_scaler"] = self._trainer.grad_scaler.state_dict()
@@ -157,7 +160,7 @@ class CellTrainer(DefaultTrainer):
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
-        """Images of a dataset as they are, each once."""
+        """Loads each image of a dataset once, without augmentation."""
         mapper = CellDatasetMapper(cfg, is_train=False)
         return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
 
@@ -173,7 +176,7 @@ class CellTrainer(DefaultTrainer):
         Args:
             cfg: its DATASETS.TEST and CELLSEG.INFERENCE are used.
             model: the model to evaluate; its training mode is restored.
-            evaluators: one a dataset; None for those of :meth:`build_evaluator`.
+            evaluators: one per dataset; None for those of :meth:`build_evaluator`.
         """
         network = _without_ddp(model)
         with inference_context(network):
@@ -189,22 +192,26 @@ class CellTrainer(DefaultTrainer):
             return self._evaluate()
 
     def _evaluate(self) -> dict[str, Any]:
-        evaluators = [self.build_evaluator(self.cfg, name) for name in self.cfg.DATASETS.TEST]
-        results = dict(self.test(self.cfg, self.model, evaluators))
-        self._put_overlays(evaluators)
+        results = dict(self._test_as(BEST_NAME))
+        self._put_overlays(self.evaluated[BEST_NAME])
         if self.average is not None:
             with self.average.applied():
-                results["ema"] = self.test(self.cfg, self.model)
+                results["ema"] = self._test_as(BEST_AVERAGE_NAME)
         if self.cfg.CELLSEG.VALIDATION_LOSS and self.cfg.DATASETS.TEST:
             network = _without_ddp(self.model)
             results["validation"] = validation_losses(network, self.cfg, self.cfg.DATASETS.TEST[0])
         self._last_eval_results = results  # what Detectron2 compares with TEST.EXPECTED_RESULTS
         return results
 
+    def _test_as(self, name: str) -> dict[str, Any]:
+        """The metrics of the model as it is; its evaluators are kept for when it is saved under this name."""
+        self.evaluated[name] = [self.build_evaluator(self.cfg, dataset) for dataset in self.cfg.DATASETS.TEST]
+        return self.test(self.cfg, self.model, self.evaluated[name])
+
     def _put_overlays(self, evaluators: Sequence[DatasetEvaluator]) -> None:
         """Pictures of the first validation dataset for TensorBoard, from what was just predicted.
 
-        What cannot be drawn is a line in the log: no picture is worth a training.
+        A picture that cannot be drawn gives a line in the log and does not end the training.
         """
         evaluator, count = evaluators[0] if evaluators else None, self.cfg.CELLSEG.VALIDATION_OVERLAYS
         # a subclass may evaluate otherwise; and what has no annotations has no ground truth to draw
@@ -238,21 +245,22 @@ class CellTrainer(DefaultTrainer):
         return [*ours, *periodic, *writers, *bar]
 
     def _best_savers(self) -> dict[str, Callable[[int, float], None]]:
-        """By metric, what keeps the weights that are best by it."""
+        """Metric -> the function that saves the weights with its best value."""
         metric = self.cfg.CELLSEG.BEST_METRIC
 
         def save(iteration: int, value: float, name: str = BEST_NAME) -> None:
-            self.checkpointer.save_weights(name, iteration=iteration, metric=value)
+            text = with_least_scores(self.cfg, self.evaluated.get(name, ())).dump()
+            self.checkpointer.save_weights(name, iteration=iteration, metric=value, **{CONFIG_KEY: text})
 
         def save_average(iteration: int, value: float) -> None:
             with self.average.applied():
-                save(iteration, value, self._best_name(f"ema/{metric}"))
+                save(iteration, value, BEST_AVERAGE_NAME)
 
         return {metric: save} if self.average is None else {metric: save, f"ema/{metric}": save_average}
 
     def _best_name(self, metric: str) -> str:
         """The name of the checkpoint that is best by a metric."""
-        return f"{BEST_NAME}_ema" if metric == f"ema/{self.cfg.CELLSEG.BEST_METRIC}" else BEST_NAME
+        return BEST_AVERAGE_NAME if metric == f"ema/{self.cfg.CELLSEG.BEST_METRIC}" else BEST_NAME
 
     def before_train(self) -> None:
         """Builds the data loader, now that it is known where it begins, and runs Detectron2's hooks."""

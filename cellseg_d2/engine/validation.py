@@ -1,4 +1,4 @@
-"""Losses on data that is not trained on, without a trace in what is trained."""
+"""Losses on validation data, computed without any effect on training."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from torch import nn
 from cellseg_d2.data.mapper import CellDatasetMapper
 
 SEED = 0
-"""Of what the losses sample, so that two evaluations differ by the weights alone."""
+"""The seed for what the losses sample, so that two evaluations differ only by the weights."""
 
 
 @torch.no_grad()
 def validation_losses(network: nn.Module, cfg: CfgNode, dataset_name: str) -> dict[str, float]:
-    """Mean losses over the tiles of a dataset as they are, without augmentation.
+    """Mean losses over the tiles of a dataset, without augmentation.
 
-    The model computes as in training, but neither its batch statistics nor the random state nor the log of the training
-    run notice. Each process takes its share of the tiles.
+    The model computes as in training, but its batch statistics, the random state and the training log do not change.
+    Each process takes its share of the tiles.
 
     Args:
-        network: the model, not its DistributedDataParallel; training or not, it is left as it was.
+        network: the model, not its DistributedDataParallel; its training mode is restored.
         cfg: its INPUT, DATALOADER and CELLSEG are used.
         dataset_name: a registered dataset.
 
     Returns:
         Each loss by its name, and ``total_loss``; empty on all processes but the first, and without a tile.
     """
-    # random state first: the loader's workers are seeded from it
+    # the random state comes first, because the loader's workers are seeded from it
     with _random_state_kept(), _losses_without_statistics(network), EventStorage():
         mapper = CellDatasetMapper(cfg, is_train=True, augmentation=None)
         loader = build_detection_test_loader(cfg, dataset_name, mapper=mapper)
@@ -55,7 +55,7 @@ def validation_losses(network: nn.Module, cfg: CfgNode, dataset_name: str) -> di
 
 @contextmanager
 def _losses_without_statistics(network: nn.Module) -> Iterator[None]:
-    """Training mode, in which Detectron2's models give losses, except for layers that would learn from the data."""
+    """Training mode, in which Detectron2's models return losses, but not for layers that would learn from the data."""
     modes = {module: module.training for module in network.modules()}
     network.train()
     for module in modes:
@@ -70,7 +70,7 @@ def _losses_without_statistics(network: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _random_state_kept() -> Iterator[None]:
-    """Torch's random state as :data:`SEED` makes it, and as it was afterwards."""
+    """Seeds torch with :data:`SEED`, and restores its random state afterwards."""
     devices: list[Any] = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices):
         torch.manual_seed(SEED)

@@ -1,4 +1,4 @@
-"""COCO's average precision, right and fast at 1,000 detections an image; needs neither torch nor Detectron2.
+"""COCO's average precision, right and fast at 1,000 detections per image.
 
 Scored in C++ by faster-coco-eval. pycocotools' own summary is right for 100 detections only, and Detectron2 goes to
 slow Python for any other number.
@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import io
-import math
+import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
 from cellseg_d2.errors import CellSegError
-from cellseg_d2.files import read_json
+
+logger = logging.getLogger(__name__)
+
+DETECTIONS = 1000
+"""Scored per image and class where no image has more; COCO's 100 are too few for cells."""
 
 AREAS = {"APs": "small", "APm": "medium", "APl": "large"}
 
@@ -28,31 +32,43 @@ def average_precision(
     """AP of detections against a COCO dataset, in percent; NaN where there is no ground truth.
 
     Args:
-        ground_truth: a COCO dataset; cells with ``iscrowd: 1`` neither reward nor punish.
+        ground_truth: a COCO dataset as :func:`cellseg_d2.cells.coco_input.read_truth` gives it; cells with
+            ``iscrowd: 1`` neither reward nor punish.
         results: COCO results. Neither they nor the dataset are changed.
         task: ``segm`` or ``bbox``.
         max_detections: detections scored per image and class, the best first.
 
     Returns:
-        AP (mean over IoU 0.50 to 0.95), AP50, AP75; APs, APm, APl by COCO's areas (32² and 96² px); and AP-NAME and
-        AP50-NAME of each class.
+        AP (mean over IoU 0.50 to 0.95), AP50, AP75; APs, APm, APl by COCO's areas (32² and 96² px); and per class
+        AP-NAME and AP50-NAME.
 
     Raises:
         CellSegError: a result is of an image that the ground truth does not have.
     """
+    numbers = {image["id"]: number for number, image in enumerate(ground_truth["images"], start=1)}
+    foreign = {result["image_id"] for result in results} - set(numbers)
+    if foreign:
+        raise CellSegError(f"results are of image {min(foreign)} and {len(foreign) - 1} others unknown to the truth")
+    unwanted = "bbox" if task == "segm" else "segmentation"  # a mask's area, not its box's, decides small or large
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
-        annotations = [dict(annotation) for annotation in ground_truth["annotations"]]  # the scorer adds keys to them
-        truth.dataset = {"info": {}, **ground_truth, "annotations": annotations}
+        # Copied, as the scorer adds keys; and it holds image ids in 64 bits.
+        truth.dataset = {
+            "info": {},
+            **ground_truth,
+            "images": [{**image, "id": numbers[image["id"]]} for image in ground_truth["images"]],
+            "annotations": [{**cell, "image_id": numbers[cell["image_id"]]} for cell in ground_truth["annotations"]],
+        }
         truth.createIndex()
-        known = set(truth.getImgIds())
-        foreign = {result["image_id"] for result in results} - known
-        if foreign:
-            raise CellSegError(
-                f"results are of image {min(foreign)} and {len(foreign) - 1} others unknown to the truth"
-            )
-        unwanted = "bbox" if task == "segm" else "segmentation"  # a mask's area, not its box's, decides small or large
-        detections = truth.loadRes([{k: v for k, v in result.items() if k != unwanted} for result in results])
+        detections = truth.loadRes(
+            [
+                {
+                    **{key: value for key, value in result.items() if key != unwanted},
+                    "image_id": numbers[result["image_id"]],
+                }
+                for result in results
+            ]
+        )
         evaluation = COCOeval_faster(truth, detections, task, print_function=lambda *_: None)
         evaluation.params.maxDets = [1, 10, max_detections]
         evaluation.evaluate()
@@ -69,29 +85,39 @@ def average_precision(
     return metrics
 
 
-def read_files(ground_truth: Path, results: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The content of a ground-truth file and of a results file.
+def detection_cap(
+    ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], given: int | None = None
+) -> int:
+    """How many detections are scored per image and class.
 
-    Raises:
-        CellSegError: a file cannot be read or is of another form.
+    Args:
+        ground_truth: as for :func:`average_precision`.
+        results: as well.
+        given: what the user asked for; a log line tells where an image has more cells. None for 1,000, or as many as
+            any image has cells or results of a class.
     """
-    truth, detections = read_json(ground_truth), read_json(results)
-    if not isinstance(truth, dict) or not {"images", "annotations", "categories"} <= set(truth):
-        raise CellSegError(f"{ground_truth}: is no COCO dataset with images, annotations and categories")
-    needed = {"image_id", "category_id", "score"}
-    if not isinstance(detections, list) or not all(isinstance(r, dict) and needed <= set(r) for r in detections):
-        raise CellSegError(f"{results}: is no list of COCO results")
-    for place, result in enumerate(detections):
-        if not isinstance(result["score"], (int, float)) or not math.isfinite(result["score"]):
-            raise CellSegError(f"{results}: result {place} has the score {result['score']!r}; give it a number")
-    return truth, detections
+    cells, found = densest(ground_truth["annotations"]), densest(results)
+    if given is None:
+        return max(DETECTIONS, cells, found)
+    if given < cells:
+        logger.warning(
+            "an image has %d cells of one class, of which %d detections cannot find all; give --max-detections %d, "
+            "or leave it out",
+            *(cells, given, cells),
+        )
+    return given
+
+
+def densest(records: Sequence[Mapping[str, Any]]) -> int:
+    """The most records that an image has of one class."""
+    return max(Counter((record["image_id"], record["category_id"]) for record in records).values(), default=0)
 
 
 def tasks_of(results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What all results are fit for, of ``segm`` and ``bbox``.
+    """``segm`` if all results have masks, ``bbox`` if all have boxes.
 
     Raises:
-        CellSegError: neither.
+        CellSegError: they have neither.
     """
     keys = {"segm": "segmentation", "bbox": "bbox"}
     tasks = [task for task, key in keys.items() if all(key in result for result in results)]
@@ -101,6 +127,6 @@ def tasks_of(results: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _mean(precision: np.ndarray[Any, Any]) -> float:
-    """Mean over what has ground truth, in percent; COCO marks the rest with -1."""
+    """Mean over classes and areas that have ground truth, in percent; COCO marks the others with -1."""
     valid = precision[precision > -1]
     return float(100 * valid.mean()) if valid.size else float("nan")

@@ -1,4 +1,4 @@
-"""Cells and predictions of a COCO dataset and COCO results, image by image; needs neither torch nor Detectron2."""
+"""Cells and predictions of a COCO dataset and COCO results, image by image."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cellseg_d2.evaluation.overlap_table import Cells
 
 
 @dataclass(frozen=True)
-class ImageCells:
+class EvaluatedImage:
     """One image's cells and predictions; the predictions in the order of the results.
 
     Attributes:
@@ -33,7 +33,7 @@ def class_names(truth: Mapping[str, Any]) -> list[str]:
     return [str(category["name"]) for category in sorted(truth["categories"], key=lambda category: category["id"])]
 
 
-def image_cells(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> Iterator[ImageCells]:
+def image_cells(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> Iterator[EvaluatedImage]:
     """The images of a dataset in the order of their ids, one after the other, so that their masks never lie in memory.
 
     Args:
@@ -44,13 +44,13 @@ def image_cells(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) 
         CellSegError: a result is of an image or category that the dataset does not have; an image's size is nowhere
             stated; a segmentation is damaged or of another size.
     """
-    classes = {number: place for place, number in enumerate(sorted(own["id"] for own in truth["categories"]))}
+    classes = {number: place for place, number in enumerate(sorted(known["id"] for known in truth["categories"]))}
     images = {image["id"]: image for image in truth["images"]}
     cells = _checked_by_image("annotations", truth["annotations"], images, classes)
     found = _checked_by_image("results", results, images, classes)
     for number in sorted(images):
         size = _size(images[number], [*cells[number], *found[number]])
-        yield ImageCells(
+        yield EvaluatedImage(
             name=str(images[number].get("file_name", number)),
             tissue=images[number].get("tissue"),
             truth=_cells("annotations", number, cells[number], size, classes),

@@ -1,18 +1,18 @@
-"""What kinds of errors a result has, and the AP50 that each of them costs; needs neither torch nor Detectron2.
+"""What kinds of errors a result has, and the AP50 that each of them costs.
 
 The idea is TIDE's (Bolya et al., "TIDE: A General Toolbox for Identifying Object Detection Errors", ECCV 2020): every
 detection that COCO takes for false is of one kind, and a kind costs what AP50 gains if the errors of that kind alone
-are fixed. Nothing is flattened here. The kinds, the first that fits:
+are fixed. Nothing is flattened here. A detection is of the first kind that fits:
 
 - doubled: it has an IoU of at least 0.5 with a cell of its class, which a better detection has. Fixed: left out.
 - wrong class: it has an IoU of at least 0.5 with a cell of another class. Fixed: it gets that class and is right.
 - poor outline: it has an IoU of at least 0.1 with a cell of its class. Fixed: it gets that outline and is right.
-- spurious: anything else, also what is wrong in class and outline. Fixed: left out.
+- spurious: anything else, also a detection that is wrong in class and outline. Fixed: left out.
 - missed: a cell that no detection has, nor would have if classes and outlines were fixed. Fixed: it is not counted.
 
 Where a cell is already found, or several detections would get it, only the best is right and the others are left out.
-TIDE tells apart what here is spurious, and tests for a poor outline first, by which a cell of the wrong class that
-touches one of the right class has a poor outline.
+TIDE has two kinds for what is spurious here. It also tests for a poor outline first, so that a detection of the wrong
+class that touches a cell of that class has a poor outline.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cellseg_d2.evaluation.overlap_table import Bools, Cells, Floats, Ints, Pairs, whole_overlaps
+from cellseg_d2.cells.arrays import Bools, Floats, Ints
+from cellseg_d2.evaluation.coco_matching import MATCHED, ap50, match_as_coco, within_cap
+from cellseg_d2.evaluation.overlap_table import Cells
 
 HIT, DOUBLED, WRONG_CLASS, POOR_OUTLINE, SPURIOUS = range(5)
 KINDS = {
@@ -33,24 +35,21 @@ KINDS = {
     "doubled": DOUBLED,
 }
 
-MATCHED, NEAR = 0.5, 0.1
-"""IoU of a match, and of a detection that is of the cell though its outline is poor; both as in TIDE."""
-
-RECALLS = np.linspace(0, 1, 101)
-"""Where COCO reads precision."""
+NEAR = 0.1
+"""The least IoU of a detection that shows the cell though its outline is poor, as in TIDE."""
 
 
 @dataclass(frozen=True)
 class Judged:
-    """Detections of one or many images and what COCO's matching at an IoU of 0.5 says of them.
+    """D detections of one or many images and what COCO's matching at an IoU of 0.5 says of them.
 
-    Those that crowds absorb are left out, as are those above the cap of an image and class.
+    Detections that crowds absorb are left out, as are those above the cap per image and class.
 
     Attributes:
         classes, scores: (D,) int64 and float64.
         kinds: (D,) int64, HIT or one of the kinds of error.
         targets: (D,) int64, the cell that a detection has or was meant for; -1 for spurious ones.
-        truth_classes: (T,) int64, of the cells, without crowds.
+        truth_classes: (T,) int64, classes of the cells, without crowds.
     """
 
     classes: Ints
@@ -61,7 +60,7 @@ class Judged:
 
     @classmethod
     def concatenate(cls, parts: Sequence[Judged]) -> Judged:
-        """Those of many images as of one."""
+        """The detections of many images as if they were of one."""
         offsets = np.cumsum([0, *(len(part.truth_classes) for part in parts)])
         targets = [np.where(part.targets < 0, -1, part.targets + start) for part, start in zip(parts, offsets)]
         return cls(
@@ -72,35 +71,10 @@ class Judged:
             np.concatenate([part.truth_classes for part in parts]),
         )
 
-
-@dataclass(frozen=True)
-class CocoMatches:
-    """COCO's matching of one image's cells and predictions at an IoU of 0.5, class by class.
-
-    Attributes:
-        pairs: M pairs of a cell, or crowd, and a prediction of any class that have pixels in common.
-        iou: (M,) float64, of these; of a crowd, the share of the prediction that lies on it, as COCO has it.
-        partner: (P,) int64, the cell of each prediction or -1.
-        absorbed: (P,) bool, predictions that crowds of their class take in where they have no cell.
-    """
-
-    pairs: Pairs
-    iou: Floats
-    partner: Ints
-    absorbed: Bools
-
-
-def match_as_coco(truth: Cells, found: Cells) -> CocoMatches:
-    """Matches the predictions of one image, which come the best first, to its cells."""
-    pairs = whole_overlaps(truth, found)
-    crowd, same = truth.crowd[pairs.truth], truth.classes[pairs.truth] == found.classes[pairs.prediction]
-    areas = found.areas[pairs.prediction]
-    union = np.where(crowd, areas, areas + truth.areas[pairs.truth] - pairs.shared)  # COCO's rule for crowds
-    iou = pairs.shared / union
-    partner = _coco_matches(pairs.truth, pairs.prediction, iou, same & ~crowd, len(truth), len(found))
-    absorbed = np.zeros(len(found), bool)
-    absorbed[pairs.prediction[crowd & same & (iou >= MATCHED)]] = True
-    return CocoMatches(pairs, iou, partner, absorbed & (partner < 0))
+    def of_class(self, number: int) -> tuple[Floats, Bools, int]:
+        """Scores of one class's detections, whether each has a cell, and the number of cells in the class."""
+        chosen = self.classes == number
+        return self.scores[chosen], self.kinds[chosen] == HIT, int(np.count_nonzero(self.truth_classes == number))
 
 
 def judge(truth: Cells, predictions: Cells, max_detections: int) -> Judged:
@@ -109,7 +83,7 @@ def judge(truth: Cells, predictions: Cells, max_detections: int) -> Judged:
     Args:
         truth: the image's ground truth.
         predictions: predictions for the same image, in any order.
-        max_detections: judged per class, the best first.
+        max_detections: detections judged per class, the best first.
     """
     found = predictions.pick(within_cap(predictions, max_detections))
     matches = match_as_coco(truth, found)
@@ -137,69 +111,14 @@ def judge(truth: Cells, predictions: Cells, max_detections: int) -> Judged:
     )
 
 
-def within_cap(predictions: Cells, max_detections: int) -> Ints:
-    """Numbers of the best of each class, at most as many as are asked for, the best first."""
-    ranking = predictions.ranking(-np.inf)
-    return ranking[_place_in_class(predictions.classes[ranking]) < max_detections]
-
-
-def _place_in_class(classes: Ints) -> Ints:
-    """How many before each are of the same class."""
-    order = np.argsort(classes, kind="stable")
-    place = np.empty(len(classes), np.int64)
-    place[order] = np.arange(len(classes)) - np.searchsorted(classes[order], classes[order])
-    return place
-
-
-def _coco_matches(truth: Ints, prediction: Ints, iou: Floats, may: Bools, cells: int, predictions: int) -> Ints:
-    """(P,) the cell of each prediction or -1: the best first, each takes the free cell of its largest IoU."""
-    partner = np.full(predictions, -1)
-    taken = np.zeros(cells, bool)
-    pairs = np.flatnonzero(may & (iou >= MATCHED))
-    for pair in pairs[np.lexsort((-truth[pairs], -iou[pairs], prediction[pairs]))].tolist():  # COCO: the last of equals
-        if partner[prediction[pair]] < 0 and not taken[truth[pair]]:
-            partner[prediction[pair]] = truth[pair]
-            taken[truth[pair]] = True
-    return partner
-
-
-def ap50(classes: Ints, scores: Floats, hits: Bools, cells: Ints) -> float:
-    """COCO's AP at an IoU of 0.5 in percent, averaged over the classes that have cells; NaN where none has any.
-
-    Args:
-        classes: (D,) int64, of the detections, images in order.
-        scores: (D,) float64; of equal ones the earlier comes first.
-        hits: (D,) bool, whether a detection has a cell.
-        cells: (K,) int64, cells of each class.
-    """
-    values = []
-    for number in np.flatnonzero(cells).tolist():
-        own = classes == number
-        values.append(precisions(scores[own], hits[own], int(cells[number])).mean())
-    return float(100 * np.mean(values)) if values else float("nan")
-
-
-def precisions(scores: Floats, hits: Bools, cells: int) -> Floats:
-    """(101,) of one class at :data:`RECALLS`, in 0 .. 1: the best precision at this recall or a larger one, as COCO's.
-
-    Args:
-        scores: (D,) float64, of the class's detections, images in order.
-        hits: (D,) bool, whether a detection has a cell.
-        cells: number of cells in the class, at least 1.
-    """
-    right = np.cumsum(hits[np.argsort(-scores, kind="stable")])
-    precision = np.maximum.accumulate((right / np.arange(1, len(right) + 1))[::-1])[::-1]
-    return np.append(precision, 0.0)[np.searchsorted(right / cells, RECALLS)]
-
-
 @dataclass(frozen=True)
 class ErrorBreakdown:
     """Errors by kind, in the order of :data:`KINDS`.
 
     Attributes:
-        ap50: of the result as it is, in percent.
-        counts: (K,) int64 of each kind, by the class of the detection, or of the missed cell.
-        costs: AP50 that mending each kind alone would add, in percent; NaN where there are no cells.
+        ap50: AP50 of the result as it is, in percent.
+        counts: (K,) int64 per kind: errors by class of the detection, or of the missed cell.
+        costs: AP50 that fixing one kind alone would add, in percent; NaN where there are no cells.
     """
 
     ap50: float
@@ -218,13 +137,13 @@ def break_down(judged: Judged, class_count: int) -> ErrorBreakdown:
     for name, kind in KINDS.items():
         if kind >= 0:
             counts[name] = np.bincount(judged.classes[judged.kinds == kind], minlength=class_count)
-            costs[name] = _mended(judged, kind, cells) - base
+            costs[name] = _ap50_without(judged, kind, cells) - base
     if not (cells - missed).any() and cells.any():
         costs["missed"] = 100 - base  # all that is left to find is found
     return ErrorBreakdown(base, counts, costs)
 
 
-def _mended(judged: Judged, kind: int, cells: Ints) -> float:
+def _ap50_without(judged: Judged, kind: int, cells: Ints) -> float:
     """AP50 with the errors of a kind fixed."""
     hits, classes = judged.kinds == HIT, judged.classes.copy()
     kept = judged.kinds != kind
@@ -234,9 +153,8 @@ def _mended(judged: Judged, kind: int, cells: Ints) -> float:
         wrong = np.flatnonzero(~kept)
         wrong = wrong[free[judged.targets[wrong]]]
         wrong = wrong[np.argsort(-judged.scores[wrong], kind="stable")]
-        best = wrong[
-            np.unique(judged.targets[wrong], return_index=True)[1]
-        ]  # of each cell the first, which is the best
+        # the first detection of each cell, which is its best
+        best = wrong[np.unique(judged.targets[wrong], return_index=True)[1]]
         kept[best] = hits[best] = True
         classes[best] = judged.truth_classes[judged.targets[best]]
     return ap50(classes[kept], judged.scores[kept], hits[kept], cells)

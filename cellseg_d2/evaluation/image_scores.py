@@ -1,4 +1,4 @@
-"""F1 of each image, and which images went worst and best; needs neither torch nor Detectron2."""
+"""F1 per image, and which images went worst and best."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class ImageScore:
 
     Attributes:
         name: the image's name.
-        cells: without crowds.
+        cells: cells without crowds.
         missed: cells without a prediction.
-        spurious: predictions without a cell, but for those that crowds absorb.
+        spurious: predictions without a cell that no crowd absorbs.
     """
 
     name: str
@@ -35,21 +35,21 @@ class ImageScore:
 
     @property
     def f1(self) -> float:
-        """In percent; NaN where there are neither cells nor predictions."""
+        """F1 in percent; NaN where there are neither cells nor predictions."""
         total = 2 * self.hit + self.missed + self.spurious
         return 200 * self.hit / total if total else math.nan
 
 
 def image_scores(cells: CellJudgement) -> list[ImageScore]:
-    """Of each image, in order, for the predictions of at least ``cells.score_threshold``.
+    """The score of each image, in order.
 
-    Nothing is matched anew: a threshold does not change which cells the detections above it match.
+    It counts the predictions of at least ``cells.score_threshold`` that no better one hides.
     """
-    return [_score(name, judged, cells.score_threshold) for name, judged in zip(cells.images, cells.judged)]
+    return [_score(name, shown) for name, shown in zip(cells.images, cells.shown)]
 
 
-def _score(name: str, judged: Judged, score_threshold: float) -> ImageScore:
-    hits = judged.kinds[judged.scores >= score_threshold] == HIT
+def _score(name: str, judged: Judged) -> ImageScore:
+    hits = judged.kinds == HIT
     cells, hit = len(judged.truth_classes), int(np.count_nonzero(hits))
     return ImageScore(name, cells, missed=cells - hit, spurious=len(hits) - hit)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cellseg_d2.errors import CellSegError
@@ -20,10 +20,11 @@ class CellJudgement:
 
     Attributes:
         score_threshold: the least score of a prediction in ``metrics``.
-        images, class_names: what the counts and the confusion of ``metrics`` are of.
-        metrics: metrics of the flattened predictions.
+        images, class_names: names of the images and classes, in the order in which ``metrics`` counts them.
+        metrics: metrics of the predictions that no better one hides, flattened.
         errors, thresholds: from all detections, as for AP.
-        judged: these detections, of each of ``images``.
+        judged: these detections, per image.
+        shown: per image, the detections from ``score_threshold`` on that no better one hides: what people see.
     """
 
     score_threshold: float
@@ -33,16 +34,17 @@ class CellJudgement:
     errors: ErrorBreakdown
     thresholds: dict[str, Threshold]
     judged: list[Judged]
+    shown: list[Judged]
 
     @property
     def detections(self) -> Judged:
-        """Those of all images as of one."""
+        """The detections of all images as if they were of one."""
         return Judged.concatenate(self.judged)
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """COCO's AP by task, and the rest where there are masks on both sides and images at all."""
+    """COCO's AP by task; and what masks show, where the ground truth and the results have them."""
 
     ap: dict[str, dict[str, float]]
     cells: CellJudgement | None
@@ -51,13 +53,13 @@ class Judgement:
 def judge_results(
     truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], max_detections: int, score_threshold: float
 ) -> Judgement:
-    """Scores COCO results in every way that they are fit for.
+    """Scores COCO results by their masks, their boxes or both, whichever all of them have.
 
     Args:
         truth: a COCO dataset.
         results: COCO results.
-        max_detections: for AP, the breakdown of errors and the thresholds: scored per image and class, the best first.
-        score_threshold: for the metrics of cells, predictions below it are left out.
+        max_detections: how many detections per image and class, best first, count for AP, errors and thresholds.
+        score_threshold: predictions below it are left out of the metrics of cells.
 
     Raises:
         CellSegError: a number is out of its range; a result or a cell is damaged, or of an image or class that the
@@ -79,20 +81,23 @@ def judge_results(
 def judge_cells(
     truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], max_detections: int, score_threshold: float
 ) -> CellJudgement:
-    """The metrics of cells, the errors and the best thresholds; arguments and errors as of :func:`judge_results`.
+    """The metrics of cells, the errors and the best thresholds; arguments and errors as in :func:`judge_results`.
 
     Raises:
-        CellSegError: also where there is no image.
+        CellSegError: also if the ground truth lists no image.
     """
     if not truth["images"]:
         raise CellSegError("the ground truth lists no images")
     names = class_names(truth)
-    images, tissues, tallies, judged = [], [], [], []
+    images, tissues, tallies, judged, shown = [], [], [], [], []
     for image in image_cells(truth, results):
         images.append(image.name)
         tissues.append(image.tissue)
-        tallies.append(tally(flat_overlaps(image.truth, image.predictions, score_threshold), len(names)))
+        visible = image.predictions.visible(score_threshold)
+        under = len(image.predictions.ranking(score_threshold)) - len(visible)
+        tallies.append(replace(tally(flat_overlaps(image.truth, visible), len(names)), hidden=under))
         judged.append(judge(image.truth, image.predictions, max_detections))
+        shown.append(judge(image.truth, visible, max_detections))
     detections = Judged.concatenate(judged)
     return CellJudgement(
         score_threshold=score_threshold,
@@ -102,4 +107,5 @@ def judge_cells(
         errors=break_down(detections, len(names)),
         thresholds=best_thresholds(detections, names),
         judged=judged,
+        shown=shown,
     )

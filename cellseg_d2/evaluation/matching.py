@@ -1,4 +1,7 @@
-"""Cells and predictions, one to one."""
+"""The best one-to-one matching of cells and predictions, for PQ, AJI+ and F1.
+
+:mod:`cellseg_d2.evaluation.coco_matching` has COCO's, which goes by score.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,8 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
-from cellseg_d2.evaluation.overlap_table import Bools, Floats, Ints, Pairs
+from cellseg_d2.cells.arrays import Bools, Floats, Ints
+from cellseg_d2.evaluation.overlap_table import Pairs
 
 
 def one_to_one(pairs: Pairs, weight: Floats) -> Bools:
@@ -28,8 +32,8 @@ def one_to_one(pairs: Pairs, weight: Floats) -> Bools:
     if len(rest):
         cells, row = np.unique(truth[rest], return_inverse=True)
         found, column = np.unique(prediction[rest], return_inverse=True)
-        # SciPy's solver pairs every row. A column of its own for each row stands for no partner; 1 is added to all
-        # weights, since a weight of 0 would be no pair.
+        # SciPy's solver pairs every row: one further column per row stands for no partner. 1 is added to all weights,
+        # since a weight of 0 would be no pair.
         every = np.arange(len(cells))
         rows, columns = np.append(row, every), np.append(column, len(found) + every)
         table = csr_array((np.append(weight[rest] + 1, np.ones(len(cells))), (rows, columns)))
@@ -46,10 +50,10 @@ def match(pairs: Pairs, iou: Floats, threshold: float, strictly: bool = False) -
 
     Args:
         pairs: M pairs.
-        iou: (M,) float64, of these.
+        iou: (M,) float64, the IoU of each pair.
         threshold: at least 0.5.
-        strictly: whether an IoU equal to the threshold is too low, as for panoptic quality; COCO, StarDist and the F1
-            of this package take it.
+        strictly: whether an IoU equal to the threshold is too low, as for panoptic quality; COCO, StarDist and this
+            package's F1 take it.
     """
     near = np.flatnonzero(iou > threshold if strictly else iou >= threshold)
     weight = 1 + iou[near] / (len(near) + 1)  # all IoUs together weigh less than one more pair

@@ -1,34 +1,36 @@
 """Which cells of an image lie on which predictions, and by how many pixels, in one pass over the cells' pixels.
 
 Masks are never compared in pairs: one side is painted into a label map, in which the pixels of the other are looked
-up. Needs neither torch nor Detectron2.
+up.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cellseg_d2.cells.rle import Rle, Runs, column_runs, decode_runs
+from cellseg_d2.cells.arrays import Bools, Floats, Ints
+from cellseg_d2.cells.hidden import hidden
+from cellseg_d2.cells.instances import CellInstances
+from cellseg_d2.cells.rle import Rle, Runs, column_runs, decode_runs, topmost, without_gaps
 
-Bools = NDArray[np.bool_]
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
+LARGE = 2**24
+"""Pixels of an image from which those that nothing covers are left out."""
 
 
 @dataclass(frozen=True)
 class Cells:
-    """N cells of one image; they may overlap.
+    """N cells of one image, ground truth or predictions, as they are scored; they may overlap.
 
     Attributes:
-        runs: their pixels; ``index`` is the cell's number, 0 .. N - 1.
+        runs: their pixels.
         classes: (N,) int64, contiguous, 0 .. K - 1.
-        scores: (N,) float64, of predictions.
-        crowd: (N,) bool, of ground truth: regions that neither reward nor punish.
+        scores: (N,) float64; 1 for ground truth.
+        crowd: (N,) bool, regions of the ground truth that neither reward nor punish; False for predictions.
     """
 
     runs: Runs
@@ -42,7 +44,7 @@ class Cells:
     @property
     def areas(self) -> Ints:
         """(N,) int64, pixels."""
-        return self.runs.areas(len(self))
+        return self.runs.areas
 
     @classmethod
     def from_rles(
@@ -58,7 +60,7 @@ class Cells:
         Raises:
             ValueError: an RLE is uncompressed, malformed or of another size.
         """
-        return cls._of(decode_runs(rles, size), len(rles), classes, scores, crowd)
+        return cls.from_runs(decode_runs(rles, size), classes, scores, crowd)
 
     @classmethod
     def from_label_map(
@@ -69,13 +71,18 @@ class Cells:
         crowd: ArrayLike | None = None,
     ) -> Cells:
         """Cells from a (H, W) label map of any integer type, 0 is background; the others in ascending order of ids."""
-        ids, runs = column_runs(label_map)
-        return cls._of(runs, len(ids), classes, scores, crowd)
+        return cls.from_runs(column_runs(label_map)[1], classes, scores, crowd)
 
     @classmethod
-    def _of(
-        cls, runs: Runs, count: int, classes: ArrayLike, scores: ArrayLike | None, crowd: ArrayLike | None
+    def from_runs(
+        cls, runs: Runs, classes: ArrayLike, scores: ArrayLike | None = None, crowd: ArrayLike | None = None
     ) -> Cells:
+        """Cells from their runs.
+
+        Raises:
+            ValueError: there are more or fewer classes, scores or crowds than cells.
+        """
+        count = len(runs)
         cells = cls(
             runs,
             np.asarray(classes, np.int64),
@@ -86,23 +93,33 @@ class Cells:
             raise ValueError(f"there are {count} cells, but other numbers of classes, scores or crowds")
         return cells
 
+    def instances(self) -> CellInstances:
+        """The same cells with cropped masks, for drawing.
+
+        Raises:
+            ValueError: a cell has no pixel.
+        """
+        return CellInstances.from_runs(self.runs, self.classes, self.scores)
+
     def pick(self, numbers: Ints) -> Cells:
-        """The cells of these numbers, in this order."""
-        place = np.full(len(self), -1)
-        place[numbers] = np.arange(len(numbers))
-        index = place[self.runs.index]
-        order = np.argsort(index, kind="stable")[np.count_nonzero(index < 0) :]
-        runs = Runs(index[order], self.runs.starts[order], self.runs.stops[order], self.runs.size)
-        return Cells(runs, self.classes[numbers], self.scores[numbers], self.crowd[numbers])
+        """The cells with these numbers, in this order; no number twice."""
+        return Cells(self.runs.pick(numbers), self.classes[numbers], self.scores[numbers], self.crowd[numbers])
 
     def ranking(self, score_threshold: float = 0.0) -> Ints:
-        """Numbers of those with at least this score, the best first; of equal scores the earlier first, as in COCO."""
+        """Numbers of the cells with at least this score, best first; of equal scores the earlier first, as in COCO."""
         order: Ints = np.argsort(-self.scores, kind="stable")
         return order[: np.count_nonzero(self.scores >= score_threshold)]
 
     def best_first(self, score_threshold: float = 0.0) -> Cells:
-        """Those of :meth:`ranking`, in its order."""
+        """The cells of :meth:`ranking`, in its order."""
         return self.pick(self.ranking(score_threshold))
+
+    def visible(self, score_threshold: float = 0.0) -> Cells:
+        """Those with at least this score that no better one hides, see :mod:`cellseg_d2.cells.hidden`; best first."""
+        shown = self.best_first(score_threshold)
+        shown = shown.pick(np.flatnonzero(shown.areas))
+        under = hidden(shown.instances())
+        return shown.pick(np.flatnonzero(~under))
 
 
 @dataclass(frozen=True)
@@ -121,17 +138,17 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Overlaps:
-    """Cells of one image against its predictions, after these were flattened: each pixel belongs to one at most.
+    """Cells of one image against its predictions, after these were flattened: a pixel belongs to one at most.
 
     Attributes:
-        truth_classes, truth_areas: (T,) int64, of the cells, without crowds; the areas are of whole cells, also where
-            two of them overlap.
-        classes, areas: (P,) int64, of the predictions that have a pixel left, the best first; pixels that are left.
-        on_crowd: (P,) int64, how many of them lie on crowds of the prediction's own class. A pixel of a cell of that
-            class belongs to no crowd.
-        on_any_crowd: (P,) int64, the same for crowds and cells of whatever class.
-        hidden: predictions of which better ones left no pixel. They are in none of the arrays.
-        pairs: which lie on which.
+        truth_classes, truth_areas: (T,) int64, classes and pixels of the cells without crowds. A pixel of two cells
+            counts for both.
+        classes, areas: (P,) int64, the predictions that have a pixel left, best first, and how many are left.
+        on_crowd: (P,) int64, how many of these pixels lie on crowds of the prediction's own class. A pixel of a cell
+            of that class belongs to no crowd.
+        on_any_crowd: (P,) int64, the same for crowds and cells of any class.
+        hidden: predictions that better ones left no pixel. They are in none of the arrays.
+        pairs: which cell lies on which prediction.
     """
 
     truth_classes: Ints
@@ -156,9 +173,10 @@ def flat_overlaps(truth: Cells, predictions: Cells, score_threshold: float = 0.0
         predictions: predictions for the same image, in any order.
         score_threshold: predictions below it are left out.
     """
+    truth, predictions = _covered(truth, predictions)
     cells = truth.pick(np.flatnonzero(~truth.crowd)) if truth.crowd.any() else truth
     shown = predictions.best_first(score_threshold)
-    flat = _paint(_owners(shown.runs), _pixels(shown.runs), shown.runs.size)
+    flat = topmost(shown.runs.owners(), shown.runs.pixels(), shown.runs.size)
     areas = np.bincount(flat, minlength=len(shown) + 1)[1:]
     left = np.flatnonzero(areas)
     place = np.cumsum(areas > 0) - 1
@@ -178,40 +196,29 @@ def flat_overlaps(truth: Cells, predictions: Cells, score_threshold: float = 0.0
 
 def whole_overlaps(truth: Cells, predictions: Cells) -> Pairs:
     """The pairs of cells, crowds among them, and predictions as they are: nothing is flattened, as for COCO's AP."""
-    layers, pixels, owners = [], _pixels(truth.runs), _owners(truth.runs)
+    truth, predictions = _covered(truth, predictions)
+    layers, pixels, owners = [], truth.runs.pixels(), truth.runs.owners()
     while len(pixels):  # one layer for cells that do not overlap; a further one holds what the first had no room for
-        layers.append(_paint(owners, pixels, truth.runs.size))
+        layers.append(topmost(owners, pixels, truth.runs.size))
         covered = layers[-1][pixels] != owners + 1
         owners, pixels = owners[covered], pixels[covered]
     pairs = _count([_meet(predictions.runs, flat) for flat in layers], len(truth))
     return Pairs(pairs.prediction, pairs.truth, pairs.shared)
 
 
-def _pixels(runs: Runs) -> Ints:
-    """The place of each pixel of all runs, column by column; a cell's pixels follow on each other."""
-    lengths = runs.stops - runs.starts
-    pixels: Ints = np.arange(int(lengths.sum()))
-    pixels += np.repeat(runs.starts - (np.cumsum(lengths) - lengths), lengths)
-    return pixels
-
-
-def _owners(runs: Runs) -> NDArray[np.int32]:
-    """The cell of each of :func:`_pixels`."""
-    return np.repeat(runs.index.astype(np.int32), runs.stops - runs.starts)
-
-
-def _paint(owners: NDArray[np.int32], pixels: Ints, size: tuple[int, int]) -> NDArray[np.int32]:
-    """(H * W,) int32, column by column: the owner + 1 of each pixel, the first of several, 0 elsewhere."""
-    flat = np.zeros(size[0] * size[1], np.int32)
-    flat[pixels[::-1]] = owners[::-1] + 1  # of values for one place, NumPy keeps the last
-    return flat
+def _covered(truth: Cells, predictions: Cells) -> tuple[Cells, Cells]:
+    """Both on the pixels that they cover alone, where their image is large."""
+    if truth.runs.size[0] * truth.runs.size[1] <= LARGE:
+        return truth, predictions
+    runs, found = without_gaps(truth.runs, predictions.runs)
+    return replace(truth, runs=runs), replace(predictions, runs=found)
 
 
 def _meet(runs: Runs, flat: NDArray[np.int32]) -> tuple[Ints, Ints, Ints]:
     """Stretches of runs that lie on one value of a label map but 0: the run's cell, the value - 1 and the pixels."""
     lengths = runs.stops - runs.starts
     begins = np.cumsum(lengths) - lengths
-    values = flat[_pixels(runs)]
+    values = flat[runs.pixels()]
     starts_run = np.zeros(len(values), bool)
     starts_run[begins] = True
     breaks = starts_run.copy()
@@ -235,18 +242,18 @@ def _count(met: Sequence[tuple[Ints, Ints, Ints]], values: int) -> Pairs:
 
 def _crowd_pixels(truth: Cells, cells: Cells, classes: Ints, flat: NDArray[np.int32]) -> tuple[Ints, Ints]:
     """(P,) pixels of each prediction on crowds of its own class, and on any; see :class:`Overlaps`."""
-    own, on_any = np.zeros(len(classes), np.int64), np.zeros(len(classes), np.int64)
+    on_same, on_any = np.zeros(len(classes), np.int64), np.zeros(len(classes), np.int64)
     if not truth.crowd.any():
-        return own, on_any
+        return on_same, on_any
     crowds = truth.pick(np.flatnonzero(truth.crowd))
     for number in (None, *np.unique(crowds.classes).tolist()):
         region = np.zeros(len(flat), bool)
         for group, inside in ((crowds, True), (cells, False)):
             members = group if number is None else group.pick(np.flatnonzero(group.classes == number))
-            region[_pixels(members.runs)] = inside
+            region[members.runs.pixels()] = inside
         pixels = np.bincount(flat[region], minlength=len(classes) + 1)[1:]
         if number is None:
             on_any = pixels
         else:
-            own = np.where(classes == number, pixels, own)
-    return own, on_any
+            on_same = np.where(classes == number, pixels, on_same)
+    return on_same, on_any

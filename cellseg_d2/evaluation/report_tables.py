@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from cellseg_d2.evaluation.error_breakdown import KINDS
 from cellseg_d2.evaluation.judgement import CellJudgement, Judgement
 from cellseg_d2.evaluation.thresholds import write_thresholds
-from cellseg_d2.files import whole_file, without_nan, write_json
+from cellseg_d2.files import without_nan, write_csv, write_json
 
 MISSED, SPURIOUS = "(missed)", "(spurious)"
 """Names of the confusion's last column and last row."""
@@ -27,13 +26,13 @@ Table = tuple[list[str], list[list[str]]]
 
 
 def text_of(judgement: Judgement) -> str:
-    """What is printed."""
+    """The evaluation as it is printed."""
     tasks = judgement.ap
     lines = [f"{'':24}" + "".join(f"{task:>8}" for task in tasks)]
     for name in next(iter(tasks.values())):
         lines.append(f"{name:24}" + "".join(f"{number_text(values[name]):>8}" for values in tasks.values()))
     if judgement.cells is None:
-        lines += ["", "Without masks of all cells and of all results there are no metrics of cells."]
+        lines += ["", "Without masks of cells and of results there are no metrics of cells."]
     else:
         lines += _cell_lines(judgement.cells)
     return "\n".join(lines)
@@ -42,8 +41,8 @@ def text_of(judgement: Judgement) -> str:
 def _cell_lines(cells: CellJudgement) -> list[str]:
     lines = [
         "",
-        f"Metrics of cells in percent: predictions that score {cells.score_threshold:g} or more, flattened by score;",
-        "where several lie on a pixel, it belongs to the best. Those that this left no pixel are hidden.",
+        f"Metrics of cells in percent: predictions that score {cells.score_threshold:g} or more, but for those that",
+        "better ones hide: what predict counts and exports. Where several lie on a pixel, it belongs to the best.",
     ]
     lines += [f"{name:24}{value:>8}" for name, value in summary_rows(cells)]
     lines += ["", *_aligned(*class_table(cells)), "", CONFUSION_TITLE, *_aligned(*confusion_table(cells))]
@@ -53,12 +52,12 @@ def _cell_lines(cells: CellJudgement) -> list[str]:
 
 
 def summary_rows(cells: CellJudgement) -> list[tuple[str, str]]:
-    """Name and value of each metric of all classes together."""
+    """Name and value of the metrics over all classes."""
     return [(name, number_text(value, name in (*COUNTS, "hidden"))) for name, value in cells.metrics.summary.items()]
 
 
 def class_table(cells: CellJudgement) -> Table:
-    """The metrics of each class."""
+    """The metrics per class."""
     rows = [
         [name, *(number_text(values[key]) for key in SHOWN), *(f"{values[key]:.0f}" for key in COUNTS)]
         for name, values in cells.metrics.classes.items()
@@ -67,21 +66,21 @@ def class_table(cells: CellJudgement) -> Table:
 
 
 def confusion_table(cells: CellJudgement) -> Table:
-    """What :data:`CONFUSION_TITLE` says."""
+    """The table under :data:`CONFUSION_TITLE`."""
     names = cells.class_names
     rows = [[name, *map(str, row)] for name, row in zip([*names, SPURIOUS], cells.metrics.confusion.tolist())]
     return ["", *names, MISSED], rows
 
 
 def error_table(cells: CellJudgement) -> Table:
-    """Each kind of error: how many there are and what they cost."""
+    """Errors by kind: how many there are, and the AP50 that they cost."""
     errors = cells.errors
     rows = [[kind, str(int(errors.counts[kind].sum())), number_text(errors.costs[kind])] for kind in KINDS]
     return ["error", "number", "AP50"], rows
 
 
 def threshold_table(cells: CellJudgement) -> Table:
-    """What :data:`THRESHOLDS_TITLE` says."""
+    """The table under :data:`THRESHOLDS_TITLE`."""
     rows = [
         [name, f"{best.score:.4f}", number_text(best.f1), number_text(best.precision), number_text(best.recall)]
         for name, best in cells.thresholds.items()
@@ -90,7 +89,7 @@ def threshold_table(cells: CellJudgement) -> Table:
 
 
 def number_text(value: float, whole: bool = False) -> str:
-    """A number as all tables show it; a dash for what cannot be measured."""
+    """A number as all tables show it; a dash for NaN, which cannot be measured."""
     if math.isnan(value):
         return "-"
     return f"{value:.0f}" if whole else f"{value:.2f}"
@@ -110,27 +109,27 @@ def write_files(folder: Path, judgement: Judgement, ground_truth: Path, predicti
     """Writes an evaluation into a folder.
 
     - ``metrics.json``: everything; AP under the name of its task. What cannot be measured is null.
-    - ``metrics.csv``: ``group, class, metric, value``, one row a number, of ``segm``, ``bbox``, ``cells`` and
-      ``errors``; what cannot be measured is empty.
-    - with masks also ``counts.csv``, cells of each class and image, ``confusion.csv`` and ``thresholds.json``.
+    - ``metrics.csv``: ``group, class, metric, value``, one number per row; the groups are ``segm``, ``bbox``, ``cells``
+      and ``errors``. What cannot be measured is empty.
+    - with masks also ``counts.csv``, cells per class and image, ``confusion.csv`` and ``thresholds.json``.
 
     Args:
-        folder: made if need be.
-        judgement: what to write.
-        ground_truth: the file that was scored against; ``thresholds.json`` states its name.
-        predictions: the file that was scored, likewise.
+        folder: the folder; it is made if it is not there.
+        judgement: the evaluation.
+        ground_truth: the ground-truth file; ``thresholds.json`` states its name.
+        predictions: the results file; ``thresholds.json`` states its name.
 
     Raises:
         CellSegError: a file cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "metrics.json", without_nan(_content(judgement)), indent=1)
-    _write_csv(folder / "metrics.csv", ["group", "class", "metric", "value"], _rows(judgement))
+    write_csv(folder / "metrics.csv", ["group", "class", "metric", "value"], _rows(judgement))
     if judgement.cells is not None:
         cells = judgement.cells
-        _write_csv(folder / "counts.csv", ["image", "class", *COUNTS], _count_rows(cells))
+        write_csv(folder / "counts.csv", ["image", "class", *COUNTS], _count_rows(cells))
         rows = [[name, *row] for name, row in zip([*cells.class_names, SPURIOUS], cells.metrics.confusion.tolist())]
-        _write_csv(folder / "confusion.csv", ["cell", *cells.class_names, MISSED], rows)
+        write_csv(folder / "confusion.csv", ["cell", *cells.class_names, MISSED], rows)
         write_thresholds(folder / "thresholds.json", cells.thresholds, ground_truth, predictions)
 
 
@@ -158,7 +157,7 @@ def _content(judgement: Judgement) -> dict[str, Any]:
 
 
 def _rows(judgement: Judgement) -> list[list[Any]]:
-    """Of ``metrics.csv``; the class is empty for what is of all classes."""
+    """The rows of ``metrics.csv``; the class is empty in those over all classes."""
     rows: list[list[Any]] = [
         [task, "", name, value] for task, values in judgement.ap.items() for name, value in values.items()
     ]
@@ -166,7 +165,7 @@ def _rows(judgement: Judgement) -> list[list[Any]]:
         metrics, errors = judgement.cells.metrics, judgement.cells.errors
         rows += [["cells", "", name, value] for name, value in metrics.summary.items()]
         rows += [
-            ["cells", own, name, value] for own, values in metrics.classes.items() for name, value in values.items()
+            ["cells", label, name, value] for label, values in metrics.classes.items() for name, value in values.items()
         ]
         for kind in KINDS:
             rows += [["errors", "", f"{kind} AP50 cost", errors.costs[kind]]]
@@ -180,10 +179,3 @@ def _count_rows(cells: CellJudgement) -> Iterable[list[Any]]:
     for image, by_class in zip(cells.images, cells.metrics.counts.tolist()):
         for name, (hit, spurious, missed) in zip(cells.class_names, by_class):
             yield [image, name, hit + missed, hit + spurious, hit, spurious, missed]
-
-
-def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    with whole_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)

@@ -1,8 +1,8 @@
 """What one image adds to the metrics of cells: matches by class, by IoU and without classes, confusion, AJI.
 
 A crowd (``iscrowd: 1``) neither rewards nor punishes: its pixels count as no part of a prediction, and a prediction
-that matches no cell and has more than half of its pixels on crowds is left out (Kirillov et al., CVPR 2019). Per class
-these are the crowds of that class, for the metrics without classes those of any.
+that matches no cell and has more than half of its pixels on crowds is left out (Kirillov et al., CVPR 2019). Metrics
+per class look at the crowds of that class, metrics without classes at all crowds.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike
 
+from cellseg_d2.cells.arrays import Bools, Floats, Ints
 from cellseg_d2.evaluation.matching import match, one_to_one
-from cellseg_d2.evaluation.overlap_table import Bools, Floats, Ints, Overlaps, Pairs
+from cellseg_d2.evaluation.overlap_table import Overlaps, Pairs
 
 IOU_THRESHOLDS = np.arange(50, 100, 5) / 100
 """0.50, 0.55, ... 0.95: the doubles that fractions of pixels are compared with exactly."""
@@ -23,11 +24,11 @@ IOU_THRESHOLDS = np.arange(50, 100, 5) / 100
 
 @dataclass(frozen=True)
 class Hits:
-    """Numbers of matches; all arrays have the same shape, which is up to who makes them.
+    """Numbers of matches; all arrays have the same shape, such as one value per class.
 
     Attributes:
         hit, spurious, missed: int64, matched pairs, predictions without a cell, cells without a prediction.
-        iou: float64, sum of the IoUs of matched pairs.
+        iou: float64, sum of the matched pairs' IoUs.
     """
 
     hit: Ints
@@ -39,6 +40,11 @@ class Hits:
     def f1(self) -> Floats:
         """2 hit / (2 hit + spurious + missed), the same as DQ; NaN where there is nothing."""
         return divide(self.hit, self.hit + 0.5 * (self.spurious + self.missed))
+
+    @property
+    def accuracy(self) -> Floats:
+        """What StarDist calls accuracy, hit / (hit + spurious + missed); NaN where there is nothing."""
+        return divide(self.hit, self.hit + self.spurious + self.missed)
 
     @property
     def sq(self) -> Floats:
@@ -67,17 +73,17 @@ class Hits:
 
 @dataclass(frozen=True)
 class ImageTally:
-    """What one image adds to the metrics, of K classes.
+    """What one image adds to the metrics, for K classes.
 
     Attributes:
-        panoptic: (K,), matches of one class at an IoU above 0.5.
+        panoptic: (K,), matches within a class at an IoU above 0.5.
         binary: (1,), the same without classes.
-        by_iou: (10, K), matches of one class at an IoU of at least each of :data:`IOU_THRESHOLDS`.
+        by_iou: (10, K), matches within a class at an IoU of at least each of :data:`IOU_THRESHOLDS`.
         detection: (1,), matches without classes at an IoU of at least 0.5.
-        confusion: (K + 1, K + 1) int64, of these matches: rows are the classes of cells and then spurious predictions,
-            columns the classes of predictions and then missed cells.
+        confusion: (K + 1, K + 1) int64, the classes of these matches: rows are the classes of cells and then spurious
+            predictions, columns the classes of predictions and then missed cells.
         aji, aji_plus: in 0 .. 1; NaN for an image with neither cells nor predictions.
-        hidden: predictions of which flattening left no pixel.
+        hidden: predictions that better ones hide.
     """
 
     panoptic: Hits
@@ -92,12 +98,13 @@ class ImageTally:
 
 def tally(overlaps: Overlaps, class_count: int) -> ImageTally:
     """Matches the cells and predictions of one image in every way that the metrics need."""
-    own, anyhow = _own_class(overlaps, class_count), _any_class(overlaps)
+    by_class, anyhow = _within_classes(overlaps, class_count), _any_class(overlaps)
     found = match(anyhow.pairs, anyhow.iou, 0.5)
+    matches = [match(by_class.pairs, by_class.iou, threshold) for threshold in IOU_THRESHOLDS]
     return ImageTally(
-        panoptic=own.hits(match(own.pairs, own.iou, 0.5, strictly=True)),
+        panoptic=by_class.hits(match(by_class.pairs, by_class.iou, 0.5, strictly=True)),
         binary=anyhow.hits(match(anyhow.pairs, anyhow.iou, 0.5, strictly=True)),
-        by_iou=Hits.stack([own.hits(match(own.pairs, own.iou, threshold)) for threshold in IOU_THRESHOLDS]),
+        by_iou=Hits.stack([by_class.hits(chosen) for chosen in matches]),
         detection=anyhow.hits(found),
         confusion=_confusion(overlaps, found, anyhow.spurious(found), class_count),
         aji=_aji(anyhow, _best(anyhow.pairs, anyhow.iou)),
@@ -108,13 +115,13 @@ def tally(overlaps: Overlaps, class_count: int) -> ImageTally:
 
 @dataclass(frozen=True)
 class _View:
-    """What may match: cells and predictions of one class, or whatever their classes.
+    """Which cells and predictions may match: those of the same class, or all, as if there were one class.
 
     Attributes:
-        truth_classes, truth_areas: (T,) int64.
-        classes, areas: (P,) int64; the areas are without the pixels on crowds.
+        truth_classes, truth_areas: (T,) int64, of the cells.
+        classes, areas: (P,) int64, of the predictions; the areas are without the pixels on crowds.
         on_crowd: (P,) int64, pixels on crowds.
-        pairs: that may match.
+        pairs: the pairs that may match.
         class_count: number of classes.
     """
 
@@ -128,28 +135,28 @@ class _View:
 
     @cached_property
     def unions(self) -> Ints:
-        """(M,), pixels of cell and prediction together."""
+        """(M,) int64, pixels of cell and prediction together."""
         return self.truth_areas[self.pairs.truth] + self.areas[self.pairs.prediction] - self.pairs.shared
 
     @cached_property
     def iou(self) -> Floats:
-        """(M,)."""
+        """(M,) float64, the pairs' IoU."""
         return self.pairs.shared / self.unions
 
     def missed(self, chosen: Ints) -> Bools:
-        """(T,), cells in none of the chosen pairs."""
+        """(T,) bool, cells in none of the chosen pairs."""
         missed = np.ones(len(self.truth_classes), bool)
         missed[self.pairs.truth[chosen]] = False
         return missed
 
     def spurious(self, chosen: Ints) -> Bools:
-        """(P,), predictions in none of the chosen pairs, but for those mostly on crowds."""
+        """(P,) bool, predictions in none of the chosen pairs; not those that lie mostly on crowds."""
         spurious = self.on_crowd <= self.areas
         spurious[self.pairs.prediction[chosen]] = False
         return spurious
 
     def hits(self, chosen: Ints) -> Hits:
-        """(K,) of the chosen pairs."""
+        """Hits per class, (K,), from the chosen pairs."""
         classes = self.truth_classes[self.pairs.truth[chosen]]
         return Hits(
             hit=np.bincount(classes, minlength=self.class_count),
@@ -159,7 +166,7 @@ class _View:
         )
 
 
-def _own_class(overlaps: Overlaps, class_count: int) -> _View:
+def _within_classes(overlaps: Overlaps, class_count: int) -> _View:
     pairs = overlaps.pairs
     same = overlaps.truth_classes[pairs.truth] == overlaps.classes[pairs.prediction]
     return _View(
@@ -202,7 +209,7 @@ def _best(pairs: Pairs, iou: Floats) -> Ints:
 
 
 def _aji(view: _View, chosen: Ints) -> float:
-    """Shared pixels of the chosen pairs by the pixels of all of their unions, other cells and other predictions.
+    """The chosen pairs' shared pixels, divided by the pixels of their unions, other cells and other predictions.
 
     With each cell's best prediction, which several cells may share, this is AJI (Kumar et al., "A Dataset and a
     Technique for Generalized Nuclear Segmentation for Computational Pathology", IEEE TMI 2017); with one to one pairs
@@ -214,6 +221,6 @@ def _aji(view: _View, chosen: Ints) -> float:
 
 
 def divide(values: ArrayLike, by: ArrayLike) -> Floats:
-    """NaN where the divisor is 0."""
+    """The quotients; NaN where the divisor is 0."""
     numerator, divisor = np.asarray(values, np.float64), np.asarray(by, np.float64)
     return np.divide(numerator, divisor, out=np.full(divisor.shape, np.nan), where=divisor > 0)

@@ -1,17 +1,26 @@
-"""The score threshold of each class at which F1 is largest, and the file that carries it to prediction."""
+"""Precision, recall and F1 by score: the curve of each class, its best threshold, and the file of the thresholds."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from cellseg_d2.cells.arrays import Bools, Floats
 from cellseg_d2.errors import CellSegError
-from cellseg_d2.evaluation.error_breakdown import HIT, MATCHED, Judged
-from cellseg_d2.evaluation.overlap_table import Bools, Floats
+from cellseg_d2.evaluation.coco_cells import class_names, image_cells
+from cellseg_d2.evaluation.coco_matching import MATCHED, precisions
+from cellseg_d2.evaluation.error_breakdown import Judged, judge
 from cellseg_d2.files import read_json, write_json
+
+UNKNOWN = 0.5
+"""The least score of a class whose best threshold is not known."""
+
+ENOUGH_CELLS = 10
+"""Of a class, for its threshold to be more than chance."""
 
 
 @dataclass(frozen=True)
@@ -19,8 +28,8 @@ class Threshold:
     """Detections of at least this score give the class its best F1.
 
     Attributes:
-        score: half way between the worst detection that is kept and the best that is not, as files round scores.
-        f1, precision, recall: in percent, of COCO's matching at an IoU of 0.5; predictions may overlap.
+        score: half way between the worst detection that is kept and the best that is not, since files round scores.
+        f1, precision, recall: in percent, from COCO's matching at an IoU of 0.5; predictions may overlap.
         cells: number of cells in the class.
     """
 
@@ -31,17 +40,33 @@ class Threshold:
     cells: int
 
 
+def precision_curves(judged: Judged, class_names: Sequence[str]) -> dict[str, Floats]:
+    """COCO's precision by recall at an IoU of 0.5, for each class that has cells.
+
+    The best F1 of :func:`best_thresholds` lies on the curve, but between two of its points and where scores are equal.
+
+    Returns:
+        By class name, (101,) in 0 .. 1 at :data:`cellseg_d2.evaluation.coco_matching.RECALLS`; the mean is AP50.
+    """
+    curves = {}
+    for number, name in enumerate(class_names):
+        scores, hits, cells = judged.of_class(number)
+        if cells:
+            curves[name] = precisions(scores, hits, cells)
+    return curves
+
+
 def best_thresholds(judged: Judged, class_names: Sequence[str]) -> dict[str, Threshold]:
-    """The threshold of each class of which a cell was found; there is no best one for the others.
+    """The best threshold per class; a class of which no cell was found has none.
 
     A threshold does not change which cells the detections above it match, so one matching serves for all. Of equal F1
     the highest threshold is taken.
     """
     best = {}
     for number, name in enumerate(class_names):
-        own, cells = judged.classes == number, int(np.count_nonzero(judged.truth_classes == number))
-        if (judged.kinds[own] == HIT).any():
-            best[name] = _best(judged.scores[own], judged.kinds[own] == HIT, cells)
+        scores, hits, cells = judged.of_class(number)
+        if hits.any():
+            best[name] = _best(scores, hits, cells)
     return best
 
 
@@ -61,6 +86,26 @@ def _best(scores: Floats, hits: Bools, cells: int) -> Threshold:
         float(100 * right[place] / cells),
         cells,
     )
+
+
+def least_scores(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], max_detections: int) -> list[float]:
+    """The threshold of each class of a COCO dataset, by ascending category ids.
+
+    A class of which fewer than :data:`ENOUGH_CELLS` are there, or none was found, has :data:`UNKNOWN`.
+
+    Args:
+        truth: a COCO dataset.
+        results: COCO results with segmentations.
+        max_detections: judged per image and class, the best first.
+
+    Raises:
+        CellSegError: see :func:`cellseg_d2.evaluation.coco_cells.image_cells`.
+    """
+    judged = [judge(image.truth, image.predictions, max_detections) for image in image_cells(truth, results)]
+    names = class_names(truth)
+    best = best_thresholds(Judged.concatenate(judged), names) if judged else {}
+    known = {name: found.score for name, found in best.items() if found.cells >= ENOUGH_CELLS}
+    return [known.get(name, UNKNOWN) for name in names]
 
 
 def write_thresholds(path: Path, best: Mapping[str, Threshold], ground_truth: Path, predictions: Path) -> None:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from skimage.measure import regionprops
 
 from cellseg_d2.cells.instances import CellInstances
-from cellseg_d2.files import whole_file
+from cellseg_d2.export.measures import Shapes, shapes
+from cellseg_d2.files import write_csv
 
 MEASURES = ("area_px", "centroid_x_px", "centroid_y_px", "perimeter_px", "eccentricity", "solidity")
 MICRON_MEASURES = ("area_um2", "centroid_x_um", "centroid_y_um", "perimeter_um")
@@ -25,9 +25,11 @@ def write_cell_table(
     class_names: Sequence[str],
     image: NDArray[np.uint8] | None = None,
     pixel_size: tuple[float, float] | None = None,
+    image_name: str = "",
 ) -> None:
     """Writes one row a cell, in the order of ``instances``, measured as ``skimage.measure.regionprops`` does.
 
+    - ``image``: its name, so that tables of many images can be put below each other;
     - ``id``: 1 .. N, the same as in the other formats; ``class``: its name; ``score``;
     - ``area_px``; ``centroid_x_px``, ``centroid_y_px``: a pixel's centre has whole numbers, so that QuPath and ImageJ,
       which count from the pixel's corner, show 0.5 more; ``perimeter_px``: of the line through the centres of the
@@ -46,40 +48,37 @@ def write_cell_table(
         class_names: the names of class 0, 1, ...
         image: (H, W, 3) uint8 RGB.
         pixel_size: microns a pixel, (x, y).
+        image_name: what the column ``image`` holds.
 
     Raises:
         CellSegError: the file cannot be written.
     """
-    header = ["id", "class", "score", *MEASURES]
+    header = ["image", "id", "class", "score", *MEASURES]
+    measured = shapes(instances, image)
+    columns = [measured.areas, *measured.centroids.T, measured.perimeters, measured.eccentricities, measured.solidities]
     if pixel_size is not None:
         header += MICRON_MEASURES
-    if image is not None:
+        columns += _in_microns(measured, pixel_size)
+    if measured.means is not None:
         header += [f"mean_{channel}" for channel in CHANNELS]
-    with whole_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        for number, (mask, (x, y)) in enumerate(zip(instances.masks, instances.origins.tolist())):
-            values = _measure(mask, x, y)
-            if pixel_size is not None:
-                values += _to_microns(values, pixel_size)
-            if image is not None:
-                values += image[y : y + mask.shape[0], x : x + mask.shape[1]][mask].mean(axis=0).tolist()
-            fields = ["" if math.isnan(value) else round(value, 6) for value in values]
-            score = round(float(instances.scores[number]), 6)
-            writer.writerow([number + 1, class_names[instances.classes[number]], score, *fields])
+        columns += list(measured.means.T)
+    names = [class_names[number] for number in instances.classes.tolist()]
+    scores, values = instances.stated_scores.tolist(), zip(*(_rounded(column) for column in columns))
+    numbered = enumerate(zip(names, scores, values), start=1)
+    write_csv(
+        path, header, ([image_name, number, name, score, *measures] for number, (name, score, measures) in numbered)
+    )
 
 
-def _measure(mask: NDArray[np.bool_], x: int, y: int) -> list[float]:
-    """:data:`MEASURES` of a cell whose mask begins at (x, y)."""
-    (region,) = regionprops(mask.view(np.uint8))  # type: ignore[no-untyped-call]
-    row, column = region.centroid
-    shape = (float(region.perimeter), float(region.eccentricity), float(region.solidity))
-    return [int(region.area), float(column) + x, float(row) + y, *shape]
+def _rounded(column: NDArray[Any]) -> list[Any]:
+    """Six decimals at most; empty for what is not defined."""
+    values = column.round(6).tolist() if column.dtype.kind == "f" else column.tolist()
+    return ["" if math.isnan(value) else value for value in values]
 
 
-def _to_microns(values: list[float], pixel_size: tuple[float, float]) -> list[float]:
-    """:data:`MICRON_MEASURES` from :data:`MEASURES`; NaN for a perimeter of pixels that are not square."""
+def _in_microns(measured: Shapes, pixel_size: tuple[float, float]) -> list[NDArray[np.float64]]:
+    """:data:`MICRON_MEASURES`; NaN for perimeters of pixels that are not square."""
     width, height = pixel_size
-    area, column, row, perimeter = values[:4]
     side = width if math.isclose(width, height, rel_tol=1e-3) else math.nan
-    return [area * width * height, column * width, row * height, perimeter * side]
+    centres = measured.centroids * (width, height)
+    return [measured.areas * (width * height), centres[:, 0], centres[:, 1], measured.perimeters * side]

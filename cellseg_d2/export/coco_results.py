@@ -7,16 +7,16 @@ import io
 import json
 import shutil
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from pycocotools.coco import COCO
 
 from cellseg_d2.cells.coco import Result
-from cellseg_d2.cells.rle import decode_runs
-from cellseg_d2.errors import CellSegError
+from cellseg_d2.cells.coco_masks import read_masks
+from cellseg_d2.errors import CellSegError, size_text
 from cellseg_d2.files import whole_file, zip_entry
 
 
@@ -51,12 +51,6 @@ class ResultsWriter:
             self.count += 1
 
 
-def write_results(path: Path, results: Iterable[Result]) -> None:
-    """Writes all results at once, whole or not at all, as :meth:`ResultsWriter.open` does."""
-    with ResultsWriter.open(path) as writer:
-        writer.append(results)
-
-
 def zip_results(path: Path) -> Path:
     """Packs a results file into an archive beside it, as COCO's evaluation servers take it.
 
@@ -81,13 +75,13 @@ def zip_results(path: Path) -> Path:
     return packed
 
 
-def check_results(path: Path, sizes: Mapping[int, tuple[int, int]], class_count: int) -> int:
+def check_results(path: Path, sizes: Mapping[Any, tuple[int, int]], categories: Collection[Any]) -> int:
     """Reads a results file back with pycocotools and checks what COCO's evaluation would reject.
 
     Args:
         path: the file.
         sizes: image id -> (height, width).
-        class_count: category ids are 1 .. class_count.
+        categories: the category ids there are.
 
     Returns:
         The number of results.
@@ -100,13 +94,16 @@ def check_results(path: Path, sizes: Mapping[int, tuple[int, int]], class_count:
         with path.open(encoding="utf-8") as file:
             results = json.load(file)
         for result in results:
-            _check_result(result, sizes, class_count)
+            _check_result(result, sizes, categories)
+        masks = [result["segmentation"] for result in results]
+        for place, fault in read_masks(masks, [None] * len(masks)).faults.items():
+            raise ValueError(f"result {place}, counted from 0, {fault}")
         if results:
             truth = COCO()
             truth.dataset = {
                 "images": [{"id": number, "height": h, "width": w} for number, (h, w) in sizes.items()],
                 "annotations": [],
-                "categories": [{"id": number} for number in range(1, class_count + 1)],
+                "categories": [{"id": number} for number in categories],
             }
             with contextlib.redirect_stdout(io.StringIO()):
                 truth.createIndex()
@@ -116,12 +113,12 @@ def check_results(path: Path, sizes: Mapping[int, tuple[int, int]], class_count:
     return len(results)
 
 
-def _check_result(result: Result, sizes: Mapping[int, tuple[int, int]], class_count: int) -> None:
+def _check_result(result: Result, sizes: Mapping[Any, tuple[int, int]], categories: Collection[Any]) -> None:
     image_id = result["image_id"]
     if image_id not in sizes:
         raise ValueError(f"image id {image_id} is not among the images")
-    if not 1 <= result["category_id"] <= class_count:
-        raise ValueError(f"category id {result['category_id']} is not in 1..{class_count}")
-    if tuple(result["segmentation"]["size"]) != tuple(sizes[image_id]):
-        raise ValueError(f"a mask of image {image_id} is {result['segmentation']['size']}, the image {sizes[image_id]}")
-    decode_runs([result["segmentation"]], sizes[image_id])
+    if result["category_id"] not in categories:
+        raise ValueError(f"category id {result['category_id']} is not among the categories")
+    height, width = result["segmentation"]["size"]
+    if (height, width) != tuple(sizes[image_id]):
+        raise ValueError(f"a mask of image {image_id} is {height} x {width}, the image {size_text(sizes[image_id])}")

@@ -1,21 +1,22 @@
-"""The table of export formats: a new one is a writer and a line here."""
+"""The table of export formats: a new one is a writer and a line here. A format's libraries load when it writes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
-from cellseg_d2.cells.instances import CellInstances
-from cellseg_d2.export.cell_table import write_cell_table
-from cellseg_d2.export.geojson import write_geojson
-from cellseg_d2.export.imagej_rois import write_roi_zip
-from cellseg_d2.export.label_tiff import write_label_maps
-from cellseg_d2.export.overlay import write_overlay
-from cellseg_d2.images.pixel_size import PixelSize
+    from cellseg_d2.cells.instances import CellInstances
+    from cellseg_d2.images.pixel_size import PixelSize
+    from cellseg_d2.images.regions import ImageRegions
+
+logger = logging.getLogger(__name__)
 
 COCO = "coco"
 """One results file for all images, see :mod:`cellseg_d2.export.coco_results`; other formats have files per image."""
@@ -25,6 +26,9 @@ DEFAULT_FORMATS = (COCO, "overlay")
 NEEDS_PIXELS = ("csv", "overlay")
 """Formats that use the image itself."""
 
+LARGEST_PICTURE = 10**8
+"""Pixels of an image of which overlays are drawn and intensities measured, which needs all of it in memory."""
+
 
 @dataclass(frozen=True)
 class ImageCells:
@@ -32,11 +36,12 @@ class ImageCells:
 
     Attributes:
         folder: the folder of all results.
-        name: the image's name, for file names.
+        name: the image's name, for file names; with its folder where it lies in one below the input.
         cells: the cells.
         class_names: the names of class 0, 1, ...
         pixels: (H, W, 3) uint8 RGB; None where the image is too large to be held in memory.
         pixel_size_um: (x, y) in microns per pixel; None where it is not known.
+        file_name: the name of the image's file, with its folder as in ``name``; for tables.
     """
 
     folder: Path
@@ -45,26 +50,37 @@ class ImageCells:
     class_names: Sequence[str]
     pixels: NDArray[np.uint8] | None = None
     pixel_size_um: PixelSize | None = None
+    file_name: str = ""
 
 
 def _geojson(image: ImageCells) -> None:
+    from cellseg_d2.export.geojson import write_geojson
+
     write_geojson(image.folder / "geojson" / f"{image.name}.geojson", image.cells, image.class_names)
 
 
 def _rois(image: ImageCells) -> None:
+    from cellseg_d2.export.imagej_rois import write_roi_zip
+
     write_roi_zip(image.folder / "rois" / f"{image.name}.zip", image.cells, image.class_names)
 
 
 def _labels(image: ImageCells) -> None:
+    from cellseg_d2.export.label_tiff import write_label_maps
+
     write_label_maps(image.folder / "labels" / image.name, image.cells, image.class_names, image.pixel_size_um)
 
 
 def _csv(image: ImageCells) -> None:
-    path = image.folder / "csv" / f"{image.name}.csv"
-    write_cell_table(path, image.cells, image.class_names, image.pixels, image.pixel_size_um)
+    from cellseg_d2.export.cell_table import write_cell_table
+
+    path, name = image.folder / "csv" / f"{image.name}.csv", image.file_name or image.name
+    write_cell_table(path, image.cells, image.class_names, image.pixels, image.pixel_size_um, name)
 
 
 def _overlay(image: ImageCells) -> None:
+    from cellseg_d2.export.overlay import write_overlay
+
     if image.pixels is not None:
         write_overlay(image.folder / "overlays" / f"{image.name}.png", image.pixels, image.cells)
 
@@ -80,3 +96,21 @@ WRITERS: dict[str, Callable[[ImageCells], None]] = {
 
 FORMATS = (COCO, *WRITERS)
 """All that can be asked for."""
+
+
+def pixels_for(formats: Collection[str], regions: ImageRegions, path: Path) -> NDArray[np.uint8] | None:
+    """All of an image, (H, W, 3) uint8 RGB; None where no format uses it, or it is too large for memory."""
+    height, width = regions.size
+    if not set(NEEDS_PIXELS) & set(formats):
+        return None
+    if height * width > LARGEST_PICTURE:
+        logger.warning("%s: is too large for an overlay and for mean intensities", path)
+        return None
+    return regions.read((0, 0, width, height))
+
+
+def write_image(image: ImageCells, formats: Collection[str]) -> None:
+    """Writes an image's files of some formats; ``coco``, which has none per image, may be among them."""
+    for name, write in WRITERS.items():
+        if name in formats:
+            write(image)

@@ -34,8 +34,8 @@ def write_label_maps(
     for up to 65,535 cells and 32-bit ids for more, compressed without loss; images of more than 2,048 pixels a side
     are tiled, and files that may pass 4 GB are BigTIFF. Of a tiled image never more than 512 rows are in memory.
 
-    A pixel holds one id: of cells that overlap, the one with the best score lies on top, of equal ones the last. The
-    others lose these pixels, and one that lies wholly below others is not in the file. In a class's file only cells of
+    A pixel holds one id: of cells that overlap, the one with the best score lies on top, of equal ones the first. The
+    others lose these pixels; predict leaves out those that would lose most of theirs. In a class's file only cells of
     this class cover each other. The formats that write outlines lose nothing.
 
     Args:
@@ -47,7 +47,7 @@ def write_label_maps(
     Raises:
         CellSegError: a file cannot be written.
     """
-    by_score = np.argsort(instances.scores, kind="stable")
+    by_score = instances.ranking[::-1]
     _write(folder / JOINT_FILE, instances, by_score, pixel_size)
     for number in range(len(class_names)):
         own = by_score[instances.classes[by_score] == number]

@@ -45,7 +45,7 @@ def draw_overlay(image: NDArray[np.uint8], instances: CellInstances, opacity: fl
         (H, W, 3) uint8 RGB.
     """
     drawn = image.copy()
-    for number in np.argsort(instances.scores, kind="stable"):
+    for number in instances.ranking[::-1]:
         mask, (x, y) = instances.masks[number], instances.origins[number]
         color = class_color(int(instances.classes[number]))
         part = drawn[y : y + mask.shape[0], x : x + mask.shape[1]]

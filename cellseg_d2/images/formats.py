@@ -34,6 +34,7 @@ from cellseg_d2.images.tiff import (
     photometric,
     read_image,
 )
+from cellseg_d2.images.tiff_header import orientation
 
 TIFF_SUFFIXES = (".tif", ".tiff")
 
@@ -46,10 +47,10 @@ class ImageFormat:
         name: the format's name.
         suffixes: suffixes of its files, in lower case; none for folders.
         accepts: whether a path is of the format.
-        open: gives an image to read windows of: path, intensity rule, largest number of pixels decoded at once.
-        header: gives the size and the pixel size without decoding a pixel.
-        read: gives the whole image, (H, W, 3) uint8 RGB, with the same arguments as ``open``; None reads it by windows.
-        describe: gives pixel format and pixel size as the file has them; None where the format does not tell.
+        open: opens an image to be read by windows; takes path, intensity rule, largest number of pixels to decode.
+        header: reads the size and the pixel size without decoding a pixel.
+        read: reads the whole image, (H, W, 3) uint8 RGB; takes the same as ``open``; None to read it by windows.
+        describe: reads pixel format and pixel size as the file has them; None where the format does not state them.
     """
 
     name: str
@@ -75,7 +76,7 @@ def _source_format(
 
 
 def _open_tiff(path: Path, rule: str, max_pixels: int) -> ImageRegions:
-    """A TIFF by windows; a small one, or one of a single large strip, is decoded at once."""
+    """Opens a TIFF to be read by windows; a small one, or one of a single large strip, is decoded at once."""
     source = tiff_source(path)
     if source is None:
         return WholeImage(read_image(path, rule, max_pixels), describe(path)[1])
@@ -85,8 +86,9 @@ def _open_tiff(path: Path, rule: str, max_pixels: int) -> ImageRegions:
 def _tiff_header(path: Path) -> ImageHeader:
     with opened(path) as file:
         series = only_image(path, file, None)
-        plane = Plane.of(path, series.axes, series.shape, photometric(series.keyframe))
-        return ImageHeader(plane.size, tiff_pixel_size(file, series.keyframe))
+        page = series.keyframe
+        plane = Plane.of(path, series.axes, series.shape, photometric(page), orientation(page))
+        return ImageHeader(plane.size, tiff_pixel_size(file, page))
 
 
 def _has_suffix(*suffixes: str) -> Callable[[Path], bool]:
@@ -106,11 +108,11 @@ FORMATS: tuple[ImageFormat, ...] = (
     ),
     ImageFormat("TIFF", TIFF_SUFFIXES, _has_suffix(*TIFF_SUFFIXES), _open_tiff, _tiff_header, read_image, describe),
 )
-"""The formats, in the order in which they are asked whether a path is theirs."""
+"""The formats, in the order in which they are tried on a path."""
 
 
 def format_of(path: Path) -> ImageFormat:
-    """The format of a path; TIFF, whose reader says what is wrong with it, where no format accepts it."""
+    """The format of a path; where no format accepts it, TIFF, whose reader says what is wrong with the file."""
     return next((form for form in FORMATS if form.accepts(path)), FORMATS[-1])
 
 
@@ -122,7 +124,7 @@ def is_image(path: Path) -> bool:
 def open_image(path: str | Path, rule: str = INTENSITY_RULE, max_pixels: int = MAX_PIXELS) -> ImageRegions:
     """Opens an image to read windows of it.
 
-    TIFF, OME-TIFF (of pyramids the full resolution) and OME-Zarr folders are read by windows, whole slides too where
+    TIFF, OME-TIFF and OME-Zarr folders are read by windows, pyramids at full resolution, and whole slides too where
     tiffslide is installed. PNG, JPEG and TIFFs that are small or of one large compressed strip are decoded at once.
 
     Args:

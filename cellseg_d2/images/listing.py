@@ -1,13 +1,13 @@
-"""Images without labels: the folders they are listed from, their ids and their sizes."""
+"""Images without labels: how they are listed from folders, with their ids and sizes."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections import Counter
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,25 +26,38 @@ TEST_FOLDER = "test_release"
 
 TEST_IDS = "test_image_name_to_ids.json"
 
+RESULTS_RECORD = "prediction.json"
+"""What ``predict`` writes into each folder of results, see :mod:`cellseg_d2.export.record`."""
+
+RESULT_FOLDERS = ("csv", "geojson", "labels", "overlays", "rois")
+"""Folders of files per image that ``predict`` writes into a folder of results."""
+
 
 @dataclass(frozen=True)
 class InputImage:
-    """One unlabelled image and the id that its predictions are handed in under.
+    """One unlabelled image and its id, which its predictions carry.
 
     Attributes:
         id: the image id.
         path: a file of any kind that :func:`cellseg_d2.images.formats.open_image` reads, or an OME-Zarr folder.
         size: (height, width) that the id file states; None where it states none.
+        folder: where it lies below the folder that was listed, such as ``plate1/well2``; empty for directly in it.
     """
 
     id: int
     path: Path
     size: tuple[int, int] | None = None
+    folder: str = ""
 
     @property
     def name(self) -> str:
-        """What its results are called; no two images of :func:`list_images` have one name."""
-        return plain_name(self.path)
+        """The name of its results, with its folder; no two images of :func:`list_images` have the same one."""
+        return str(PurePosixPath(self.folder, plain_name(self.path)))
+
+    @property
+    def file_name(self) -> str:
+        """Its file's name with its folder, as results and id files state it."""
+        return str(PurePosixPath(self.folder, self.path.name))
 
     def read(self, rule: str, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
         """The image, (H, W, 3) uint8 RGB.
@@ -57,7 +70,7 @@ class InputImage:
         return image
 
     def open(self, rule: str, max_pixels: int = MAX_PIXELS) -> ImageRegions:
-        """The image, to be read by windows; to be closed.
+        """Opens the image to read it by windows; the caller closes it.
 
         Args:
             rule: see :class:`cellseg_d2.images.tiff.IntensityRule`.
@@ -82,56 +95,96 @@ class InputImage:
 
 
 def plain_name(path: Path) -> str:
-    """What an image's results are called: its file's name without ``.tif``, ``.ome.tif`` and the like."""
+    """The name of an image's results: its file's name without ``.tif``, ``.ome.tif`` and the like."""
     return path.name.removesuffix(path.suffix).removesuffix(".ome")
 
 
 def find_test_images(root: Path) -> list[InputImage]:
-    """The TIFFs of the test images under ``root``, by their ids; none where there is no test folder.
+    """The TIFFs of the test images under ``root``, sorted by id; none where there is no test folder.
 
     Without an id file, the sorted files are numbered from 1.
     """
     folder, ids = root / TEST_FOLDER, root / TEST_IDS
     if not folder.is_dir():
         return []
-    return _with_ids(_tiffs_of(folder), folder, ids if ids.is_file() else None)
+    images = [InputImage(number, path) for number, path in enumerate(_tiffs_of(folder), start=1)]
+    _check_names(images)
+    return _with_ids(images, folder, ids) if ids.is_file() else images
 
 
-def list_images(source: Path | Sequence[Path], ids: Path | None) -> list[InputImage]:
+def list_images(source: Path | Sequence[Path], ids: Path | None, output: Path | None = None) -> list[InputImage]:
     """The images to predict, with their image ids.
 
+    Images of one name from several sources are told apart by the folders that they lie in.
+
     Args:
-        source: a file, an OME-Zarr folder, a folder that holds either, or several of these. What is named twice, a
-            file beside its folder, say, is taken once.
+        source: a file, an OME-Zarr folder, a folder that holds either, also in folders below, or several of these. An
+            image that is named twice, for example by its file and by its folder, is taken once. Folders that
+            ``predict`` wrote are left out, unless they are named themselves.
         ids: a JSON file ``[{"file_name", "id", "height", "width"}, ...]``; without it the images are numbered from 1,
-            in the order of ``source`` and by name in each folder.
+            in the order of ``source`` and by path in each folder.
+        output: a folder for results, in which no images are looked for.
 
     Raises:
         CellSegError: nothing is found, two images have one name, or the id file and the images do not match.
     """
     sources = [source] if isinstance(source, Path) else list(source)
-    found = [image for one in sources for image in _images_of(one)]
-    images = list({os.path.abspath(image): image for image in found}.values())
-    return _with_ids(images, ", ".join(str(one) for one in sources), ids)
+    once: dict[str, InputImage] = {}
+    for image in (image for one in sources for image in _images_of(one, output)):
+        once.setdefault(os.path.abspath(image.path), image)
+    images = list(once.values())
+    if len({image.name for image in images}) < len(images) and len(sources) > 1:
+        images = _below_common_folder(images)
+    _check_names(images)
+    if ids is not None:
+        return _with_ids(images, ", ".join(str(one) for one in sources), ids)
+    return [replace(image, id=number) for number, image in enumerate(images, start=1)]
 
 
-def _images_of(source: Path) -> list[Path]:
-    """The images of a folder in the order of their names; a file or an OME-Zarr folder itself."""
+def _images_of(source: Path, output: Path | None) -> list[InputImage]:
+    """The images of a folder and those below it in the order of their paths; a file or an OME-Zarr folder itself."""
     if source.is_file() or is_zarr(source):
-        return [source]
+        return [InputImage(0, source)]
     if not source.is_dir():
         raise CellSegError(f"{source}: there is no such file or folder")
-    images = [path for path in visible_entries(source) if is_image(path)]
+    images = list(_walk(source, output, ()))
     if not images:
         raise CellSegError(f"{source}: holds no .tif or .tiff file, no other image and no OME-Zarr folder")
-    slides = [path for path in images if is_slide(path)]
+    slides = [image.path for image in images if is_slide(image.path)]
     missing = tiffslide_missing() if slides else None
     if missing and len(slides) == len(images):
         raise CellSegError(f"{slides[0]}: {missing}")
     if missing:
         logger.warning("%s: %d slides are left out: each %s", source, len(slides), missing)
-        images = [path for path in images if not is_slide(path)]
+        images = [image for image in images if not is_slide(image.path)]
     return images
+
+
+def _walk(folder: Path, output: Path | None, above: tuple[str, ...], place: str = "") -> Iterator[InputImage]:
+    """The images in a folder and below it; ``above`` are real paths of the folders on the way, ``place`` names them."""
+    real = os.path.realpath(folder)
+    if real in above:  # a link that leads back up
+        return
+    has_results = _has_results(folder, output)
+    try:
+        entries = visible_entries(folder)
+    except OSError as error:
+        raise CellSegError(f"{folder}: cannot be read ({error.strerror}); make it readable or move it away") from error
+    for path in entries:
+        if is_image(path):
+            yield InputImage(0, path, folder=place)
+        elif not path.is_dir() or (has_results and path.name in RESULT_FOLDERS):
+            continue
+        elif _has_results(path, output):
+            logger.info("%s: holds results of predict, so no images are looked for in it", path)
+        else:
+            yield from _walk(path, output, (*above, real), str(PurePosixPath(place, path.name)))
+
+
+def _has_results(folder: Path, output: Path | None) -> bool:
+    """Whether ``predict`` wrote this folder or is to write it: its overlays and label maps are no images to predict."""
+    is_output = output is not None and os.path.realpath(folder) == os.path.realpath(output)
+    return is_output or (folder / RESULTS_RECORD).is_file()
 
 
 def _tiffs_of(folder: Path) -> list[Path]:
@@ -141,34 +194,72 @@ def _tiffs_of(folder: Path) -> list[Path]:
     return files
 
 
-def _with_ids(images: Collection[Path], source: Path | str, ids: Path | None) -> list[InputImage]:
-    """Images with the ids of an id file, or numbered from 1; ``source`` is where they are, for messages."""
+def _below_common_folder(images: Sequence[InputImage]) -> list[InputImage]:
+    """The same images with their folders as seen from the folder that holds all of them."""
+    folders = [os.path.abspath(image.path.parent) for image in images]
+    common = os.path.commonpath(folders)
+    places = (os.path.relpath(folder, common).replace(os.sep, "/") for folder in folders)
+    return [replace(image, folder="" if place == "." else place) for image, place in zip(images, places)]
+
+
+def _check_names(images: Sequence[InputImage]) -> None:
+    """Raises CellSegError where results of two images would have one name: they differ in their suffixes alone."""
     by_name: dict[str, Path] = {}
-    for path in images:
-        first = by_name.setdefault(plain_name(path), path)
-        if first != path and first.parent == path.parent:
-            raise CellSegError(f"{path}: has the name of {first.name} but for the suffix; rename one of the two")
-        if first != path:
-            raise CellSegError(f"{path}: has the name of {first}; rename one of the two, or predict them apart")
-    if ids is None:
-        return [InputImage(number, path) for number, path in enumerate(images, start=1)]
-    entries = read_image_ids(ids)
-    by_file = {path.name: path for path in images}
-    names = [name for name, _, _ in entries]
-    missing = sorted(set(names) - set(by_file))
-    unnamed = sorted(set(by_file) - set(names))
+    for image in images:
+        first = by_name.setdefault(image.name, image.path)
+        if first != image.path:
+            raise CellSegError(f"{image.path}: has the name of {first.name} but for the suffix; rename one of the two")
+
+
+class ByFileName:
+    """Finds images by the names that id files and datasets state: the path below the input folder, or the name alone.
+
+    The name alone is enough where no other image has it.
+    """
+
+    def __init__(self, images: Iterable[InputImage]) -> None:
+        self._by_path: dict[str, InputImage] = {}
+        self._by_name: dict[str, list[InputImage]] = defaultdict(list)
+        for image in images:
+            self._by_path[image.file_name] = image
+            self._by_name[image.path.name].append(image)
+
+    def exact(self, stated: str) -> InputImage | None:
+        """The image of this path, or, of a name alone, the only one; None where there is none."""
+        there = self._by_name.get(stated, [])
+        return self._by_path.get(stated) or (there[0] if len(there) == 1 else None)
+
+    def __getitem__(self, stated: str) -> InputImage | None:
+        """As :meth:`exact`, or else the only image of this name whatever the folder that is stated with it."""
+        return self.exact(stated) or self.exact(PurePosixPath(stated).name)
+
+
+def _with_ids(images: Sequence[InputImage], source: Path | str, ids: Path) -> list[InputImage]:
+    """Images with the ids of an id file; ``source`` is where they are, for messages."""
+    named = ByFileName(images)
+    chosen = [(name, number, size, named.exact(name)) for name, number, size in read_image_ids(ids)]
+    missing = sorted(name for name, _, _, image in chosen if image is None)
+    found = [replace(image, id=number, size=size) for _, number, size, image in chosen if image is not None]
+    unnamed = sorted({image.file_name for image in images} - {image.file_name for image in found})
     if missing:
         raise CellSegError(f"{ids}: names {missing[0]!r}, which is not in {source} ({len(missing)} such)")
     if unnamed:
         raise CellSegError(f"{ids}: has no id for {unnamed[0]!r} of {source} ({len(unnamed)} such); add it")
-    return [InputImage(number, by_file[name], size) for name, number, size in entries]
+    _check_once(found, ids)
+    return found
+
+
+def _check_once(images: Sequence[InputImage], ids: Path) -> None:
+    twice = next((name for name, count in Counter(image.file_name for image in images).items() if count > 1), None)
+    if twice is not None:
+        raise CellSegError(f"{ids}: names {twice!r} twice, with its folder and without; leave one out")
 
 
 def read_image_ids(path: Path) -> list[tuple[str, int, tuple[int, int] | None]]:
     """File name, image id and (height, width) of each entry, in the file's order; a size may be left out.
 
     Raises:
-        CellSegError: no such file, not JSON, of another form, a name or id twice, or a name that is a path.
+        CellSegError: no such file, not JSON, of another form, a name or id twice, or a name that leads elsewhere.
     """
     try:
         content = read_json(path)
@@ -176,12 +267,21 @@ def read_image_ids(path: Path) -> list[tuple[str, int, tuple[int, int] | None]]:
     except (TypeError, KeyError, AttributeError) as error:
         raise CellSegError(f'{path}: is not a JSON list of {{"file_name": ..., "id": ...}} entries') from error
     for name, number, height, width in entries:
-        if not isinstance(name, str) or type(number) is not int or Path(name).name != name or name in ("", ".", ".."):
-            raise CellSegError(f"{path}: entry {name!r}: {number!r} is not a plain file name with a whole-number id")
+        if not isinstance(name, str) or type(number) is not int or not _is_below(name):
+            raise CellSegError(
+                f"{path}: entry {name!r}: {number!r} is not a plain file name, or a path below the folder of the "
+                "images, with a whole-number id"
+            )
         if not all(side is None or (type(side) is int and side > 0) for side in (height, width)):
             raise CellSegError(f"{path}: {name!r} has the height {height!r} and width {width!r}; write whole numbers")
     for kind, values in ("file name", [name for name, *_ in entries]), ("id", [number for _, number, *_ in entries]):
         twice = next((value for value, count in Counter(values).items() if count > 1), None)
         if twice is not None:
-            raise CellSegError(f"{path}: has the {kind} {twice!r} twice; each image has one entry and an id of its own")
+            raise CellSegError(f"{path}: has the {kind} {twice!r} twice; write one entry and another id for each image")
     return [(name, number, (height, width) if height and width else None) for name, number, height, width in entries]
+
+
+def _is_below(name: str) -> bool:
+    """Whether a stated name is that of a file in a folder or below it, written plainly."""
+    path = PurePosixPath(name)
+    return str(path) == name and not path.is_absolute() and path.parts != () and ".." not in path.parts

@@ -1,4 +1,4 @@
-"""Percentiles of more values than fit into memory, exact: counted in passes over blocks, never sorted."""
+"""Exact percentiles of more values than fit into memory: counted in passes over blocks, never sorted."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 DIGIT = 16
-"""Bits that one pass settles: a 16-bit image takes one pass, 32-bit floats take two."""
+"""Bits that one pass determines: a 16-bit image takes one pass, 32-bit floats take two."""
 
 Blocks = Callable[[], Iterable[NDArray[Any]]]
-"""Gives an image's values block by block, each time it is called; the blocks are of one real type in native order."""
+"""Each call gives an image's values anew, block by block; all blocks have one real type in native byte order."""
 
 
 def percentiles(blocks: Blocks, count: int, shares: Sequence[float]) -> list[float]:
@@ -39,7 +39,7 @@ def percentiles(blocks: Blocks, count: int, shares: Sequence[float]) -> list[flo
 
 
 def _order_statistics(blocks: Blocks, ranks: Sequence[int]) -> list[float]:
-    """The values that would stand at ``ranks`` (from 0) if all were sorted.
+    """The values at the places ``ranks`` (from 0) in the sorted sequence of all values.
 
     Radix selection: each pass counts the values by their next digit, among those that share the digits found so far.
     """
@@ -52,8 +52,8 @@ def _order_statistics(blocks: Blocks, ranks: Sequence[int]) -> list[float]:
         for block in blocks():
             keys = _sortable(block)
             for prefix, count in counts.items():
-                own = keys if shift == bits - digit else keys[(keys >> (shift + digit)) == prefix]
-                count += np.bincount(((own >> shift) & (2**digit - 1)).astype(np.intp), minlength=2**digit)
+                alike = keys if shift == bits - digit else keys[(keys >> (shift + digit)) == prefix]
+                count += np.bincount(((alike >> shift) & (2**digit - 1)).astype(np.intp), minlength=2**digit)
         sums = {prefix: np.cumsum(count) for prefix, count in counts.items()}
         for number, (prefix, rank) in enumerate(found):
             next_digit = int(np.searchsorted(sums[prefix], rank, side="right"))
@@ -63,7 +63,7 @@ def _order_statistics(blocks: Blocks, ranks: Sequence[int]) -> list[float]:
 
 
 def _sortable(values: NDArray[Any]) -> NDArray[Any]:
-    """Unsigned integers, one a value and as wide, in the order of the values."""
+    """An unsigned integer of the same width for each value; the integers sort as the values do."""
     flat = np.ravel(values)
     kind = np.dtype(f"u{flat.dtype.itemsize}")
     if flat.dtype.kind == "u":
@@ -72,12 +72,12 @@ def _sortable(values: NDArray[Any]) -> NDArray[Any]:
     keys = flat.view(kind)
     if flat.dtype.kind == "i":
         return np.asarray(keys ^ sign)
-    # IEEE 754: the bits of positive floats are in order, those of negative ones in reverse
+    # IEEE 754: the bits of positive floats sort as the floats do, those of negative floats in reverse.
     return np.asarray(keys ^ np.where(keys & sign, kind.type(np.iinfo(kind).max), sign))
 
 
 def _value(key: int, dtype: np.dtype[Any]) -> float:
-    """The value that :func:`_sortable` gave ``key``."""
+    """The value for which :func:`_sortable` gives ``key``."""
     bits = 8 * dtype.itemsize
     sign = 1 << (bits - 1)
     if dtype.kind == "i":

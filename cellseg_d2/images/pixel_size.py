@@ -1,4 +1,4 @@
-"""Microns a pixel, from wherever a format states them."""
+"""Pixel sizes in microns, from the places where each format states them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from xml.etree import ElementTree
 import tifffile
 
 PixelSize = tuple[float, float]
-"""(x, y) in microns a pixel."""
+"""(x, y) in microns per pixel."""
 
 COARSEST_UM = 20.0
-"""Resolution tags that give larger pixels state nothing: they are a screen's or printer's dots (72, 96 or 300 dpi, what
-many programs write unasked), and a cell would have less than a pixel."""
+"""Resolution tags with larger pixels are ignored: they state a screen's or printer's dots (72, 96 or 300 dpi, which
+many programs write by default), and a cell would be smaller than a pixel."""
 
 MICRONS = {
     "pm": 1e-6,
@@ -38,12 +38,12 @@ MICRONS = {
     "m": 1e6,
     "meter": 1e6,
 }
-"""Microns of a length unit as OME-XML, OME-Zarr (UDUNITS-2 names) and ImageJ write them, in lower case; none stated is
+"""Length unit, as OME-XML, OME-Zarr (UDUNITS-2 names) and ImageJ write it, in lower case -> microns. An empty text is
 OME-XML's default."""
 
 
 def stated(x: Any, y: Any, coarsest: float = math.inf) -> PixelSize | None:
-    """Microns a pixel if both are numbers above 0 and not above ``coarsest``."""
+    """The pixel size if both sides are numbers above 0 and at most ``coarsest``, else None."""
     try:
         size = float(x), float(y)
     except (TypeError, ValueError):
@@ -60,7 +60,7 @@ def _in_microns(x: Any, y: Any, unit_x: Any, unit_y: Any) -> PixelSize | None:
 
 
 def _plain(unit: Any) -> str:
-    """A unit in lower case with one sort of micro sign; ImageJ escapes it."""
+    """A unit in lower case, with one of the two micro signs; ImageJ escapes it."""
     return str(unit).strip().lower().replace("\\u00b5", "µ").replace("μ", "µ")
 
 
@@ -72,8 +72,8 @@ def tiff_pixel_size(file: tifffile.TiffFile, page: Any) -> PixelSize | None:
         page: a full-resolution page.
     """
     size = None
-    if file.is_ome and file.ome_metadata:
-        size = ome_xml_pixel_size(file.ome_metadata)
+    if file.pages.first.is_ome:
+        size = ome_xml_pixel_size(file.pages.first.description)
     if size is None and file.is_imagej and file.imagej_metadata and "unit" in file.imagej_metadata:
         x, y = (_per_dot(page, tag) for tag in ("XResolution", "YResolution"))
         unit = file.imagej_metadata["unit"]
@@ -83,11 +83,12 @@ def tiff_pixel_size(file: tifffile.TiffFile, page: Any) -> PixelSize | None:
         unit = {2: "inch", 3: "cm"}.get(int(page.tags.valueof("ResolutionUnit", 2)))  # TIFF 6.0: inch unless stated
         size = _in_microns(x, y, unit, unit)
         size = stated(*size, COARSEST_UM) if size else None
-    return size
+    quarter_turn = page.tags.valueof("Orientation", 1) in range(5, 9)
+    return size[::-1] if size and quarter_turn else size
 
 
 def _per_dot(page: Any, tag: str) -> float | None:
-    """Resolution units a pixel, of a rational that counts pixels a unit."""
+    """Resolution units per pixel, from a rational number of pixels per unit."""
     value = page.tags.valueof(tag)
     try:
         return float(value[1] / value[0])
@@ -102,7 +103,7 @@ def ome_xml_pixel_size(xml: str) -> PixelSize | None:
     """
     try:
         root = ElementTree.fromstring(xml)
-    except ElementTree.ParseError:
+    except (ElementTree.ParseError, LookupError, ValueError):  # an unknown encoding is a LookupError
         return None
     pixels = next((element for element in root.iter() if element.tag.rpartition("}")[2] == "Pixels"), None)
     if pixels is None:
@@ -127,7 +128,7 @@ def ome_zarr_pixel_size(image: Mapping[str, Any], axes: Sequence[Any]) -> PixelS
         factors = transform.get("scale")
         if transform.get("type") == "scale" and isinstance(factors, list) and len(factors) == len(axes):
             found = True
-            scale = [own * factor for own, factor in zip(scale, factors)]
+            scale = [so_far * factor for so_far, factor in zip(scale, factors)]
     names = [axis.get("name") if isinstance(axis, dict) else None for axis in axes]
     if not found or not {"x", "y"} <= set(names):
         return None

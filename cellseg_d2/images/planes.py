@@ -1,4 +1,4 @@
-"""One plane of grey or colour pixels, wherever an array of microscopy data keeps it."""
+"""The one plane of grey or colour pixels in an array of microscopy data, whatever the order of its axes."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ from numpy.typing import NDArray
 from cellseg_d2.cells.tiling import Window
 from cellseg_d2.errors import CellSegError
 
+Turn = tuple[bool, bool, bool]
+"""What turns a stored array upright: whether its rows are the picture's columns, and whether its rows and then its
+columns are to be reversed afterwards."""
+
 NO_RGB = {
     "PALETTE": "a colour palette",
     "SEPARATED": "CMYK colours",
@@ -21,7 +25,7 @@ NO_RGB = {
     "ICCLAB": "ICCLAB colours",
     "ITULAB": "ITULAB colours",
 }
-"""Photometric interpretations (tifffile's names) whose values would be taken for RGB or grey and are neither."""
+"""Photometric interpretations (tifffile's names) whose values are neither RGB nor grey."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,8 @@ class Plane:
         y: number of the axis of rows.
         x: number of the axis of columns.
         channel: number of the axis of channels; None where there is none.
-        photometric: tifffile's name of what the values mean.
+        photometric: what the values mean, by tifffile's name.
+        flipped: whether the rows, and whether the columns, are stored from the last to the first.
     """
 
     path: Path
@@ -43,14 +48,26 @@ class Plane:
     x: int
     channel: int | None
     photometric: str
+    flipped: tuple[bool, bool] = (False, False)
 
     @classmethod
-    def of(cls, path: Path, axes: str, shape: Sequence[int], photometric: str) -> Plane:
-        """The plane of an array with tifffile's letters for axes.
+    def of(
+        cls, path: Path, axes: str, shape: Sequence[int], photometric: str, turn: Turn = (False, False, False)
+    ) -> Plane:
+        """The plane of an array whose axes have tifffile's letters.
+
+        Args:
+            path: the file, for messages.
+            axes: a letter per axis.
+            shape: the array's shape.
+            photometric: tifffile's name of what the values mean.
+            turn: what turns the array upright.
 
         Raises:
             CellSegError: it has pages or channels that no RGB image has, or is of another colour space.
         """
+        if 0 in shape:
+            raise CellSegError(f"{path}: is {describe_shape(shape)}, without a pixel; export it again")
         if photometric in NO_RGB:
             raise CellSegError(f"{path}: has {NO_RGB[photometric]}; save it as RGB")
         kept = "".join(axis for axis, side in zip(axes, shape) if axis in "YX" or side > 1)
@@ -66,7 +83,10 @@ class Plane:
                 f"{path}: has {channels} channels (axes {describe_axes(axes, shape)}) that are not stated to be RGBA; "
                 "save one channel as grey, or three as RGB"
             )
-        return cls(path, tuple(shape), axes.index("Y"), axes.index("X"), channel, photometric)
+        y, x = axes.index("Y"), axes.index("X")
+        transposed, *flipped = turn
+        y, x = (x, y) if transposed else (y, x)
+        return cls(path, tuple(shape), y, x, channel, photometric, (flipped[0], flipped[1]))
 
     @property
     def size(self) -> tuple[int, int]:
@@ -79,13 +99,13 @@ class Plane:
         return 1 if self.channel is None else min(self.shape[self.channel], 3)
 
     def cut(self, array: Any, window: Window) -> NDArray[Any]:
-        """A window of an array of this shape, (h, w, channels) of its type in native order.
+        """Cuts a window out of an array of this shape: (h, w, channels) of its type in native byte order.
 
         Args:
-            array: anything that is sliced as a numpy array.
+            array: anything that can be sliced as a numpy array.
             window: inside the image.
         """
-        x0, y0, x1, y1 = window
+        x0, y0, x1, y1 = self._stored(window)
         index: list[Any] = [0] * len(self.shape)
         index[self.y], index[self.x] = slice(y0, y1), slice(x0, x1)
         if self.channel is not None:
@@ -95,10 +115,19 @@ class Plane:
         order = [kept.index(self.y), kept.index(self.x)]
         order += [] if self.channel is None else [kept.index(self.channel)]
         pixels = cut.transpose(order).reshape(y1 - y0, x1 - x0, -1)
+        pixels = pixels[:: -1 if self.flipped[0] else 1, :: -1 if self.flipped[1] else 1]
         return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
 
+    def _stored(self, window: Window) -> Window:
+        """Where a window lies in rows and columns as they are stored."""
+        x0, y0, x1, y1 = window
+        height, width = self.size
+        y0, y1 = (height - y1, height - y0) if self.flipped[0] else (y0, y1)
+        x0, x1 = (width - x1, width - x0) if self.flipped[1] else (x0, x1)
+        return x0, y0, x1, y1
+
     def colours(self, pixels: NDArray[Any]) -> tuple[NDArray[Any], bool]:
-        """What :meth:`cut` gives, without alpha, bilevel values as 0 and 255; and whether the alpha was opaque.
+        """The result of :meth:`cut` without alpha and with 0 and 255 for bilevel values; and whether alpha was opaque.
 
         Raises:
             CellSegError: complex, NaN or infinite values.
@@ -110,7 +139,7 @@ class Plane:
         return (pixels.astype(np.uint8) * 255 if pixels.dtype == bool else pixels), opaque
 
     def rgb(self, scaled: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Colours scaled to 8 bit, (h, w, 1 or 3), the right way round: a min-is-white image is inverted."""
+        """Colours scaled to 8 bit, (h, w, 1 or 3); a min-is-white image is inverted, so that 0 is black."""
         return np.invert(scaled) if self.photometric == "MINISWHITE" else scaled
 
 
@@ -121,10 +150,10 @@ def is_opaque(alpha: NDArray[Any]) -> bool:
 
 
 def describe_axes(axes: str, shape: Sequence[int]) -> str:
-    """Axes and lengths for a message, as in ``CYX 2 x 8 x 9``."""
+    """Axes and lengths for a message, such as ``CYX 2 x 8 x 9``."""
     return f"{axes} {describe_shape(shape)}"
 
 
 def describe_shape(shape: Sequence[int]) -> str:
-    """Lengths for a message, as in ``8 x 9``."""
+    """Lengths for a message, such as ``8 x 9``."""
     return " x ".join(str(side) for side in shape)

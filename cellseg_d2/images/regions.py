@@ -1,4 +1,4 @@
-"""Windows of an image of any size as RGB, without the whole of it in memory."""
+"""Reads windows of an image of any size as RGB, without the whole image in memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from cellseg_d2.images.tiff import (
 )
 
 CACHE_BYTES = 2**28
-"""Decoded and scaled blocks that are kept: overlapping windows decode each chunk once or twice, not many times."""
+"""Bytes of decoded and scaled blocks to keep, so that overlapping windows decode a chunk once or twice, not often."""
 
 
 @dataclass
@@ -44,7 +44,7 @@ class ImageRegions(ImageHeader, ABC):
 
     Attributes:
         size: (height, width) in pixels.
-        pixel_size_um: (x, y) in microns a pixel; None where the file states none.
+        pixel_size_um: (x, y) in microns per pixel; None where the file states none.
     """
 
     def read(self, window: Window) -> NDArray[np.uint8]:
@@ -64,7 +64,7 @@ class ImageRegions(ImageHeader, ABC):
 
     @abstractmethod
     def _read(self, window: Window) -> NDArray[np.uint8]:
-        """One window that is inside the image."""
+        """One window, which is inside the image."""
 
     def close(self) -> None:  # an image in memory has nothing to close
         """Closes the file; no window can be read any more."""
@@ -79,7 +79,7 @@ class ImageRegions(ImageHeader, ABC):
 
 
 class WholeImage(ImageRegions):
-    """An image that is in memory.
+    """An image in memory.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -96,10 +96,10 @@ class WholeImage(ImageRegions):
 
 
 class BlockImage(ImageRegions):
-    """An image of which blocks are decoded when a window needs them, and kept for the next windows.
+    """An image whose blocks are decoded when a window needs them, and kept for the next windows.
 
-    What is scaled to 8 bit by percentiles is by those of the whole image: before the first window all of it is read
-    block by block, once for 16-bit images, twice for 32-bit ones.
+    Percentiles for scaling to 8 bit are those of the whole image. So before the first window all of it is read, block
+    by block: once for 16-bit images, twice for 32-bit ones.
 
     Args:
         source: the open file; closed by :meth:`close`.
@@ -117,7 +117,7 @@ class BlockImage(ImageRegions):
         self._alpha_told = False
 
     def close(self) -> None:
-        """Closes the file and gives the blocks' memory back."""
+        """Closes the file and frees the blocks."""
         self._blocks.clear()
         self._kept_bytes = 0
         self._source.open_files.close()
@@ -136,7 +136,7 @@ class BlockImage(ImageRegions):
         return result
 
     def _block(self, top: int, left: int) -> NDArray[np.uint8]:
-        """A block by its first row and column, (h, w, 1 or 3) uint8, from the cache or the file."""
+        """The block that begins at a row and column, (h, w, 1 or 3) uint8, from the cache or the file."""
         block = self._blocks.get((top, left))
         if block is None:
             height, width = self.size

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tifffile
 import zarr
 from numpy.typing import NDArray
 
@@ -17,41 +16,42 @@ from cellseg_d2.errors import CellSegError
 from cellseg_d2.images.pixel_size import COARSEST_UM, PixelSize, ome_zarr_pixel_size, stated, tiff_pixel_size
 from cellseg_d2.images.planes import Plane
 from cellseg_d2.images.tiff import check_file, damage_reported, only_image, photometric
+from cellseg_d2.images.tiff_header import open_tiff, orientation
 from cellseg_d2.images.zarr_metadata import check_zarr
 
 WHOLE_BYTES = 2**26
 """TIFFs that decode to no more than this are decoded at once, which is faster than by windows."""
 
 CHUNK_BYTES = 2**28
-"""TIFFs with a strip or tile that decodes to more than this are not read by windows: each would take a whole chunk."""
+"""TIFFs with a strip or tile that decodes to more than this are decoded at once: each window would take that much."""
 
 BLOCK_SIDE = 256
-"""Chunks that are narrower are read several at a time."""
+"""Chunks with shorter sides are read several at a time."""
 
 BLOCK_PIXELS = 2**20
-"""Strips, which are as wide as the image, are read several at a time up to this."""
+"""Strips, which are as wide as the image, are read several at a time, up to this number of pixels."""
 
 UNCHUNKED = (1024, 1024)
-"""What is read at a time of formats that have no chunks, or tell of none."""
+"""(height, width) of the blocks that are read from formats that have no chunks, or do not state them."""
 
 ZARR_2 = int(zarr.__version__.split(".")[0]) < 3
-"""Whether the installed zarr is of the series that knows format 2 only."""
+"""Whether the installed zarr reads format 2 only."""
 
 SLIDE_SUFFIXES = (".svs", ".ndpi", ".scn")
-"""Whole-slide formats that tiffslide reads and tifffile alone does not understand in full."""
+"""Whole-slide formats that tiffslide reads and that tifffile alone understands only in part."""
 
 
 @dataclass(frozen=True)
 class PixelSource:
-    """Pixels that are read by windows, and what the file states of them.
+    """Pixels that are read by windows, and what the file states about them.
 
     Attributes:
-        array: anything that is sliced as a numpy array, of ``plane.shape``.
-        plane: where the image is in it.
-        block: (height, width) that is best read at once, from multiples of it on; a multiple of the file's chunks.
+        array: anything that can be sliced as a numpy array, of ``plane.shape``.
+        plane: where the image is in the array.
+        block: (height, width) of the blocks to read, a multiple of the file's chunks; blocks begin at its multiples.
         pixel_size_um: (x, y) in microns; None where the file states none.
         kind: the kind of file with its article, such as "a TIFF", for messages.
-        open_files: is closed when the source is no longer needed.
+        open_files: what to close when the source is no longer needed.
     """
 
     array: Any
@@ -75,7 +75,7 @@ def is_slide(path: Path) -> bool:
 
 
 def tiff_source(path: Path) -> PixelSource | None:
-    """A TIFF by windows, of a pyramid its full resolution; None for one that is better decoded at once.
+    """Opens a TIFF to read it by windows, a pyramid at full resolution; None for one that is better decoded at once.
 
     Uncompressed files are mapped into memory, others are read with tifffile's Zarr view.
 
@@ -84,15 +84,16 @@ def tiff_source(path: Path) -> PixelSource | None:
     """
     check_file(path)
     with damage_reported(path, "a TIFF"), ExitStack() as stack:
-        file = stack.enter_context(tifffile.TiffFile(path))
+        file = stack.enter_context(open_tiff(path))
         series = only_image(path, file, None)
         page = series.keyframe
-        plane = Plane.of(path, series.axes, series.shape, photometric(page))
+        plane = Plane.of(path, series.axes, series.shape, photometric(page), orientation(page))
         if int(np.prod(series.shape, dtype=object)) * series.dtype.itemsize <= WHOLE_BYTES:
             return None
         block = UNCHUNKED
         if page.is_memmappable and series.dataoffset is not None:
-            array = tifffile.memmap(path, series=0, level=0, mode="r")
+            kind = file.byteorder + series.dtype.char
+            array = np.memmap(path, kind, mode="r", offset=series.dataoffset, shape=series.shape)
         else:
             store = stack.enter_context(series.aszarr(level=0))
             array = zarr.open(store, mode="r")
@@ -104,25 +105,25 @@ def tiff_source(path: Path) -> PixelSource | None:
 
 
 def zarr_source(path: Path) -> PixelSource:
-    """The full resolution of an OME-Zarr image: OME-NGFF 0.4 or older, with zarr 3 also 0.5.
+    """Opens an OME-Zarr image at full resolution: OME-NGFF up to 0.4, with zarr 3 also 0.5.
 
     https://ngff.openmicroscopy.org/0.4/#multiscale-md
 
     Raises:
-        CellSegError: no OME-Zarr image, damaged, or with pages or channels that no RGB image has.
+        CellSegError: it is no OME-Zarr image, it is damaged, or it has pages or channels that no RGB image has.
     """
     if ZARR_2 and (path / "zarr.json").is_file():
         raise CellSegError(f"{path}: is of Zarr's format 3; install zarr 3 or save it as OME-Zarr 0.4")
     check_zarr(path)
     with damage_reported(path, "an OME-Zarr image"):
-        # consolidated metadata would be a second copy, which check_zarr has not seen
+        # not consolidated metadata: that is a second copy, which check_zarr has not checked
         options = {} if ZARR_2 else {"use_consolidated": False}
         group = zarr.open_group(str(path), mode="r", **options)
         image = _multiscales(dict(group.attrs))
         if image is None:
             raise CellSegError(f"{path}: is no OME-Zarr image (it has no multiscales); give the folder of one image")
         array = group[image["datasets"][0]["path"]]
-        axes = image.get("axes") or list("tczyx")[-array.ndim :]  # before 0.3 there were always these five
+        axes = image.get("axes") or list("tczyx")[-array.ndim :]  # before 0.3 the axes were always these five
         plane = Plane.of(path, "".join(_letter(axis) for axis in axes), array.shape, "MINISBLACK")
         return PixelSource(
             array,
@@ -141,13 +142,13 @@ def _multiscales(attributes: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _letter(axis: Any) -> str:
-    """The letter that tifffile gives an axis of OME-NGFF: since 0.4 it has a name and a type, in 0.3 it is the name."""
+    """The letter that tifffile uses for an axis of OME-NGFF, which has a name and a type, but only a name in 0.3."""
     name, kind = (axis["name"], axis.get("type")) if isinstance(axis, dict) else (axis, None)
     return "C" if kind == "channel" else str(name)[:1].upper()
 
 
 def tiffslide_missing() -> str | None:
-    """Why slides cannot be read, with the fix; None where they can."""
+    """Why slides cannot be read, with the fix; None where they can be."""
     try:
         import tiffslide  # noqa: F401  # an extra, and slow to import
     except ImportError as error:
@@ -156,7 +157,7 @@ def tiffslide_missing() -> str | None:
 
 
 def slide_source(path: Path) -> PixelSource:
-    """A whole slide at full resolution, with tiffslide.
+    """Opens a whole slide at full resolution, with tiffslide.
 
     Raises:
         CellSegError: tiffslide is not installed, or cannot read it.
@@ -168,7 +169,7 @@ def slide_source(path: Path) -> PixelSource:
     import tiffslide
 
     with damage_reported(path, "a slide"), ExitStack() as stack, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it tells of metadata that it leaves out, none of which is used
+        warnings.simplefilter("ignore")  # they are about metadata that is not used here
         slide = stack.enter_context(tiffslide.TiffSlide(path))
         array = _SlideArray(slide)
         plane = Plane.of(path, "YXS", array.shape, "RGB" if array.shape[2] >= 3 else "MINISBLACK")
@@ -180,7 +181,7 @@ def slide_source(path: Path) -> PixelSource:
 
 
 class _SlideArray:
-    """A slide's full resolution, sliced as an array (height, width, samples)."""
+    """A slide's full resolution, which can be sliced as an array (height, width, samples)."""
 
     def __init__(self, slide: Any) -> None:
         self._slide = slide
@@ -197,7 +198,7 @@ class _SlideArray:
 
 
 def _block(plane: Plane, chunks: tuple[int, ...]) -> tuple[int, int]:
-    """Chunks put together, so that reading one is worth its overhead."""
+    """The size of a block of several chunks, large enough to be worth the overhead of reading it."""
     height, width = chunks[plane.y], chunks[plane.x]
     width *= max(1, BLOCK_SIDE // width)
     height *= max(1, min(BLOCK_SIDE // height, BLOCK_PIXELS // (width * height)))

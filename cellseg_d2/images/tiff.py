@@ -1,4 +1,4 @@
-"""Any scientific TIFF -> (H, W, 3) uint8 RGB, or (H, W) int32 labels."""
+"""Reads any scientific TIFF as (H, W, 3) uint8 RGB or as (H, W) int32 labels."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from numpy.typing import NDArray
 from cellseg_d2.errors import CellSegError, one_line
 from cellseg_d2.images.percentiles import Blocks, percentiles
 from cellseg_d2.images.pixel_size import PixelSize, tiff_pixel_size
-from cellseg_d2.images.planes import Plane, describe_axes, describe_shape, is_opaque
+from cellseg_d2.images.planes import Plane, Turn, describe_axes, describe_shape, is_opaque
+from cellseg_d2.images.tiff_header import check_lossless, check_segments, open_tiff, orientation
 
 logger = logging.getLogger(__name__)
 
 INTENSITY_RULE = "percentile:0.1,99.9"
-"""How images that are not 8 bit are brought to 8 bit, once for the whole image; `config.py` copies it."""
+"""The default rule by which images that are not 8 bit are scaled to 8 bit, as a whole; `config.py` has a copy."""
 
 MAX_PIXELS = 2**31
 """Images whose header declares more pixels are refused before memory is taken."""
 
 BAND_PIXELS = 2**20
-"""Values that are counted at once for percentiles."""
+"""Pixels whose values are counted at once for percentiles."""
 
 JPEG = tuple(tifffile.COMPRESSION[name] for name in ("OJPEG", "JPEG", "JPEG_LOSSY", "ALT_JPEG"))
-"""Compressions whose YCbCr tifffile turns into RGB."""
+"""Compressions whose YCbCr colours tifffile converts to RGB."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,11 @@ class IntensityRule:
     """A rule by which 16-bit and float images are scaled to 0..255; 8-bit images are never changed.
 
     Attributes:
-        kind: ``percentile`` (low and high are percentiles of all the image's values, one range for all channels, as
-            ImageJ's and napari's auto-contrast do) or ``range`` (low and high are intensities, the same for all
+        kind: ``percentile`` (low and high are percentiles of all values of the image, one range for all channels, as in
+            the auto-contrast of ImageJ and napari) or ``range`` (low and high are intensities, the same for all
             images).
-        low: becomes 0; what lies below is clipped.
-        high: becomes 255; what lies above is clipped.
+        low: becomes 0, and so does everything below.
+        high: becomes 255, and so does everything above.
     """
 
     kind: str
@@ -82,7 +83,7 @@ class IntensityRule:
         )
 
     def limits(self, blocks: Blocks, count: int) -> tuple[float, float]:
-        """The intensities that become 0 and 255, of an image that is not 8 bit.
+        """The intensities that become 0 and 255 in an image that is not 8 bit.
 
         Args:
             blocks: its values, of all channels and without alpha.
@@ -91,18 +92,18 @@ class IntensityRule:
         if self.kind == "range":
             return self.low, self.high
         least, low, high, largest = percentiles(blocks, count, (0, self.low, self.high, 100))
-        # the cells may cover less of the image than the percentiles leave out
+        # Cells may cover a smaller share of the image than the percentiles leave out.
         return (low, high) if low < high else (least, largest)
 
     @staticmethod
     def scale(image: NDArray[Any], limits: tuple[float, float]) -> NDArray[np.uint8]:
-        """Brings what lies between the limits to 0..255; 8-bit images stay, without a range all is 0."""
+        """Scales the range between the limits to 0..255. 8-bit images stay; an empty range gives 0 everywhere."""
         if image.dtype == np.uint8:
             return image
         low, high = limits
         if high <= low:
             return np.zeros(image.shape, np.uint8)
-        # 32-bit floats hold every value of types up to 16 bit; of wider ones they would lose small differences
+        # 32-bit floats hold every value of types up to 16 bit, but would lose small differences of wider types
         kind = "f4" if image.dtype.itemsize <= 2 or image.dtype == np.float32 else "f8"
         scaled = (np.asarray(image, kind) - low) * (255 / (high - low))
         result: NDArray[np.uint8] = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
@@ -114,8 +115,8 @@ class PixelFormat(NamedTuple):
 
     Attributes:
         dtype: numpy's name.
-        bits: bits per value as the file states them; fewer than the type's if a camera fills 12 of 16.
-        channels: values a pixel.
+        bits: bits per value as the file states them; fewer than the type has if, say, a camera fills 12 of 16.
+        channels: values per pixel.
     """
 
     dtype: str
@@ -139,27 +140,29 @@ def describe(path: str | Path) -> tuple[PixelFormat, PixelSize | None]:
 
 @dataclass(frozen=True)
 class _Raw:
-    """Pixels with what the file states of them.
+    """Pixels, and what the file states about them.
 
     Attributes:
         pixels: an array of any shape and type.
-        axes: tifffile's letters, one an axis.
-        photometric: tifffile's name of what the values mean; RGB where its decoder has made them so.
-        alpha: whether the last sample is stated to be an alpha.
+        axes: tifffile's letters, one per axis.
+        photometric: what the values mean, by tifffile's name; RGB where its decoder has converted them.
+        alpha: whether the file states that the last sample is an alpha channel.
+        turn: what turns the pixels upright.
     """
 
     pixels: NDArray[Any]
     axes: str
     photometric: str
     alpha: bool
+    turn: Turn
 
 
 def read_image(path: str | Path, rule: str = INTENSITY_RULE, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """Reads a microscopy image as RGB.
 
-    Grey images become three equal channels, of RGBA the alpha is dropped (with a notice if it is not opaque), bilevel
-    and 16-bit and float images are scaled by ``rule``, a min-is-white image is inverted. Three fluorescence channels
-    are taken as red, green and blue in the order of the file; of four none is dropped unasked, they are refused.
+    Grey images become three equal channels. The alpha of RGBA is dropped, with a warning if it is not opaque. Bilevel,
+    16-bit and float images are scaled by ``rule``. A min-is-white image is inverted. Three fluorescence channels become
+    red, green and blue in the order of the file. Four are refused, since it is not known which to drop.
 
     Args:
         path: a TIFF file.
@@ -175,7 +178,7 @@ def read_image(path: str | Path, rule: str = INTENSITY_RULE, max_pixels: int = M
     """
     path = Path(path)
     raw = _read(path, max_pixels)
-    plane = Plane.of(path, raw.axes, raw.pixels.shape, raw.photometric)
+    plane = Plane.of(path, raw.axes, raw.pixels.shape, raw.photometric, raw.turn)
     height, width = plane.size
     pixels, opaque = plane.colours(plane.cut(raw.pixels, (0, 0, width, height)))
     if not opaque:
@@ -185,17 +188,17 @@ def read_image(path: str | Path, rule: str = INTENSITY_RULE, max_pixels: int = M
 
 
 def warn_of_alpha(path: Path) -> None:
-    """Tells that an image loses an alpha that means something."""
+    """Warns that an image loses an alpha channel that is not opaque everywhere."""
     logger.warning("%s: its alpha channel is not opaque everywhere; it is dropped", path)
 
 
 def read_label_map(path: str | Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.int32]:
-    """Reads an instance-label image: 0 is background, each other value one cell.
+    """Reads an instance-label image: 0 is background, each other value is one cell.
 
-    Any integer type, or float that holds whole numbers; the indices of a colour palette are the ids. A leading,
-    trailing or repeated channel axis is dropped, and the opaque alpha of RGBA; a first axis of another kind (``Q``,
-    ``Z``) with at most four equal planes is a repeated channel axis too. Ids that do not fit into 31 bits are numbered
-    anew, so none is lost to a cast.
+    The type is any integer, or a float with whole numbers; with a colour palette the indices are the ids. A leading,
+    trailing or repeated channel axis is dropped, and so is the opaque alpha of RGBA. A first axis of another kind
+    (``Q``, ``Z``) with at most four equal planes counts as a repeated channel axis. Ids that do not fit into 31 bits
+    are renumbered, so that no cell is lost.
 
     Args:
         path: a TIFF file.
@@ -208,16 +211,16 @@ def read_label_map(path: str | Path, max_pixels: int = MAX_PIXELS) -> NDArray[np
         CellSegError: missing, not a TIFF, truncated, too large, not two-dimensional, or with values that are negative,
             fractional or not finite.
     """
-    raw = _read(Path(path), max_pixels)
+    raw = _read(Path(path), max_pixels, is_label_map=True)
     pixels, axes = _drop_singletons(raw)
     if pixels.ndim == 3:
         axis = next((axis for axis in "SC" if axis in axes), axes[0])
         planes = np.moveaxis(pixels, axes.index(axis), 0)
         if axis == "S" and raw.alpha and len(planes) == 4 and is_opaque(planes[3]):
             planes = planes[:3]
-        if axis in "SC" or (axis not in "YX" and len(planes) <= 4):  # z-stacks without a cell are longer, as a rule
+        if axis in "SC" or (axis not in "YX" and len(planes) <= 4):  # real z-stacks usually have more planes
             if (planes == planes[0]).all():
-                pixels = planes[0]
+                pixels, axes = planes[0], axes.replace(axis, "", 1)
             elif axis in "SC":
                 raise CellSegError(f"{path}: its channels differ, so it is no label map; save one value a cell")
     if pixels.ndim != 2:
@@ -225,6 +228,15 @@ def read_label_map(path: str | Path, max_pixels: int = MAX_PIXELS) -> NDArray[np
             f"{path}: has the axes {describe_axes(raw.axes, raw.pixels.shape)}, a label map has one plane; "
             "save it as (height, width)"
         )
+    return as_labels(path, _upright(pixels, axes, raw.turn))
+
+
+def as_labels(path: str | Path, pixels: NDArray[Any]) -> NDArray[np.int32]:
+    """An array that a file holds as labels, see :func:`read_label_map`.
+
+    Raises:
+        CellSegError: with the path, where values are negative, fractional or not finite.
+    """
     if pixels.dtype.kind == "f":
         if not (np.isfinite(pixels).all() and (pixels == np.rint(pixels)).all()):
             raise CellSegError(f"{path}: holds fractions or NaN, so it is no label map; save whole numbers")
@@ -238,29 +250,40 @@ def read_label_map(path: str | Path, max_pixels: int = MAX_PIXELS) -> NDArray[np
     return np.ascontiguousarray(pixels, np.int32)
 
 
-def _read(path: Path, max_pixels: int) -> _Raw:
+def _read(path: Path, max_pixels: int, is_label_map: bool = False) -> _Raw:
     with opened(path) as file:
-        series = only_image(path, file, max_pixels)
-        return _Raw(series.asarray(), series.axes, photometric(series.keyframe), _has_alpha(series.keyframe))
+        series = only_image(path, file, max_pixels, is_label_map)
+        page = series.keyframe
+        if is_label_map:
+            check_lossless(path, file, page)
+        return _Raw(series.asarray(), series.axes, photometric(page), _has_alpha(page), orientation(page))
+
+
+def _upright(pixels: NDArray[Any], axes: str, turn: Turn) -> NDArray[Any]:
+    """A label map with its rows first, turned as :class:`Plane` turns images."""
+    transposed, flip_rows, flip_columns = turn
+    rows_last = axes == "XY"
+    pixels = pixels.T if rows_last != transposed else pixels
+    return pixels[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1]
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[tifffile.TiffFile]:
-    """A TIFF, with :func:`damage_reported` for what is done with it.
+    """Opens a TIFF; errors while it is open are reported as by :func:`damage_reported`.
 
     Raises:
-        CellSegError: missing, empty, or not to be read.
+        CellSegError: missing, empty, or not readable.
     """
     check_file(path)
-    with damage_reported(path, "a TIFF"), tifffile.TiffFile(path) as file:
+    with damage_reported(path, "a TIFF"), open_tiff(path) as file:
         yield file
 
 
 def check_file(path: Path) -> None:
-    """Refuses what is no file or has no bytes.
+    """Checks that a path is a file with bytes in it.
 
     Raises:
-        CellSegError: in one line.
+        CellSegError: it is not.
     """
     if not path.is_file():
         raise CellSegError(f"{path}: there is no such file")
@@ -270,7 +293,7 @@ def check_file(path: Path) -> None:
 
 @contextmanager
 def damage_reported(path: Path, kind: str) -> Iterator[None]:
-    """Turns what the decoders of a damaged file raise into one line; tifffile's log of it is left out.
+    """Turns every exception of a decoder into a one-line error, and silences tifffile's log.
 
     Args:
         path: the file.
@@ -286,40 +309,47 @@ def damage_reported(path: Path, kind: str) -> Iterator[None]:
     except CellSegError:
         raise
     except MemoryError as error:
-        raise CellSegError(f"{path}: does not fit into memory") from error
-    except Exception as error:  # anything from struct.error to types of the decoders' own
+        raise CellSegError(f"{path}: does not fit into memory; save it in tiles of some 512 pixels") from error
+    except Exception as error:  # anything from struct.error to the decoders' special types
         raise CellSegError(f"{path}: cannot be read as {kind} ({one_line(error)}); export it again") from error
     finally:
         log.disabled = before
 
 
-def only_image(path: Path, file: tifffile.TiffFile, max_pixels: int | None) -> Any:
-    """The file's first series, tifffile's word for one image with its pyramid, checked from the header alone.
+def only_image(path: Path, file: tifffile.TiffFile, max_pixels: int | None, is_label_map: bool = False) -> Any:
+    """The file's first series (tifffile's word for an image with its pyramid), checked from the header alone.
 
     Args:
         path: for messages.
         file: the same file, open.
-        max_pixels: images that declare more are refused; None where no more than windows are read.
+        max_pixels: images that declare more are refused; None where only windows are read.
+        is_label_map: whether no strip or tile may be left out.
 
     Raises:
-        CellSegError: too large, truncated, or beside another one of the same size.
+        CellSegError: too large, truncated, of no type of numbers, or beside another one of the same size.
     """
     series = file.series[0]
     page = series.keyframe
-    sides = [side for side, axis in zip(series.shape, series.axes) if axis not in "SC" or side > 4]  # no channels
+    if page.dtype is None:
+        kind = f"{page.bitspersample} bits per sample of the sample format {page.sampleformat}"
+        raise CellSegError(f"{path}: has {kind}, which cannot be read; export it again")
+    if 0 in series.shape:
+        raise CellSegError(f"{path}: is {describe_shape(series.shape)}, without a pixel; export it again")
+    sides = [side for side, axis in zip(series.shape, series.axes) if axis not in "SC" or side > 4]  # not channels
     if max_pixels is not None and int(np.prod(sides, dtype=object)) > max_pixels:
         raise CellSegError(f"{path}: declares {describe_shape(series.shape)}, over the limit of {max_pixels} pixels")
     pages = sum(other.shape == series.shape for other in file.series)  # a smaller one is a preview or a label
     if pages > 1:
         raise CellSegError(f"{path}: holds {pages} images of {describe_shape(series.shape)}; save one plane")
     end = max(map(sum, zip(page.dataoffsets, page.databytecounts)), default=0)
-    if end > file.filehandle.size:  # some decoders invent what is missing, others take memory for it first
+    if end > file.filehandle.size:  # some decoders make up the missing part, others allocate memory for it first
         raise CellSegError(f"{path}: ends after {file.filehandle.size} of {end} bytes; copy or export it again")
+    check_segments(path, series, is_label_map)
     return series
 
 
 def photometric(page: Any) -> str:
-    """The name of what a decoded page's values mean; numbers that tifffile does not know stay numbers."""
+    """What a decoded page's values mean, by tifffile's name, or as a number where tifffile has no name."""
     name = str(getattr(page.photometric, "name", page.photometric))
     converted = page.planarconfig == tifffile.PLANARCONFIG.CONTIG and not page.extrasamples
     if name == "YCBCR" and converted and page.compression in JPEG:
@@ -335,6 +365,6 @@ def _has_alpha(page: Any) -> bool:
 
 
 def _drop_singletons(raw: _Raw) -> tuple[NDArray[Any], str]:
-    """Removes axes of length 1 but for the two last spatial ones."""
+    """Removes axes of length 1, except for the last two spatial ones."""
     keep = [number for number, axis in enumerate(raw.axes) if axis in "YX" or raw.pixels.shape[number] > 1]
     return raw.pixels.reshape([raw.pixels.shape[number] for number in keep]), "".join(raw.axes[n] for n in keep)

@@ -1,7 +1,7 @@
 """Inspects an OME-Zarr folder's metadata before zarr opens it: some codecs run code, and paths may lead elsewhere.
 
-numcodecs' ``pickle`` codec runs whatever a chunk, a filter or a fill value says. zarr looks a codec up by the name that
-the metadata gives, so the metadata decides what runs. Only codecs that images use are admitted here.
+zarr looks codecs up by the name that the metadata gives, so the metadata decides which code runs. numcodecs' ``pickle``
+codec runs any code that a chunk, a filter or a fill value contains. Only codecs that images use are allowed here.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ CODECS = frozenset(
         *("bitround", "delta", "fixedscaleoffset", "packbits", "quantize", "shuffle"),
     )
 )
-"""Compressors, filters and serialisers that turn bytes into numbers and nothing else."""
+"""Compressors, filters and serialisers that only turn bytes into numbers."""
 
 LARGEST_CHUNK = 2**31
-"""Bytes of a decoded chunk: zarr decodes a chunk as a whole."""
+"""The most bytes of a decoded chunk, since zarr decodes a chunk as a whole."""
 
 _NUMBERS_V2 = re.compile(r"[<>|=]?[biuf]([1248])")
 _NUMBERS_V3 = re.compile(r"(?:u?int|float)(8|16|32|64)|bool")
 
 
 def check_zarr(path: Path) -> None:
-    """Checks the metadata of the OME-Zarr image in a folder: of the group, and of the arrays that it names.
+    """Checks the metadata of the OME-Zarr image in a folder: the group's, and that of the arrays that it names.
 
     Formats 2 and 3 of Zarr are read, and both where a folder has both. A group without an image passes.
 
     Raises:
-        CellSegError: metadata that is no JSON, a codec or a type that is not admitted, a path that leaves the folder,
-            or sides that are no positive whole numbers.
+        CellSegError: the metadata is not JSON, names a codec or a type that is not allowed, or a path out of the
+            folder, or has sides that are not whole numbers above 0.
     """
     for attributes in _group_attributes(path):
         for name in _array_paths(attributes):
@@ -76,7 +76,11 @@ def _array_paths(attributes: dict[str, Any]) -> Iterator[Any]:
 
 
 def _inside(root: Path, name: Any) -> Path:
-    """The folder of an array, which lies below the group's folder, links followed."""
+    """The folder of an array, with links resolved; it lies below the group's folder.
+
+    Raises:
+        CellSegError: it does not.
+    """
     parts = name.split("/") if isinstance(name, str) else []
     plain = bool(parts) and all(part not in ("", ".", "..") and not set(part) & set(":\\\0") for part in parts)
     folder = root.joinpath(*parts) if plain else root

@@ -1,6 +1,6 @@
 """Prediction of whole images: ``segment`` in one call, :mod:`.predictor` and :mod:`.folder` for many.
 
-The parts that put tiles together need no torch, so it is loaded only when ``segment`` is first used.
+torch is loaded only when ``segment`` is first used, because the modules that join tiles do not need it.
 """
 
 from __future__ import annotations

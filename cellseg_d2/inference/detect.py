@@ -1,4 +1,4 @@
-"""What the network sees in crops of an image, in one view of them or in several."""
+"""Detections of the network in crops of an image, from one view of each crop or several."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from cellseg_d2.data.mapper import to_model_input
 from cellseg_d2.inference.views import View, fuse, views_of
 
 AP_SCORE = 0.05
-"""Score from which on a view's detections count in the average over views, whatever is kept of that."""
+"""The least score of a view's detections that count in the average over views, whatever the final threshold is."""
 
 
 class Detector:
-    """The network on crops of RGB images; masks are not pasted.
+    """Runs the network on crops of RGB images; masks are not pasted.
 
     Args:
-        model: a Detectron2 ``GeneralizedRCNN``; where CELLSEG.INFERENCE.TTA.ENABLED, one with box and mask heads.
+        model: a Detectron2 ``GeneralizedRCNN``; it needs box and mask heads if CELLSEG.INFERENCE.TTA.ENABLED.
         cfg: its config; INPUT.FORMAT, MODEL.ROI_HEADS, TEST and CELLSEG.INFERENCE.TTA are used.
     """
 
@@ -35,15 +35,15 @@ class Detector:
         self.views = views_of(options.FLIPS, options.QUARTER_TURNS, options.SCALES) if options.ENABLED else []
 
     def __call__(self, crops: Sequence[NDArray[np.uint8]], scale: float = 1.0) -> list[Instances]:
-        """Detections in each of some crops of one size.
+        """Detections in several crops of the same size.
 
         Args:
             crops: (H, W, 3) uint8 RGB.
-            scale: by which the network sees them larger.
+            scale: the factor by which crops are enlarged for the network.
 
         Returns:
-            For each crop ``pred_boxes`` in its pixels, ``scores``, ``pred_classes`` and ``pred_masks``, (N, 1, M, M)
-            probabilities inside the boxes.
+            For each crop: ``pred_boxes`` in pixels of the crop, ``scores``, ``pred_classes`` and ``pred_masks``,
+            (N, 1, M, M) probabilities inside the boxes.
         """
         with torch.inference_mode():
             if self.views:
@@ -56,7 +56,7 @@ class Detector:
         return [{"image": image, "height": image.shape[1], "width": image.shape[2]} for image in images]
 
     def _in_views(self, crops: Sequence[NDArray[np.uint8]], scale: float) -> list[Instances]:
-        """Boxes of all views joined, and for the joined boxes the masks of all views averaged."""
+        """Joins the boxes of all views, and averages the masks that each view gives inside the joined boxes."""
         views = [View(view.quarter_turns, view.flip, view.scale * scale) for view in self.views]
         sizes = [crop.shape[:2] for crop in crops]
         heads, features, boxes_seen = self.model.roi_heads, [], [[] for _ in crops]
@@ -74,9 +74,9 @@ class Detector:
             for found, size in zip(boxes_seen, sizes)
         ]
         total: list[torch.Tensor | None] = [None] * len(crops)
-        for view, own in zip(views, features):
+        for view, of_view in zip(views, features):
             asked = [_asked(instances, view, size) for instances, size in zip(fused, sizes)]
-            for number, instances in enumerate(heads.forward_with_given_boxes(own, asked)):
+            for number, instances in enumerate(heads.forward_with_given_boxes(of_view, asked)):
                 masks = view.masks_back(instances.pred_masks)
                 total[number] = masks if total[number] is None else total[number] + masks
         for instances, masks in zip(fused, total):
@@ -85,7 +85,7 @@ class Detector:
 
 
 def _as_crop(instances: Instances, crop: NDArray[np.uint8], scale: float) -> Instances:
-    """Detections in the crop's own pixels."""
+    """Detections in pixels of the crop."""
     result = Instances(crop.shape[:2], **instances.get_fields())
     boxes = View(scale=scale).boxes_back(instances.pred_boxes.tensor, result.image_size)
     result.pred_boxes = Boxes(boxes)
@@ -93,7 +93,7 @@ def _as_crop(instances: Instances, crop: NDArray[np.uint8], scale: float) -> Ins
 
 
 def _asked(instances: Instances, view: View, size: tuple[int, int]) -> Instances:
-    """The joined boxes as a view sees them."""
+    """The joined boxes in the coordinates of a view."""
     return Instances(
         view.size(size),
         pred_boxes=Boxes(view.boxes(instances.pred_boxes.tensor, size)),
@@ -104,13 +104,13 @@ def _asked(instances: Instances, view: View, size: tuple[int, int]) -> Instances
 
 @contextmanager
 def _scores_from(heads: nn.Module, threshold: float) -> Iterator[None]:
-    """Box heads that keep detections from a lower score on, for as long as the context lasts."""
+    """A context in which the box heads keep detections from a lower score on."""
     heads_of_boxes = heads.box_predictor if isinstance(heads.box_predictor, nn.ModuleList) else [heads.box_predictor]
     before = [predictor.test_score_thresh for predictor in heads_of_boxes]
-    for predictor, own in zip(heads_of_boxes, before):
-        predictor.test_score_thresh = min(own, threshold)
+    for predictor, usual in zip(heads_of_boxes, before):
+        predictor.test_score_thresh = min(usual, threshold)
     try:
         yield
     finally:
-        for predictor, own in zip(heads_of_boxes, before):
-            predictor.test_score_thresh = own
+        for predictor, usual in zip(heads_of_boxes, before):
+            predictor.test_score_thresh = usual

@@ -1,4 +1,4 @@
-"""A folder of images -> ``test-results.json`` and the files that people open next; by several processes, resumable."""
+"""Predicts a folder of images, in one or several processes, and writes the results; an interrupted run can continue."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import hashlib
 import json
 import logging
 import shutil
-from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from detectron2.config import CfgNode
 from detectron2.data.samplers import InferenceSampler
@@ -18,23 +18,28 @@ from detectron2.utils import comm
 
 from cellseg_d2.cells.coco import to_results
 from cellseg_d2.cells.instances import CellInstances
-from cellseg_d2.errors import CellSegError
+from cellseg_d2.errors import CellSegError, one_line
 from cellseg_d2.export.coco_results import ResultsWriter, check_results, zip_results
-from cellseg_d2.export.formats import COCO, DEFAULT_FORMATS, NEEDS_PIXELS, WRITERS, ImageCells
+from cellseg_d2.export.counts import COUNTS_FILE, ImageCounts, write_counts
+from cellseg_d2.export.formats import COCO, DEFAULT_FORMATS, ImageCells, pixels_for, write_image
+from cellseg_d2.export.record import IDS_FILE, RESULTS_FILE, SKIPPED_FILE, Record
 from cellseg_d2.files import whole_file, write_json
 from cellseg_d2.images.formats import image_header
 from cellseg_d2.images.listing import InputImage
 from cellseg_d2.images.regions import ImageRegions
 from cellseg_d2.inference.predictor import WholeImagePredictor
+from cellseg_d2.inference.suppress import check_least_scores
 from cellseg_d2.progress import track
 
 logger = logging.getLogger(__name__)
 
-RESULTS_FILE = "test-results.json"
-IDS_FILE = "image_ids.json"
+T = TypeVar("T")
 
 PARTS_FOLDER = ".parts"
-"""Holds the results of each image that is done, until all are."""
+"""The folder for the results of single images, until all images are done."""
+
+PARTS_FORM = 2
+"""Parts of another form, of an earlier version, are not taken up."""
 
 SETTINGS_FILE = "settings"
 """In that folder: what the settings of the run are known by."""
@@ -42,21 +47,20 @@ SETTINGS_FILE = "settings"
 SHARED_TILES = 64
 """An image of more tiles than this for each process is shared by all processes, a smaller one is one process's."""
 
-LARGEST_PICTURE = 10**8
-"""Pixels of an image of which overlays are drawn and intensities measured, which needs all of it in memory."""
-
 
 @dataclass(frozen=True)
 class Output:
-    """Where the results go, and which.
+    """The results to write, and where.
 
     Attributes:
         folder: the folder for all files.
         formats: some of :data:`cellseg_d2.export.formats.FORMATS`.
         min_score: the least score in all formats but ``coco``. AP needs the many cells with low scores; people do not.
+            None for the checkpoint's, see :meth:`WholeImagePredictor.selection`.
         min_score_of_class: the same for single classes, by name.
         pack: also make ``test-results.zip``.
         check: read ``test-results.json`` back with pycocotools.
+        skip_errors: go on where an image cannot be read, and list it in ``skipped.json``.
 
     Raises:
         CellSegError: a score that is none.
@@ -64,34 +68,61 @@ class Output:
 
     folder: Path
     formats: Collection[str] = DEFAULT_FORMATS
-    min_score: float = 0.5
+    min_score: float | None = None
     min_score_of_class: Mapping[str, float] = field(default_factory=dict)
     pack: bool = False
     check: bool = True
+    skip_errors: bool = False
 
     def __post_init__(self) -> None:
-        for score in (self.min_score, *self.min_score_of_class.values()):
-            if not 0 <= score <= 1:
-                raise CellSegError(f"the least score of a cell is from 0 to 1, not {score}")
+        check_least_scores(self.min_score, self.min_score_of_class)
 
 
-def predict_images(predictor: WholeImagePredictor, images: Sequence[InputImage], output: Output) -> dict[str, int]:
+@dataclass(frozen=True)
+class Skipped:
+    """An image that could not be read, and why; ``id`` is the one that its results would have."""
+
+    file_name: str
+    id: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a prediction found.
+
+    Attributes:
+        images: how many were predicted.
+        counts: class name -> number of cells that people see, the same as in all files but ``test-results.json``.
+        results: number of results in ``test-results.json``, which has cells of all scores; None without it.
+        skipped: images that could not be read.
+    """
+
+    images: int
+    counts: dict[str, int]
+    results: int | None
+    skipped: list[Skipped]
+
+
+def predict_images(predictor: WholeImagePredictor, images: Sequence[InputImage], output: Output) -> Summary | None:
     """Predicts images and writes what is asked for.
 
+    - always ``counts.csv``, the cells of each image and class, and ``prediction.json``, see
+      :mod:`cellseg_d2.export.record`;
     - ``coco``: ``test-results.json``, which appears whole or not at all, and ``image_ids.json`` with the id, name and
       size of each image;
     - ``geojson/<name>.geojson``, ``rois/<name>.zip``, ``labels/<name>/*.tif``, ``csv/<name>.csv`` and
       ``overlays/<name>.png``, see the writers in :mod:`cellseg_d2.export`.
 
-    A run that was stopped is taken up: images that are done are not predicted again, as long as they, config, weights
-    and output are the same. In several processes each predicts its share of the images, and of large images a share of
-    the tiles; all of them call this.
+    The same run can continue after an interruption: finished images are not predicted again if image, config, weights
+    and output are the same. With several processes, all call this function; each predicts a share of the images, and a
+    share of the tiles of large images.
 
     Returns:
-        Class name -> number of cells in ``coco``, or without it in the others; empty on all processes but the first.
+        What was found; None on all processes but the first.
 
     Raises:
-        CellSegError: an image cannot be read, or a file cannot be written.
+        CellSegError: an image cannot be read, with ``skip_errors`` none can, or a file cannot be written.
     """
     parts = output.folder / PARTS_FOLDER
     if comm.is_main_process():
@@ -101,27 +132,59 @@ def predict_images(predictor: WholeImagePredictor, images: Sequence[InputImage],
     if len(waiting) < len(images):
         logger.info("%d of %d images are done already", len(images) - len(waiting), len(images))
     comm.synchronize()  # all have looked before the first new part appears
-    shared, single = _share(predictor, waiting)
+    skipped: list[Skipped] = []
+    shared, single = _share(predictor, waiting, output)
+    tiles = (comm.get_rank(), comm.get_world_size())
     for image in shared:
-        with image.open(predictor.cfg.CELLSEG.INTENSITY_RULE) as regions:
-            own = list(predictor.pieces(regions, comm.get_rank(), comm.get_world_size()))
+        with ExitStack() as stack:
+            opened = _try(predictor, image, output, stack, lambda regions: list(predictor.pieces(regions, *tiles)))
             comm.synchronize()  # waits as long as the launch allows, which gathering does not
-            gathered = comm.gather(own)
-            if comm.is_main_process():
-                cells = predictor.join([piece for pieces in gathered for piece in pieces], regions.size)
-                _write(predictor, cells, image, regions, output)
+            gathered = comm.gather(opened if isinstance(opened, Skipped) else opened[1])
+            unread = [found for found in gathered if isinstance(found, Skipped)]
+            skipped += unread[:1]
+            if comm.is_main_process() and not unread and not isinstance(opened, Skipped):
+                cells = predictor.join([piece for pieces in gathered for piece in pieces], opened[0].size)
+                _write(predictor, cells, image, opened[0], output)
     for image in track(single, len(single), "prediction") if comm.is_main_process() else single:
-        with image.open(predictor.cfg.CELLSEG.INTENSITY_RULE) as regions:
-            _write(predictor, predictor.predict(regions), image, regions, output)
+        with ExitStack() as stack:
+            predicted = _try(predictor, image, output, stack, predictor.predict)
+            if isinstance(predicted, Skipped):
+                skipped.append(predicted)
+            else:
+                _write(predictor, predicted[1], image, predicted[0], output)
     comm.synchronize()
-    return _finish(images, predictor.class_names, output) if comm.is_main_process() else {}
+    unread = [image for part in comm.gather(skipped) for image in part]
+    return _finish(images, predictor, output, unread) if comm.is_main_process() else None
+
+
+def _try(
+    predictor: WholeImagePredictor,
+    image: InputImage,
+    output: Output,
+    stack: ExitStack,
+    find: Callable[[ImageRegions], T],
+) -> tuple[ImageRegions, T] | Skipped:
+    """An image, open for as long as the stack is, and what is found in it; or that it was skipped."""
+    try:
+        regions = stack.enter_context(image.open(predictor.cfg.CELLSEG.INTENSITY_RULE))
+        return regions, find(regions)
+    except (CellSegError, OSError) as error:
+        if not output.skip_errors:
+            raise
+        return Skipped(image.file_name, image.id, one_line(error))
 
 
 def _fingerprint(cfg: CfgNode, output: Output) -> str:
-    """Differs where a part of an earlier run would not be a part of this one."""
+    """A fingerprint of the run; it differs from an earlier run's if that run's parts must not be used."""
     weights = Path(cfg.MODEL.WEIGHTS)
     state = weights.stat() if weights.is_file() else None
-    known = [cfg.dump(), sorted(output.formats), output.min_score, sorted(output.min_score_of_class.items())]
+    known = [
+        PARTS_FORM,
+        cfg.dump(),
+        sorted(output.formats),
+        output.min_score,
+        sorted(output.min_score_of_class.items()),
+    ]
     known += [state.st_size, state.st_mtime_ns] if state else []
     return hashlib.sha256(repr(known).encode()).hexdigest()
 
@@ -155,13 +218,16 @@ def _keep_parts_of(parts: Path, fingerprint: str) -> None:
 
 def _part(parts: Path, image: InputImage) -> Path:
     """Where the results of an image lie until all are done: of this file, as it is now, under this id."""
-    state = image.path.stat()
-    source = f"{image.path.absolute()} {state.st_size} {state.st_mtime_ns}"
+    try:
+        state = image.path.stat()
+        source = f"{image.path.absolute()} {state.st_size} {state.st_mtime_ns}"
+    except OSError:  # it is gone; reading it says so
+        source = f"{image.path.absolute()}"
     return parts / f"{image.id}_{hashlib.sha256(source.encode()).hexdigest()[:16]}.json"
 
 
 def _share(
-    predictor: WholeImagePredictor, images: Sequence[InputImage]
+    predictor: WholeImagePredictor, images: Sequence[InputImage], output: Output
 ) -> tuple[Sequence[InputImage], Sequence[InputImage]]:
     """Images that all processes predict together, and this process's share of the others."""
     processes = comm.get_world_size()
@@ -169,13 +235,18 @@ def _share(
         return [], images
     looked_at = {}
     for number in range(comm.get_rank(), len(images), processes):
-        tiles = len(predictor.grid(image_header(images[number].path)))  # no pixel is decoded for that
+        try:
+            tiles = len(predictor.grid(image_header(images[number].path)))  # no pixel is decoded for that
+        except (CellSegError, OSError):
+            if not output.skip_errors:
+                raise
+            tiles = 0  # the process that gets it skips it
         looked_at[number] = tiles > SHARED_TILES * processes
-    known = {number: is_large for own in comm.all_gather(looked_at) for number, is_large in own.items()}
+    known = {number: is_large for part in comm.all_gather(looked_at) for number, is_large in part.items()}
     large = [known[number] for number in range(len(images))]
     single = [image for image, is_large in zip(images, large) if not is_large]
-    own = [single[number] for number in InferenceSampler(len(single))] if single else []
-    return [image for image, is_large in zip(images, large) if is_large], own
+    mine = [single[number] for number in InferenceSampler(len(single))] if single else []
+    return [image for image, is_large in zip(images, large) if is_large], mine
 
 
 def _write(
@@ -184,45 +255,68 @@ def _write(
     """Writes all files of one image, its part last: an image with a part is done."""
     sure = predictor.confident(cells, output.min_score, output.min_score_of_class)
     predictor.warn_of_scale(regions, image.path)
-    height, width = regions.size
-    pixels = None
-    if set(NEEDS_PIXELS) & set(output.formats):
-        if height * width <= LARGEST_PICTURE:
-            pixels = regions.read((0, 0, width, height))
-        else:
-            logger.warning("%s: is too large for an overlay and for mean intensities", image.path)
     names, pixel_size = predictor.class_names, predictor.pixel_size_of(regions)
-    shown = ImageCells(output.folder, image.name, sure, names, pixels, pixel_size)
-    for name, write in WRITERS.items():
-        if name in output.formats:
-            write(shown)
-    entry = {"file_name": image.path.name, "id": image.id, "height": height, "width": width}
+    pixels = pixels_for(output.formats, regions, image.path)
+    shown = ImageCells(output.folder, image.name, sure, names, pixels, pixel_size, image.file_name)
+    write_image(shown, output.formats)
+    height, width = regions.size
+    part = {
+        "image": {"file_name": image.file_name, "id": image.id, "height": height, "width": width},
+        "counts": asdict(ImageCounts.of(image.file_name, sure, len(names), pixel_size)),
+        "results": to_results(cells, image.id) if COCO in output.formats else [],
+    }
     with whole_file(_part(output.folder / PARTS_FOLDER, image)) as partial:
-        results = to_results(cells, image.id) if COCO in output.formats else []
-        counts = Counter((cells if results else sure).classes.tolist())
-        partial.write_text(json.dumps({"image": entry, "counts": counts, "results": results}), encoding="utf-8")
+        partial.write_text(json.dumps(part), encoding="utf-8")
 
 
-def _finish(images: Sequence[InputImage], names: Sequence[str], output: Output) -> dict[str, int]:
+def _finish(
+    images: Sequence[InputImage], predictor: WholeImagePredictor, output: Output, skipped: Sequence[Skipped]
+) -> Summary:
     """Puts the parts together, and takes them away."""
+    reasons = {image.id: image for image in skipped}
+    if images and len(reasons) == len(images):
+        raise CellSegError(f"none of the {len(images)} images can be read; the first: {reasons[images[0].id].reason}")
     entries: list[dict[str, Any]] = []
-    counts: Counter[str] = Counter(dict.fromkeys(names, 0))
+    counts: list[ImageCounts] = []
     unchecked = output.folder / f"{RESULTS_FILE}.unchecked"
     with ResultsWriter.open(unchecked) as writer:
         for image in images:
+            if image.id in reasons:
+                continue
             part = json.loads(_part(output.folder / PARTS_FOLDER, image).read_text(encoding="utf-8"))
             writer.append(part["results"])
             entries.append(part["image"])
-            counts.update({names[int(number)]: count for number, count in part["counts"].items()})
+            counts.append(ImageCounts(**part["counts"]))
+    names = predictor.class_names
     if COCO in output.formats:
         if output.check:
             sizes = {entry["id"]: (entry["height"], entry["width"]) for entry in entries}
-            check_results(unchecked, sizes, len(names))
+            check_results(unchecked, sizes, range(1, len(names) + 1))
         unchecked.replace(output.folder / RESULTS_FILE)
         write_json(output.folder / IDS_FILE, entries, indent=1)
         if output.pack:
             zip_results(output.folder / RESULTS_FILE)
     else:
         unchecked.unlink()
+    write_counts(output.folder / COUNTS_FILE, counts, names)
+    in_order = [reasons[image.id] for image in images if image.id in reasons]
+    _write_skipped(output.folder / SKIPPED_FILE, in_order)
+    _record(predictor, output, counts).write(output.folder)
     shutil.rmtree(output.folder / PARTS_FOLDER)
-    return dict(counts)
+    sums = {name: sum(image.cells[number] for image in counts) for number, name in enumerate(names)}
+    return Summary(len(entries), sums, writer.count if COCO in output.formats else None, in_order)
+
+
+def _write_skipped(path: Path, skipped: Sequence[Skipped]) -> None:
+    """Lists the images that were skipped; without any, a list that an earlier run left goes."""
+    if skipped:
+        write_json(path, [asdict(image) for image in skipped], indent=1)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _record(predictor: WholeImagePredictor, output: Output, counts: Sequence[ImageCounts]) -> Record:
+    selection = asdict(predictor.selection(output.min_score, output.min_score_of_class))
+    names = list(selection.pop("class_names"))
+    sizes = {image.image: image.pixel_size_um for image in counts if image.pixel_size_um}
+    return Record(names, selection, predictor.cfg.CELLSEG.INTENSITY_RULE, sizes)

@@ -1,7 +1,7 @@
-"""One set of results of several: of two checkpoints, or of two passes over the same images such as whole and in tiles.
+"""Several sets of results become one: of two checkpoints, or of two passes over the same images, whole and in tiles.
 
-Weighted Boxes Fusion (Solovyev et al., Image and Vision Computing 2021) with masks in the place of boxes: what several
-files show is one cell, and the more of them show it, the higher it scores.
+The method is Weighted Boxes Fusion (Solovyev et al., Image and Vision Computing 2021) with masks instead of boxes:
+instances of several files that overlap become one cell, and its score grows with the number of files that have it.
 """
 
 from __future__ import annotations
@@ -17,13 +17,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cellseg_d2.cells.coco import Result, by_image, to_results
+from cellseg_d2.cells.arrays import Bools, Floats, Ints
+from cellseg_d2.cells.coco import Result, by_image, to_results, to_xywh, to_xyxy
+from cellseg_d2.cells.coco_ids import Ids
+from cellseg_d2.cells.coco_input import ResultFiles, read_results
 from cellseg_d2.cells.instances import CellInstances
+from cellseg_d2.cells.overlaps import overlapping_pairs
 from cellseg_d2.cells.rle import decode_runs
-from cellseg_d2.errors import CellSegError, one_line
+from cellseg_d2.errors import CellSegError
 from cellseg_d2.export.coco_results import ResultsWriter, check_results
-from cellseg_d2.files import read_json, whole_file
-from cellseg_d2.inference.overlaps import Bools, Floats, Ints, overlapping_pairs
+from cellseg_d2.files import whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -37,31 +40,32 @@ def merge(
     iou: float = 0.5,
     class_agnostic: bool = False,
 ) -> CellInstances:
-    """Joins what several passes over one image found, an instance of one with those of the others on the same place.
+    """Joins the instances of several passes over one image that show the same cell.
 
     The best-scored instance that belongs to no cluster yet takes from each other pass the one instance that it overlaps
-    most, and so on. Instances of one pass never join: which of those to keep is for the pass itself to decide. The
-    order of the passes does not matter, only their weights do.
+    most; then the next best does, and so on. Instances of one pass never join: the pass itself decides which of them to
+    keep. The order of the passes does not matter, only their weights do.
 
     Args:
         passes: the instances that each pass found.
-        weights: the weight of each file, above 0; all 1 if not given.
-        iou: above which two masks show one cell, in [0, 1).
+        weights: the weight of each pass, above 0; all 1 if not given.
+        iou: two masks with an IoU above this show one cell, in [0, 1).
         class_agnostic: instances of different classes join too, and the class with most votes wins; otherwise they are
-            different guesses that all stay, as average precision likes it.
+            different guesses that all stay, which average precision rewards.
 
     Returns:
-        One instance a cluster, the best-scored first. An instance's vote is its score by its pass's weight. A cluster's
-        score is the sum of the votes for its class by the sum of all weights, so a pass that does not show it counts as
-        0; its box is the mean of its members' by their votes; its mask is the best member's if that has half of the
-        votes, as it always has of two, and otherwise what at least half of the votes show.
+        One instance per cluster, the best-scored first. An instance's vote is its score times its pass's weight.
+        A cluster's score is the sum of the votes for its class divided by the sum of all weights, so a pass that does
+        not show it counts as 0. Its box is the mean of its members' boxes, weighted by their votes. Its mask is that of
+        the best member if that has at least half of the votes, as always with two members; otherwise it is the pixels
+        that at least half of the votes show.
 
     Raises:
         ValueError: the passes are of images of different sizes, or none is given.
     """
     weights = [1.0] * len(passes) if weights is None else weights
     cells = CellInstances.concatenate(passes)
-    source = np.repeat(np.arange(len(passes)), [len(own) for own in passes])
+    source = np.repeat(np.arange(len(passes)), [len(found) for found in passes])
     weight = np.array(weights, np.float64)[source]
     votes = weight * cells.scores / math.fsum(weights)
     order = _ranking(cells, votes, weight)
@@ -72,9 +76,9 @@ def merge(
     for number, first in enumerate(leader.tolist()):
         members[first].append(number)
     leads = np.array(list(members), np.int64)
-    elected = [_elect(cells.classes, votes, own) for own in members.values()]
+    elected = [_elect(cells.classes, votes, cluster) for cluster in members.values()]
     classes, scores = np.array(elected, np.float64).reshape(-1, 2).T
-    voted = [_voted_mask(cells, votes, own) for own in members.values()]
+    voted = [_voted_mask(cells, votes, cluster) for cluster in members.values()]
     merged = CellInstances(
         cells.image_size,
         _mean_boxes(cells.boxes, votes, leader)[leads],
@@ -87,14 +91,14 @@ def merge(
 
 
 def _ranking(cells: CellInstances, votes: Floats, weight: Floats) -> Ints:
-    """Numbers of the cells, the best vote first; only what is alike in everything is left in the order given."""
+    """Numbers of the cells, the best vote first; only cells that are alike in everything stay in the order given."""
     keys = zip((-votes).tolist(), (-weight).tolist(), cells.classes.tolist(), cells.mask_boxes.tolist(), cells.masks)
     ranked = sorted((*key, mask.tobytes(), number) for number, (*key, mask) in enumerate(keys))
     return np.array([number for *_, number in ranked], np.int64)
 
 
 def _leaders(cells: CellInstances, source: Ints, iou: float, class_agnostic: bool) -> Ints:
-    """(N,), for each of the cells, which come ranked, the number of the best one of its cluster."""
+    """(N,), the number of the best cell in each cell's cluster; the cells come ranked."""
     a, b, overlap = overlapping_pairs(cells, iou)
     joins = source[a] != source[b]
     if not class_agnostic:
@@ -113,7 +117,7 @@ def _leaders(cells: CellInstances, source: Ints, iou: float, class_agnostic: boo
 
 
 def _elect(classes: Ints, votes: Floats, members: Sequence[int]) -> tuple[int, float]:
-    """The class with most votes of a cluster, the lower of two with as many, and its votes."""
+    """The class with most votes in a cluster, the lower class if two have as many, and its votes."""
     tally: defaultdict[int, float] = defaultdict(float)
     for member in members:
         tally[int(classes[member])] += float(votes[member])
@@ -121,7 +125,7 @@ def _elect(classes: Ints, votes: Floats, members: Sequence[int]) -> tuple[int, f
 
 
 def _voted_mask(cells: CellInstances, votes: Floats, members: Sequence[int]) -> tuple[Bools, Ints]:
-    """A cluster's mask and its place in the image; ``members`` come ranked."""
+    """A cluster's mask and its place in the image; ``members`` are ranked."""
     best, needed = members[0], votes[members].sum() / 2
     if votes[best] >= needed:
         return cells.masks[best], cells.origins[best]
@@ -132,12 +136,12 @@ def _voted_mask(cells: CellInstances, votes: Floats, members: Sequence[int]) -> 
     for member, (x0, y0), (x1, y1) in zip(members, cells.origins[members] - origin, ends - origin):
         seen[y0:y1, x0:x1] += votes[member] * cells.masks[member]
     mask: Bools = seen >= needed
-    # Below an IoU of a half, many members may each overlap the best one elsewhere.
+    # With an IoU below one half, members may overlap the best one in different places.
     return (mask, origin) if mask.any() else (cells.masks[best], cells.origins[best])
 
 
 def _mean_boxes(boxes: NDArray[np.float32], votes: Floats, leader: Ints) -> NDArray[np.float32]:
-    """(N, 4), at each leader's number the mean of its members' boxes by their votes."""
+    """(N, 4), at each leader's number the mean of its members' boxes, weighted by their votes."""
     pull = np.maximum(votes, 1e-9)  # a score may be 0
     sums = [np.bincount(leader, pull * side, len(leader)) for side in boxes.T.astype(np.float64)]
     means = np.stack(sums, axis=1) / np.maximum(np.bincount(leader, pull, len(leader)), 1e-9)[:, None]
@@ -146,11 +150,11 @@ def _mean_boxes(boxes: NDArray[np.float32], votes: Floats, leader: Ints) -> NDAr
 
 @dataclass(frozen=True)
 class MergeCounts:
-    """What went in and came out.
+    """Numbers of images and results.
 
     Attributes:
-        images: with at least one result in any file.
-        given: results of each file.
+        images: images with at least one result in any file.
+        given: results in each file.
         merged: results written.
     """
 
@@ -171,133 +175,101 @@ def merge_files(
     """Merges COCO results files, of this or any other tool, image by image with :func:`merge`.
 
     Args:
-        paths: results files with compressed RLE masks, of the same images. COCO results do not tell an image without a
+        paths: results files with masks, of the same images. COCO results do not tell an image without a
             cell from one that was never predicted: an image that a file lacks counts as one without a cell.
         output: the merged results, by image id and then by score; it appears whole and checked, or not at all.
-        weights: one a file; all 1 if not given.
-        iou: above which two masks show one cell.
-        score_threshold: what has less after merging is left out.
+        weights: one per file; all 1 if not given.
+        iou: two masks with an IoU above this show one cell.
+        score_threshold: cells that score less after merging are left out.
         class_agnostic: see :func:`merge`.
 
     Raises:
-        CellSegError: weights do not fit the files, or a value is out of its range; a file cannot be read, is of another
-            form, or of images of other sizes than the rest; the output cannot be written.
+        CellSegError: weights do not fit the files, or a value is out of its range; a file cannot be read, has another
+            form, or images of other sizes than the others; the output cannot be written.
     """
     weights = [1.0] * len(paths) if weights is None else list(weights)
     if len(weights) != len(paths):
-        raise CellSegError(f"weights: {len(weights)} given for {len(paths)} files; give one a file")
+        raise CellSegError(f"weights: {len(weights)} given for {len(paths)} files; give one per file")
     if not all(0 < weight < math.inf for weight in weights):
         raise CellSegError(f"weights: must each be above 0 and finite, not {weights}; leave a file out instead")
     if not 0 <= iou < 1:
         raise CellSegError(f"iou: must be at least 0 and below 1, not {iou}")
     if not 0 <= score_threshold <= 1:
         raise CellSegError(f"score threshold: must be from 0 to 1, not {score_threshold}")
-    files = [_read(path) for path in paths]
-    sizes = _common_sizes(paths, files)
-    classes = 0
+    given = read_results(paths)
+    files = [_checked(path, results) for path, results in zip(paths, given.files)]
+    sizes = _common_sizes(paths, files, given.image_ids)
+    categories: set[Any] = set()
     with whole_file(output) as unchecked:
         with ResultsWriter.open(unchecked) as writer:
             for image, size in sorted(sizes.items()):
-                passes = [_cells(path, file[image], image, size) for path, file in zip(paths, files)]
+                passes = [_cells(file[image], size) for file in files]
                 merged = merge(passes, weights=weights, iou=iou, class_agnostic=class_agnostic)
                 merged = merged[merged.scores >= score_threshold]
-                classes = max(classes, int(merged.classes.max(initial=-1)) + 1)
-                writer.append(_results(merged, image))
-        check_results(unchecked, sizes, classes)
+                # the mean of several boxes is closer to the truth than the mask's tight one
+                found = to_results(merged, image, to_xywh(merged.boxes).astype(np.float64).round(2))
+                results = [_renamed(result, given) for result in found]
+                categories |= {result["category_id"] for result in results}
+                writer.append(results)
+        check_results(unchecked, {given.image_ids.original(image): size for image, size in sizes.items()}, categories)
     return MergeCounts(len(sizes), tuple(sum(map(len, file.values())) for file in files), writer.count)
 
 
-def _results(cells: CellInstances, image: int) -> list[Result]:
-    """COCO results with the cells' own boxes: the mean of several is closer to the truth than the mask's tight one."""
-    sides = np.concatenate([cells.boxes[:, :2], cells.boxes[:, 2:] - cells.boxes[:, :2]], axis=1).astype(np.float64)
-    boxes = sides.round(2).tolist()
-    return [{**result, "bbox": box} for result, box in zip(to_results(cells, image), boxes)]
+def _renamed(result: Result, given: ResultFiles) -> Result:
+    """A result with the ids that the files have."""
+    image, category = result["image_id"], result["category_id"]
+    return {
+        **result,
+        "image_id": given.image_ids.original(image),
+        "category_id": given.category_ids.original(category),
+    }
 
 
-def _read(path: Path) -> defaultdict[int, list[Result]]:
-    """The results of a file by image id."""
-    content = read_json(path)
-    if not isinstance(content, list):
-        raise CellSegError(f"{path}: is no list of COCO results; give what tools/predict.py writes, test-results.json")
-    for number, result in enumerate(content):
-        problem = _problem(result)
-        if problem:
-            raise CellSegError(f"{path}: result {number}, counted from 0, {problem}")
-    return by_image(content)
+def _checked(path: Path, results: Sequence[Result]) -> defaultdict[int, list[Result]]:
+    """The results of a file by image id.
+
+    Raises:
+        CellSegError: one has no mask, or a score out of its range.
+    """
+    for number, result in enumerate(results):
+        if "segmentation" not in result:
+            raise CellSegError(f"{path}: has results without masks; write complete COCO results with masks")
+        if not 0 <= result["score"] <= 1:
+            score = result["score"]
+            raise CellSegError(
+                f"{path}: result {number}, counted from 0, has score {score!r}; write scores from 0 to 1"
+            )
+    return by_image(results)
 
 
-def _problem(result: Any) -> str | None:
-    """What keeps a result from being merged, and how to fix it."""
-    if not isinstance(result, dict):
-        return "is no object; write COCO results"
-    missing = [key for key in ("image_id", "category_id", "score", "segmentation") if key not in result]
-    if missing:
-        return f"has no {missing[0]}; write complete COCO results with masks"
-    for key, least in (("image_id", 0), ("category_id", 1)):
-        if type(result[key]) is not int or result[key] < least:
-            return f"has {key} {result[key]!r}; write a whole number from {least} on"
-    score, masks = result["score"], result["segmentation"]
-    if type(score) not in (int, float) or not 0 <= score <= 1:
-        return f"has score {score!r}; write scores from 0 to 1"
-    if "bbox" in result and not _is_box(result["bbox"]):
-        return f"has bbox {str(result['bbox'])[:80]}; write [x, y, width, height], or no bbox for the mask's own"
-    kind = "polygons" if isinstance(masks, list) else "an RLE that is not compressed"
-    if isinstance(masks, list) or (isinstance(masks, dict) and isinstance(masks.get("counts"), list)):
-        return f"has {kind}; compress it with pycocotools.mask.frPyObjects"
-    if not isinstance(masks, dict) or not isinstance(masks.get("counts"), str) or not _is_size(masks.get("size")):
-        return 'has a segmentation that is no {"size": [height, width], "counts": text}; write compressed RLEs'
-    return None
-
-
-def _is_box(box: Any) -> bool:
-    numbers = isinstance(box, list) and len(box) == 4 and all(type(side) in (int, float) for side in box)
-    return numbers and all(map(math.isfinite, box)) and min(box[2:]) >= 0
-
-
-def _is_size(size: Any) -> bool:
-    return isinstance(size, list) and len(size) == 2 and all(type(side) is int and side > 0 for side in size)
-
-
-def _common_sizes(paths: Sequence[Path], files: Sequence[dict[int, list[Result]]]) -> dict[int, Size]:
-    """(height, width) of each image of any file, which all files agree on."""
-    found: dict[int, tuple[Size, Path]] = {}
-    for path, file in zip(paths, files):
+def _common_sizes(paths: Sequence[Path], files: Sequence[dict[int, list[Result]]], ids: Ids) -> dict[int, Size]:
+    """(height, width) of each image of any file, on which all agree; warns of what a file lacks."""
+    found = {}
+    for file in files:
         for image, results in file.items():
-            for result in results:
-                height, width = result["segmentation"]["size"]
-                first, source = found.setdefault(image, ((height, width), path))
-                if first != (height, width):
-                    raise CellSegError(
-                        f"{path}: image {image} has masks of {height} x {width} pixels, and of {first[0]} x {first[1]} "
-                        f"in {source}; predict the same images for each file"
-                    )
+            height, width = results[0]["segmentation"]["size"]
+            found[image] = (height, width)
     for path, file in zip(paths, files):
         absent = sorted(set(found) - set(file))
         if absent:
             logger.warning(
-                "%s: has nothing for %d of %d images (%d, ...), which lowers the scores there; "
+                "%s: has nothing for %d of %d images (%s, ...), which lowers the scores there; "
                 "right if it saw no cell in them, not if they were left out",
                 path,
                 len(absent),
                 len(found),
-                absent[0],
+                ids.original(absent[0]),
             )
-    return {image: size for image, (size, _) in found.items()}
+    return found
 
 
-def _cells(path: Path, results: Sequence[Result], image: int, size: Size) -> CellInstances:
-    """What a file has of an image; masks without a pixel, which other tools may write, are left out."""
-    try:
-        areas = decode_runs([result["segmentation"] for result in results], size).areas(len(results))
-        shown = [result for result, area in zip(results, areas.tolist()) if area]
-        cells = CellInstances.from_rles(
-            [result["segmentation"] for result in shown],
-            [result["category_id"] - 1 for result in shown],
-            size,
-            [result["score"] for result in shown],
-        )
-    except ValueError as error:
-        raise CellSegError(f"{path}: image {image}: {one_line(error)}; write its results again") from error
-    boxes = np.array([result["bbox"] for result in shown if "bbox" in result], np.float32).reshape(-1, 4)
-    cells.boxes[["bbox" in result for result in shown]] = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1)
+def _cells(results: Sequence[Result], size: Size) -> CellInstances:
+    """One file's cells of an image; masks without a pixel, which other tools may write, are left out."""
+    runs = decode_runs([result["segmentation"] for result in results], size)
+    there = np.flatnonzero(runs.areas)
+    shown = [results[number] for number in there.tolist()]
+    cells = CellInstances.from_runs(
+        runs.pick(there), [result["category_id"] - 1 for result in shown], [result["score"] for result in shown]
+    )
+    cells.boxes[:] = to_xyxy(np.array([result["bbox"] for result in shown], np.float32).reshape(-1, 4))
     return cells

@@ -1,53 +1,80 @@
-"""An array in, its cells out: prediction in one call from Python."""
+"""Prediction in one call from Python: an array in, its cells out."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from detectron2.config import CfgNode
 from numpy.typing import NDArray
 
-from cellseg_d2.cells.instances import CellInstances
+from cellseg_d2.cells.instances import LARGEST_SIDE, CellInstances
+from cellseg_d2.config_checks import check_config
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.export.formats import WRITERS, ImageCells
+from cellseg_d2.export.overlay import draw_overlay
 from cellseg_d2.images.regions import WholeImage
 from cellseg_d2.images.tiff import IntensityRule
 from cellseg_d2.inference.predictor import WholeImagePredictor
+
+
+@dataclass(frozen=True, repr=False)
+class SegmentedImage(CellInstances):
+    """The cells of an image and the image itself, on which they are shown.
+
+    Attributes:
+        image: (H, W, 3) uint8 RGB, as the network saw it.
+    """
+
+    image: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((0, 0, 3), np.uint8))
+
+    def picture(self) -> NDArray[np.uint8]:
+        """(h, w, 3) uint8 RGB: the cells in the colours of their classes on the image, made smaller as a whole."""
+        drawn = draw_overlay(self.image, self)
+        scale = min(LARGEST_SIDE / max(self.image_size), 1)
+        height, width = (max(round(scale * side), 1) for side in self.image_size)
+        return (
+            drawn
+            if scale == 1
+            else np.asarray(cv2.resize(drawn, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+        )
 
 
 def segment(
     image: NDArray[Any],
     model: str | Path | CfgNode | WholeImagePredictor = "nuclei",
     *,
-    min_score: float = 0.5,
+    min_score: float | None = None,
     min_score_of_class: Mapping[str, float] | None = None,
     output: str | Path | None = None,
     formats: Collection[str] = ("overlay",),
     name: str = "image",
-) -> CellInstances:
+) -> SegmentedImage:
     """Finds the cells of an image.
 
     Args:
-        image: (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA, whose alpha is left out; 8 bit, or of any other real type,
+        image: (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA, whose alpha is dropped; 8 bit, or any other real type,
             which is scaled as the model's training images were.
         model: a checkpoint's path, ``nuclei`` for the weights that come with this package, a config with MODEL.WEIGHTS,
-            or a predictor. For many images make a predictor once: all others load the weights with each call.
-        min_score: the least score of a cell, in [0, 1].
-        min_score_of_class: the same for single classes, by name.
+            or a predictor. For many images make a predictor once, because all others load the weights in each call.
+        min_score: the least score of a cell, in [0, 1]; None for the checkpoint's, per class, or else 0.5.
+        min_score_of_class: class name -> the least score of its cells, where it differs.
         output: a folder for files of the cells, as ``predict`` writes them; None writes nothing.
-        formats: which files, from :data:`cellseg_d2.export.formats.WRITERS`.
+        formats: which files to write, from :data:`cellseg_d2.export.formats.WRITERS`.
         name: the name of these files.
 
     Returns:
-        The cells: masks, boxes, scores and classes. No two show the same cell, unless CELLSEG.INFERENCE.SUPPRESSION is
-        ``none``. An image without cells gives none.
+        The cells: masks, boxes, scores, classes and their names; ``label_image()`` paints them, and a notebook shows
+        them on the image. No two show the same cell, unless CELLSEG.INFERENCE.SUPPRESSION is ``none``. An image without
+        cells gives none.
 
     Raises:
-        CellSegError: there are no weights, they cannot be read or do not fit, a score is not in [0, 1], a class or a
-            format is unknown, or a file cannot be written.
+        CellSegError: there are no weights, they cannot be read or do not fit, a value of the config is not allowed, a
+            score is not in [0, 1], a class or a format is unknown, or a file cannot be written.
         ValueError: the image is of another shape, or holds complex, NaN or infinite values.
     """
     if unknown := sorted(set(formats) - WRITERS.keys()):
@@ -60,7 +87,8 @@ def segment(
         shown = ImageCells(Path(output), name, cells, predictor.class_names, rgb, pixel_size)
         for format_name in formats:
             WRITERS[format_name](shown)
-    return cells
+    parts = {part.name: getattr(cells, part.name) for part in fields(CellInstances)}
+    return SegmentedImage(**parts | {"class_names": tuple(predictor.class_names)}, image=rgb)
 
 
 def _predictor_of(model: str | Path | CfgNode | WholeImagePredictor) -> WholeImagePredictor:
@@ -70,6 +98,7 @@ def _predictor_of(model: str | Path | CfgNode | WholeImagePredictor) -> WholeIma
         return model
     if not model.MODEL.WEIGHTS:
         raise CellSegError("prediction needs weights; set MODEL.WEIGHTS")
+    check_config(model)
     return WholeImagePredictor.from_cfg(model)
 
 

@@ -1,4 +1,4 @@
-"""Mask probabilities inside boxes -> pixels, each mask inside its own box only."""
+"""Turns mask probabilities inside boxes into pixels, each mask inside its box only."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from torch.nn import functional as F
 from cellseg_d2.cells.instances import CellInstances
 
 PASTE_BLOCK_PIXELS = 2**22
-"""Mask samples computed at once: bounds memory, and keeps the work of small masks in few calls."""
+"""Mask samples that are computed at once: few enough to bound memory, enough to handle small masks in few calls."""
 
 
 def to_cell_instances(instances: Instances, threshold: float) -> CellInstances:
-    """Detectron2's raw predictions of one image, with (N, 1, M, M) mask probabilities, as cells.
+    """Cells from Detectron2's raw predictions for one image, with (N, 1, M, M) mask probabilities.
 
-    Cells whose mask has no pixel of at least ``threshold`` are left out.
+    Cells whose masks have no pixel of at least ``threshold`` are left out.
     """
     height, width = instances.image_size
     boxes = instances.pred_boxes.tensor.float()
@@ -37,23 +37,23 @@ def to_cell_instances(instances: Instances, threshold: float) -> CellInstances:
 def paste_in_boxes(
     probabilities: torch.Tensor, boxes: torch.Tensor, image_size: tuple[int, int], threshold: float
 ) -> tuple[list[NDArray[np.bool_]], NDArray[np.int64]]:
-    """Resamples mask probabilities to pixels, each mask inside its own box only.
+    """Resamples mask probabilities to pixels, each mask inside its box only.
 
-    The same values as Detectron2's ``paste_masks_in_image`` (layers/mask_ops.py: bilinear, at pixel centres), without
-    an array of cells x image.
+    The values are those of Detectron2's ``paste_masks_in_image`` (layers/mask_ops.py: bilinear, at pixel centres), but
+    without an array of cells x image.
 
     Args:
         probabilities: (N, M, M) float in [0, 1].
         boxes: (N, 4) float, (x0, y0, x1, y1) in pixels.
         image_size: (height, width); boxes are clipped to it.
-        threshold: a pixel belongs to the mask from this probability on.
+        threshold: pixels with at least this probability belong to the mask.
 
     Returns:
         N bool arrays (h, w), and (N, 2) int64, the (x, y) of their first pixels.
     """
     height, width = image_size
     limits = boxes.new_tensor([width, height])
-    # one pixel more on each side: the bilinear samples fade out just outside of the box
+    # one pixel more on each side, because bilinear samples fade out just outside the box
     low = torch.minimum((boxes[:, :2].floor() - 1).clamp(min=0), limits)
     high = torch.minimum(boxes[:, 2:].ceil() + 1, limits)
     sizes = (high - low).clamp(min=0).long()
@@ -75,7 +75,7 @@ def paste_in_boxes(
 
 
 def _blocks_of_similar_size(sizes: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-    """Indices of (N, 2) sizes in blocks: padded to a block's largest width and height, few pixels are wasted."""
+    """Groups the indices of (N, 2) sizes in blocks of similar sizes, so that padding wastes few pixels."""
     nonempty = np.flatnonzero(sizes.min(axis=1) > 0)
     order = nonempty[np.argsort(sizes[nonempty].max(axis=1), kind="stable")]
     first = 0

@@ -1,4 +1,4 @@
-"""A whole image of any size -> its cells: batches of tiles, masks inside their own boxes, one instance a cell."""
+"""Predicts the cells of a whole image of any size: in batches of tiles, with one instance per cell."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,12 +20,13 @@ import cellseg_d2.modeling  # noqa: F401  (registers backbones and heads)
 from cellseg_d2.cells.instances import CellInstances
 from cellseg_d2.cells.tiling import Tile, TileGrid
 from cellseg_d2.errors import CellSegError
+from cellseg_d2.evaluation.thresholds import UNKNOWN
 from cellseg_d2.images.pixel_size import PixelSize
 from cellseg_d2.images.regions import ImageHeader, ImageRegions, WholeImage
 from cellseg_d2.inference.detect import Detector
 from cellseg_d2.inference.paste import to_cell_instances
 from cellseg_d2.inference.stitch import stitch
-from cellseg_d2.inference.suppress import suppress
+from cellseg_d2.inference.suppress import Selection, suppress
 from cellseg_d2.modeling.build import use_available_device
 from cellseg_d2.weights.checkpoint import CellCheckpointer, WeightsFile
 from cellseg_d2.weights.locations import register_package_weights
@@ -34,20 +36,20 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 Piece = tuple[Tile, CellInstances]
-"""What one tile shows, in pixels of the image."""
+"""A tile and its cells, in pixels of the image."""
 
 BACKGROUND_STD = 3.0
 """A tile shows nothing if no channel has a standard deviation above this, on the scale 0..255."""
 
 OTHER_SCALE = 1.5
-"""By how much an image's pixel size may differ from the training data's before it is said."""
+"""A warning is given if an image's pixel size differs from the training data's by more than this factor."""
 
 
 class WholeImagePredictor:
     """Predicts images of any size with a model that was trained on tiles.
 
-    An image that fits into one tile is predicted whole; a larger one in tiles with a halo, put together by
-    :func:`cellseg_d2.inference.stitch.stitch`. Memory follows one batch of tiles and the cells.
+    An image that fits into one tile is predicted whole; a larger one in tiles with a halo, which
+    :func:`cellseg_d2.inference.stitch.stitch` joins. Memory grows with the batch of tiles and the cells, not the image.
 
     Args:
         model: a Detectron2 ``GeneralizedRCNN``.
@@ -62,7 +64,7 @@ class WholeImagePredictor:
 
     @classmethod
     def from_cfg(cls, cfg: CfgNode, opened: WeightsFile | None = None) -> WholeImagePredictor:
-        """A predictor with the model of a config and the weights of its MODEL.WEIGHTS; random ones where it is empty.
+        """A predictor with the model of a config and its MODEL.WEIGHTS; random weights where this is empty.
 
         Args:
             cfg: the config.
@@ -102,11 +104,11 @@ class WholeImagePredictor:
         return self.join(self.pieces(regions), regions.size)
 
     def pieces(self, image: ImageRegions, part: int = 0, parts: int = 1) -> Iterator[Piece]:
-        """What each tile shows, batch by batch; the next batch is read while the model runs.
+        """The cells of each tile, batch by batch; the next batch is read while the model runs.
 
         Args:
-            image: read window by window.
-            part: which of ``parts`` shares of the tiles, for processes that share an image.
+            image: the image, which is read window by window.
+            part: the number of this share of the tiles, for processes that share an image.
             parts: the number of shares.
         """
         options = self.cfg.CELLSEG.INFERENCE
@@ -131,56 +133,64 @@ class WholeImagePredictor:
         side = max(round(options.TILE_SIZE / self.scale_of(image)), 1)
         return TileGrid(*image.size, side, options.OVERLAP)
 
-    def one_a_cell(self, cells: CellInstances) -> CellInstances:
-        """An image's cells of which no two show the same one in two classes, as CELLSEG.INFERENCE.SUPPRESSION asks for.
-
-        With SUPPRESS_RESULTS they are that already, and stay as they are.
-        """
-        return cells if self.cfg.CELLSEG.INFERENCE.SUPPRESS_RESULTS else self._suppressed(cells)
-
     def confident(
-        self, cells: CellInstances, min_score: float = 0.5, min_score_of_class: Mapping[str, float] | None = None
+        self,
+        cells: CellInstances,
+        min_score: float | None = None,
+        min_score_of_class: Mapping[str, float] | None = None,
     ) -> CellInstances:
-        """The cells that a person wants to see: those with a high score, one per nucleus.
+        """The cells that a person wants to see, see :class:`cellseg_d2.inference.suppress.Selection`.
 
         Args:
             cells: all cells of an image, with scores down to MODEL.ROI_HEADS.SCORE_THRESH_TEST.
-            min_score: the least score of a cell.
-            min_score_of_class: the same for single classes, by name.
+            min_score: the least score of a cell; None for CELLSEG.INFERENCE.MIN_SCORES, the checkpoint's, or else 0.5.
+            min_score_of_class: class name -> the least score of its cells, where it differs.
 
         Raises:
             CellSegError: a score is not from 0 to 1, or a class is unknown.
         """
+        return self.selection(min_score, min_score_of_class).of(cells)
+
+    def selection(
+        self, min_score: float | None = None, min_score_of_class: Mapping[str, float] | None = None
+    ) -> Selection:
+        """Which cells a person wants to see, by CELLSEG.INFERENCE; arguments and errors as of :meth:`confident`."""
+        options = self.cfg.CELLSEG.INFERENCE
+        lowered = options.SUPPRESS_RESULTS and options.SUPPRESSION == "soft"  # the scores are that already
+        method = "hard" if lowered else options.SUPPRESSION
         by_class = dict(min_score_of_class or {})
-        for score in (min_score, *by_class.values()):
-            if not 0 <= score <= 1:
-                raise CellSegError(f"the least score of a cell is from 0 to 1, not {score}")
-        if unknown := sorted(by_class.keys() - set(self.class_names)):
-            raise CellSegError(f"{unknown[0]!r} is not among the classes: {', '.join(self.class_names)}")
-        least = np.array([by_class.get(name, min_score) for name in self.class_names])
-        kept = self.one_a_cell(cells[cells.scores >= least[cells.classes]])
-        return kept[kept.scores >= least[kept.classes]]  # soft suppression lowers scores
+        known = options.MIN_SCORES if min_score is None else []
+        return Selection(
+            self.class_names,
+            UNKNOWN if min_score is None else min_score,
+            dict(zip(self.class_names, known)) | by_class,
+            method,
+            options.SUPPRESSION_IOU,
+            options.SUPPRESSION_COVERED,
+        )
 
     def _suppressed(self, cells: CellInstances) -> CellInstances:
         options = self.cfg.CELLSEG.INFERENCE
         return suppress(cells, method=options.SUPPRESSION, iou=options.SUPPRESSION_IOU)
 
     def join(self, pieces: Iterable[Piece], size: tuple[int, int]) -> CellInstances:
-        """The cells of an image from what all of its tiles show."""
+        """The cells of an image from those of all of its tiles."""
         cells, report = stitch(pieces, size, tolerance=self.cfg.CELLSEG.INFERENCE.TOLERANCE)
         logger.debug("put together: %s", report)
-        return cells
+        return replace(cells, class_names=tuple(self.class_names))
 
     def pixel_size_of(self, image: ImageHeader) -> PixelSize | None:
-        """Microns a pixel, (x, y): CELLSEG.INFERENCE.PIXEL_SIZE_UM, else what the image states."""
+        """Microns per pixel, (x, y): CELLSEG.INFERENCE.PIXEL_SIZE_UM, else what the image states."""
         given = self.cfg.CELLSEG.INFERENCE.PIXEL_SIZE_UM
         return (given, given) if given else image.pixel_size_um
 
     def scale_of(self, image: ImageHeader) -> float:
-        """By how much an image is enlarged for the model: 1, or with RESCALE its pixel size by the training data's.
+        """The factor by which an image is enlarged for the model; 1 unless RESCALE is set.
+
+        With RESCALE it is the image's pixel size divided by the training data's.
 
         Raises:
-            CellSegError: RESCALE is asked for and one of the two is not known.
+            CellSegError: RESCALE is set and one of the two is not known.
         """
         if not self.cfg.CELLSEG.INFERENCE.RESCALE:
             return 1.0
@@ -193,40 +203,40 @@ class WholeImagePredictor:
         return scale
 
     def _coarseness(self, image: ImageHeader) -> float | None:
-        """An image's pixel size by that of the training data; None where one of them is not known."""
-        own, trained = self.pixel_size_of(image), self.cfg.CELLSEG.PIXEL_SIZE_UM
-        return float(np.mean(own)) / trained if own and trained else None
+        """An image's pixel size divided by that of the training data; None where one of them is not known."""
+        size, trained = self.pixel_size_of(image), self.cfg.CELLSEG.PIXEL_SIZE_UM
+        return float(np.mean(size)) / trained if size and trained else None
 
     def warn_of_scale(self, image: ImageRegions, path: Path) -> None:
-        """Says so where an image's pixel size is far from the training data's and it was not resampled."""
+        """Warns where an image's pixel size is far from the training data's and the image is not resampled."""
         coarseness = None if self.cfg.CELLSEG.INFERENCE.RESCALE else self._coarseness(image)
         if coarseness is not None and not 1 / OTHER_SCALE <= coarseness <= OTHER_SCALE:
             trained = self.cfg.CELLSEG.PIXEL_SIZE_UM
             logger.warning(
-                "%s: has %.3g um a pixel, the training data %.3g, so that its cells look %.2g times as large; "
+                "%s: has %.3g um per pixel, the training data %.3g, so that its cells look %.2g times as large; "
                 "--rescale resamples it",
                 *(path, coarseness * trained, trained, 1 / coarseness),
             )
 
     def _batches(self, image: ImageRegions, tiles: list[Tile]) -> Iterator[list[tuple[Tile, NDArray[np.uint8]]]]:
-        """Tiles with their pixels; those of a batch have one size, as group normalisation would notice padding."""
+        """Tiles with their pixels; tiles of a batch have one size, because padding would change group normalisation."""
         step = self.cfg.CELLSEG.INFERENCE.BATCH_SIZE
         by_size = defaultdict(list)
         for tile in tiles:
             x0, y0, x1, y1 = tile.window
             by_size[y1 - y0, x1 - x0].append(tile)
-        for own in by_size.values():
-            for first in range(0, len(own), step):
-                yield [(tile, image.read(tile.window)) for tile in own[first : first + step]]
+        for alike in by_size.values():
+            for first in range(0, len(alike), step):
+                yield [(tile, image.read(tile.window)) for tile in alike[first : first + step]]
 
     def _is_background(self, crop: NDArray[np.uint8]) -> bool:
-        """Whether a tile shows nothing, where such tiles are to be left out."""
+        """Whether a tile shows nothing and such tiles are skipped."""
         options = self.cfg.CELLSEG.INFERENCE
         return options.SKIP_BACKGROUND and float(crop.std(axis=(0, 1)).max()) <= BACKGROUND_STD
 
 
 def read_ahead(items: Iterable[T]) -> Iterator[T]:
-    """The same items; a thread makes the next one while the caller works on this one."""
+    """Yields the same items; a thread makes the next one while the caller works on the current one."""
     end = object()
     iterator = iter(items)
     with ThreadPoolExecutor(1) as pool:

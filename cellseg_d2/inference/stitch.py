@@ -1,13 +1,14 @@
-"""One instance per cell, from the instances of overlapping tiles.
+"""Joins the instances of overlapping tiles, so that each cell has one instance.
 
-The predecessor is StarDist's responsibility rule (``stardist/big.py``; Weigert et al. 2018): every tile answers for its
-own core, and an object belongs to the tile whose core holds its reference point. That needs tiles that agree to the
-pixel, which those of a two-stage detector do not. Here a tile answers ``tolerance`` pixels beyond its core, and what
-two tiles then give twice is matched by mask. A cell that no responsible tile sees whole is put together from pieces.
+The method builds on StarDist's responsibility rule (``stardist/big.py``; Weigert et al. 2018): every tile is
+responsible for its core, and an object belongs to the tile whose core contains its reference point. This needs tiles
+that agree to the pixel, which the tiles of a two-stage detector do not. So here a tile is also responsible for
+``tolerance`` pixels around its core, and cells that two tiles then report are matched by mask. A cell that no
+responsible tile sees whole is put together from pieces.
 
-Let D be the largest box side of a predicted cell, and cells be connected. A halo above D / 2 + tolerance + 1 gives each
-cell once: the tile that owns its point sees it whole, and a piece that a tile's edge cuts has its point so near to that
-edge that this tile is not responsible, while the tile that owns that point sees all of the piece and decides.
+Let D be the largest box side of a predicted cell, and let cells be connected. A halo above D / 2 + tolerance + 1 gives
+each cell once. The tile that owns the cell's point sees it whole. A piece that a tile's edge cuts has its point so near
+to this edge that the tile is not responsible for it; the tile that owns this point sees the whole piece and decides.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -22,22 +24,23 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
+from cellseg_d2.cells.arrays import Bools, Floats, Ints
 from cellseg_d2.cells.instances import CellInstances
+from cellseg_d2.cells.overlaps import crop, neighbours, shared_pixels, suppress_pairs
 from cellseg_d2.cells.tiling import Tile
-from cellseg_d2.inference.overlaps import Bools, Floats, Ints, crop, neighbours, shared_pixels, suppress_pairs
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class StitchReport:
-    """What became of the instances of all tiles; ``owned + large`` is the number of cells in the result.
+    """Counts of what happened to the instances of all tiles; ``owned + large`` is the number of cells in the result.
 
     Attributes:
-        owned: cells that a tile saw whole and answered for.
+        owned: cells that a responsible tile saw whole.
         rejected: instances left to another tile: cut by a tile's edge, or with a reference point in another core.
-        deduplicated: whole instances dropped because two tiles answered for the same cell.
-        large: cells that no tile could answer for, put together from what the tiles saw of them.
+        deduplicated: whole instances dropped because two responsible tiles reported the same cell.
+        large: cells that no responsible tile saw whole, put together from pieces.
     """
 
     owned: int
@@ -48,15 +51,12 @@ class StitchReport:
 
 @dataclass(frozen=True)
 class _Candidates:
-    """N instances and the tile of each; boxes, windows and cores are (x0, y0, x1, y1), half open.
+    """N instances, each with its tile; boxes, windows and cores are (x0, y0, x1, y1), half open.
 
-    Boxes are tight around the masks, which are cropped to them; a point is the centre of its box.
+    Boxes are tight around the masks, which are cropped to them; the point of an instance is the centre of its box.
     """
 
     cells: CellInstances
-    boxes: Ints
-    areas: Ints
-    points: Floats
     tile: Ints
     windows: Ints
     cores: Ints
@@ -65,7 +65,19 @@ class _Candidates:
         return len(self.cells)
 
     def __getitem__(self, index: NDArray[Any]) -> _Candidates:
-        return _Candidates(*(values[index] for values in vars(self).values()))
+        return _Candidates(self.cells[index], self.tile[index], self.windows[index], self.cores[index])
+
+    @cached_property
+    def boxes(self) -> Ints:
+        return self.cells.mask_boxes
+
+    @cached_property
+    def areas(self) -> Ints:
+        return self.cells.areas
+
+    @cached_property
+    def points(self) -> Floats:
+        return _centres(self.boxes)
 
 
 def stitch(
@@ -73,26 +85,27 @@ def stitch(
 ) -> tuple[CellInstances, StitchReport]:
     """Joins the instances of all tiles of an image into one set with one instance per cell.
 
-    A cell's reference point is the centre of its mask's tight box. Instances are compared by mask and whatever their
-    class, those of one tile never with each other. The result does not depend on the order of ``pieces``.
+    A cell's reference point is the centre of its mask's tight box. Instances are compared by mask, whatever their
+    class, but never with instances of the same tile. The result does not depend on the order of ``pieces``.
 
     Args:
         pieces: each tile with its instances, in pixels of the full image and inside the tile's window. Tiles without an
-            instance belong in it too: that such a tile saw nothing counts.
+            instance must be included, because it matters that they saw nothing.
         image_size: (height, width) of the full image in pixels.
-        tolerance: by how many pixels two tiles may disagree about a reference point (largest of x and y).
+        tolerance: the most pixels by which two tiles may disagree about a reference point, in x or y.
 
     Returns:
-        The cells, with masks cropped tight, sorted by reference point (y, then x); and what became of the instances. A
-        cell put together from pieces has the union of their masks and boxes, and class and score of the largest one.
-        Such cells are logged, one warning an image, with the halo that would have shown each of them whole.
+        The cells, with masks cropped tight, sorted by reference point (y, then x); and counts of what happened to the
+        instances. A cell that is put together from pieces has the union of their masks and boxes, and the class and
+        score of the largest one. One warning per image reports such cells, with the halo that would have shown each of
+        them whole.
 
     Raises:
         ValueError: ``tolerance`` is negative, or an instance belongs to an image of another size.
 
-    What is not promised: a cell larger than the halo allows may come as several where its tiles give it different
-    classes, where their masks agree by less than half in the area they share, or where it has parts that do not touch.
-    Without any overlap of the tiles, two cells that face each other across a seam look like one cut in two.
+    Limits: a cell larger than the halo allows may become several cells if its tiles give it different classes, if their
+    masks agree by less than half in the area that they share, or if it has parts that do not touch. Without any overlap
+    of the tiles, two cells that touch across a seam cannot be distinguished from one cell that the seam cuts.
     """
     if tolerance < 0:
         raise ValueError(f"tolerance must be at least 0 pixels, not {tolerance}")
@@ -101,7 +114,7 @@ def stitch(
     owned = whole & _within(found.points, found.cores, tolerance)
     kept = owned.copy()
     to_border = np.abs(_side_distances(found.points, found.cores, image_size)).min(axis=1)
-    band = np.flatnonzero(owned & (to_border <= 2 * tolerance))  # the others have one view only
+    band = np.flatnonzero(owned & (to_border <= 2 * tolerance))  # only these may be in two tiles
     kept[band[_duplicates(found[band], image_size, tolerance)]] = False
 
     pool = found[~owned & ~_decided_by_owner(found.boxes, tiles, image_size)]
@@ -126,17 +139,22 @@ def stitch(
 def _collect(
     pieces: Iterable[tuple[Tile, CellInstances]], image_size: tuple[int, int]
 ) -> tuple[list[Tile], _Candidates]:
-    """All tiles from top to bottom and left to right, and all instances by tile, whatever order they came in."""
+    """All tiles from top to bottom and left to right, and all instances in the order of their tiles."""
     given = [(tile, cells.trimmed()) for tile, cells in pieces]
     tiles = sorted({tile for tile, _ in given}, key=lambda tile: (tile.core[1], tile.core[0], tile.core, tile.window))
     rank = {tile: number for number, tile in enumerate(tiles)}
     cells = CellInstances.concatenate([CellInstances.empty(image_size), *(cells for _, cells in given)])
     tile_of = np.repeat([rank[tile] for tile, _ in given], [len(cells) for _, cells in given]).astype(np.int64)
     windows, cores = _as_boxes([tile.window for tile in tiles]), _as_boxes([tile.core for tile in tiles])
-    boxes = cells.mask_boxes
-    points = (boxes[:, :2] + boxes[:, 2:]) / 2
-    found = _Candidates(cells, boxes, cells.areas, points, tile_of, windows[tile_of], cores[tile_of])
-    return tiles, found[np.lexsort((cells.scores, cells.classes, *boxes.T, tile_of))]
+    order = np.lexsort((cells.scores, cells.classes, *cells.mask_boxes.T, tile_of))
+    tile_of = tile_of[order]
+    return tiles, _Candidates(cells[order], tile_of, windows[tile_of], cores[tile_of])
+
+
+def _centres(boxes: Ints) -> Floats:
+    """(N, 2), the centre (x, y) of each box."""
+    centres: Floats = (boxes[:, :2] + boxes[:, 2:]) / 2
+    return centres
 
 
 def _as_boxes(boxes: list[tuple[int, int, int, int]]) -> Ints:
@@ -144,19 +162,19 @@ def _as_boxes(boxes: list[tuple[int, int, int, int]]) -> Ints:
 
 
 def _sorted(cells: CellInstances) -> CellInstances:
-    """The same cells in an order that only the cells themselves decide."""
+    """The same cells in an order that depends only on the cells."""
     x0, y0, x1, y1 = cells.mask_boxes.T
     return cells[np.lexsort((-cells.scores, cells.classes, y1, x1, y0, x0, x0 + x1, y0 + y1))]
 
 
 def _interior(boxes: Ints, image_size: tuple[int, int]) -> Bools:
-    """(N, 4), which sides of each box are not sides of the image."""
+    """(N, 4) bool, which sides of each box do not lie on the image's border."""
     height, width = image_size
     return np.concatenate([boxes[:, :2] > 0, boxes[:, 2:] < (width, height)], axis=1)
 
 
 def _touches_interior_edge(boxes: Ints, windows: Ints, image_size: tuple[int, int]) -> Bools:
-    """(N,), whether each box reaches a side of its window behind which the image goes on (or lies beyond it)."""
+    """(N,) bool, whether each box reaches a side of its window that lies inside the image."""
     reaches = np.concatenate([boxes[:, :2] <= windows[:, :2], boxes[:, 2:] >= windows[:, 2:]], axis=1)
     touches: Bools = (reaches & _interior(windows, image_size)).any(axis=1)
     return touches
@@ -168,22 +186,22 @@ def _within(points: Floats, boxes: Ints, margin: int) -> Bools:
 
 
 def _side_distances(points: Floats, boxes: Ints, image_size: tuple[int, int]) -> Floats:
-    """(N, 4), how far inside its box each point is from each side; infinite for sides of the image."""
+    """(N, 4), the distance of each point from each side of its box; infinite for sides on the image's border."""
     distances = np.concatenate([points - boxes[:, :2], boxes[:, 2:] - points], axis=1)
     return np.where(_interior(boxes, image_size), distances, np.inf)
 
 
 def _same_cell(first: _Candidates, second: _Candidates, a: Ints, b: Ints, shared: Ints, tolerance: int) -> Bools:
-    """(M,), whether ``first[a[m]]`` and ``second[b[m]]``, which share ``shared[m]`` pixels, are views of one cell."""
+    """(M,) bool, whether ``first[a[m]]`` and ``second[b[m]]``, which share ``shared[m]`` pixels, show the same cell."""
     areas, others = first.areas[a], second.areas[b]
     close = np.abs(first.points[a] - second.points[b]).max(axis=1) <= tolerance
-    # Jitter of a pixel takes the IoU of a small cell below a half; that the points agree makes up for it.
+    # A shift by one pixel can take the IoU of a small cell below one half; then agreeing points are enough.
     same: Bools = (2 * shared > areas + others - shared) | (close & (2 * shared > np.minimum(areas, others)))
     return same
 
 
 def _duplicates(found: _Candidates, image_size: tuple[int, int], tolerance: int) -> Bools:
-    """(N,), which instances show a cell that another tile shows deeper inside its window or with a higher score."""
+    """(N,) bool, which instances another tile shows too, deeper inside its window or with a higher score."""
     depth = _side_distances(found.points, found.windows, image_size).min(axis=1)
     a, b = neighbours(found.boxes, found.boxes)
     comparable = found.tile[a] < found.tile[b]
@@ -195,13 +213,13 @@ def _duplicates(found: _Candidates, image_size: tuple[int, int], tolerance: int)
 
 
 def _decided_by_owner(boxes: Ints, tiles: list[Tile], image_size: tuple[int, int]) -> Bools:
-    """(N,), whether the tile whose core holds a box's centre sees the box whole.
+    """(N,) bool, whether the tile whose core contains a box's centre sees the box whole.
 
-    What another tile has there adds nothing: the owner saw at least as much of it, and has the cell, or has all that
-    this piece shows of a larger one, or found nothing worth a score.
+    Then the instances of other tiles there add nothing. The owner saw at least as much of them: it has the cell, or all
+    that this piece shows of a larger cell, or it found no cell there.
     """
     cores, windows = _as_boxes([tile.core for tile in tiles]), _as_boxes([tile.window for tile in tiles])
-    points = (boxes[:, :2] + boxes[:, 2:]) / 2
+    points = _centres(boxes)
     box, tile = neighbours(np.concatenate([points, points], axis=1), cores)
     owns = _within(points[box], cores[tile], 0)
     box, tile = box[owns], tile[owns]
@@ -213,7 +231,7 @@ def _decided_by_owner(boxes: Ints, tiles: list[Tile], image_size: tuple[int, int
 def _large_cells(
     pool: _Candidates, kept: _Candidates, tiles: list[Tile], image_size: tuple[int, int], tolerance: int
 ) -> tuple[CellInstances, int]:
-    """The cells that instances without an owner show, and how many of the instances went into them."""
+    """The cells that instances without an owner show, and how many instances were used for them."""
     a, b = neighbours(pool.boxes, kept.boxes)
     shared = shared_pixels(pool.cells, kept.cells, a, b)
     belongs = (2 * shared > pool.areas[a]) | _same_cell(pool, kept, a, b, shared, tolerance)
@@ -230,7 +248,7 @@ def _large_cells(
     stays = ~_decided_by_owner(boxes, tiles, image_size)
     a, b = neighbours(boxes, kept.boxes)
     stays[a[2 * shared_pixels(cells, kept.cells, a, b) > np.minimum(areas[a], kept.areas[b])]] = False
-    # Tiles that give one large cell different classes leave groups that overlap: the larger one stays.
+    # If tiles give a large cell different classes, the groups overlap, and the larger group stays.
     a, b = neighbours(boxes, boxes)
     a, b = a[a < b], b[a < b]
     over = 2 * shared_pixels(cells, cells, a, b) > np.minimum(areas[a], areas[b])
@@ -250,14 +268,14 @@ def _joints(pool: _Candidates) -> tuple[Ints, Ints]:
     for pair in np.flatnonzero((overlap > 0).all(axis=1) & (shared > 0)).tolist():
         one, other = _visible(pool, a[pair], b[pair]), _visible(pool, b[pair], a[pair])
         joined[pair] = 2 * shared[pair] >= min(one, other)
-    # Windows without an overlap have no area to agree in: what counts there is the contact across the seam.
+    # Windows without overlap share no area, so the contact across the seam decides.
     for pair in np.flatnonzero((overlap.min(axis=1) == 0) & (overlap.max(axis=1) > 0)).tolist():
         joined[pair] = _face(pool, a[pair], b[pair], axis=int(overlap[pair].argmin()))
     return a[joined], b[joined]
 
 
 def _visible(pool: _Candidates, number: int, viewer: int) -> int:
-    """How many pixels of an instance lie in the window of another one's tile."""
+    """The number of pixels of an instance in the window of another instance's tile."""
     window = tuple(pool.windows[viewer].tolist())
     return int(np.count_nonzero(crop(pool.cells.masks[number], pool.boxes[number, :2].tolist(), window)))
 
@@ -265,7 +283,7 @@ def _visible(pool: _Candidates, number: int, viewer: int) -> int:
 def _face(pool: _Candidates, a: int, b: int, axis: int) -> bool:
     """Whether two instances touch across a seam (axis 0: left and right of it) over half of the smaller profile."""
     before, after = (a, b) if pool.windows[a, axis] < pool.windows[b, axis] else (b, a)
-    # Of tiles with a halo, windows of the next but one may meet too; only where cores meet is the seam uncovered.
+    # With a halo, windows of tiles that are not neighbours may meet too; only seams between cores matter here.
     seam, along = pool.cores[after, axis], 1 - axis
     if pool.boxes[before, axis + 2] != seam or pool.boxes[after, axis] != seam:
         return False
@@ -275,7 +293,7 @@ def _face(pool: _Candidates, a: int, b: int, axis: int) -> bool:
     facing, faced = one[max(shift, 0) :], other[max(-shift, 0) :]
     length = min(len(facing), len(faced))
     contact = np.count_nonzero(facing[:length] & faced[:length])
-    return contact > 0 and 2 * contact >= min(np.count_nonzero(one), np.count_nonzero(other))
+    return bool(contact > 0 and 2 * contact >= min(np.count_nonzero(one), np.count_nonzero(other)))
 
 
 def _union(pool: _Candidates, group: Ints) -> CellInstances:

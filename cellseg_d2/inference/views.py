@@ -1,4 +1,4 @@
-"""Test-time augmentation: an image in several views, and what is found in them joined."""
+"""Test-time augmentation: several views of an image, and the fusion of the boxes found in them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 class View:
     """An image enlarged by ``scale``, then turned counter-clockwise ``quarter_turns`` times, then mirrored if ``flip``.
 
-    Boxes are (N, 4) float, (x0, y0, x1, y1); sizes are (height, width) of the image as it was.
+    Boxes are (N, 4) float, (x0, y0, x1, y1); sizes are (height, width) of the original image.
     """
 
     quarter_turns: int = 0
@@ -42,7 +42,7 @@ class View:
         return max(round(size[0] * self.scale), 1), max(round(size[1] * self.scale), 1)
 
     def boxes(self, boxes: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-        """Boxes of the image as the view shows them."""
+        """Boxes of the image in the coordinates of the view."""
         height, width = self._scaled(size)
         boxes = boxes * boxes.new_tensor([width / size[1], height / size[0]] * 2)
         for _ in range(self.quarter_turns % 4):
@@ -62,7 +62,7 @@ class View:
         return boxes * boxes.new_tensor([size[1] / width, size[0] / height] * 2)
 
     def masks_back(self, masks: torch.Tensor) -> torch.Tensor:
-        """Masks inside boxes of the view, (N, 1, M, M), as they lie inside the boxes of the image."""
+        """Masks inside boxes of the view, (N, 1, M, M), turned to lie inside the boxes of the image."""
         masks = masks.flip(3) if self.flip else masks
         return torch.rot90(masks, -self.quarter_turns, (2, 3))
 
@@ -73,7 +73,7 @@ def _mirrored(boxes: torch.Tensor, width: int) -> torch.Tensor:
 
 
 def views_of(flips: bool, quarter_turns: bool, scales: Sequence[float]) -> list[View]:
-    """All views that CELLSEG.INFERENCE.TTA asks for, the image as it is among them unless no scale is 1."""
+    """All views that CELLSEG.INFERENCE.TTA sets, including the unchanged image if 1 is among the scales."""
     ways = {(0, False)}
     if flips:
         ways |= {(0, True), (2, True)}
@@ -87,18 +87,18 @@ def views_of(flips: bool, quarter_turns: bool, scales: Sequence[float]) -> list[
 def fuse(
     found: Sequence[Instances], size: tuple[int, int], iou: float, score_threshold: float, limit: int
 ) -> Instances:
-    """Joins the boxes of all views: of a class, those that overlap the best one become one box with it.
+    """Joins the boxes of all views: boxes of one class that overlap the best one become one box with it.
 
-    Its corners are their mean, weighed by score, and its score the mean over the views of the best score that each
-    gave, 0 where one gave none (Solovyev et al., Weighted boxes fusion, 2021, with the boxes of non-maximum suppression
-    as clusters). So what all views agree on keeps its score and what one alone saw loses it.
+    The corners are the mean of the boxes, weighted by score. The score is the mean over the views of the best score in
+    each, 0 where a view has none (Solovyev et al., Weighted boxes fusion, 2021, with the boxes of non-maximum
+    suppression as clusters). So a box that all views show keeps its score, and a box of one view loses most of it.
 
     Args:
         found: per view ``pred_boxes`` in the image's pixels, ``scores`` and ``pred_classes``.
         size: (height, width) of the image.
-        iou: the IoU of two boxes above which they show one cell.
+        iou: boxes with a larger IoU than this show one cell.
         score_threshold: the least score to keep.
-        limit: how many to keep, the best first; negative for no limit.
+        limit: the most boxes to keep, the best first; negative for no limit.
 
     Returns:
         ``pred_boxes``, ``scores`` and ``pred_classes``, by falling score.

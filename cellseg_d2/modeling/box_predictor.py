@@ -19,7 +19,7 @@ from cellseg_d2.modeling.losses import loss_weight
 
 
 class CellOutputLayers(FastRCNNOutputLayers):
-    """Detectron2's layers; their classification loss can weigh the classes. Parameters keep their names.
+    """Detectron2's layers with optional class weights in the classification loss. Parameters keep their names.
 
     Args:
         input_shape: the shape of the box head's output.
@@ -37,7 +37,7 @@ class CellOutputLayers(FastRCNNOutputLayers):
             raise CellSegError(
                 "CELLSEG.LOSS.CLASS_WEIGHTS weighs the softmax loss; set MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE False"
             )
-        # Not persistent: a checkpoint has Detectron2's names, and loads into a model with other weights or none.
+        # Not persistent: a checkpoint then has Detectron2's names only, and loads whatever the weights are.
         self.register_buffer("class_weights", _checked(class_weights, self.num_classes), persistent=False)
 
     @classmethod
@@ -51,12 +51,12 @@ class CellOutputLayers(FastRCNNOutputLayers):
     def losses(self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]) -> dict[str, Tensor]:
         """See :meth:`detectron2.modeling.roi_heads.FastRCNNOutputLayers.losses`.
 
-        With class weights ``loss_cls`` is the mean over the proposals weighted by their classes, as of torch's
-        ``cross_entropy(weight=...)``; zero where all proposals have the weight zero, for which torch's is NaN.
+        With class weights, ``loss_cls`` is the mean over the proposals, weighted by class, as in torch's
+        ``cross_entropy(weight=...)``. It is 0 where all proposals have the weight 0; torch's is NaN there.
         """
         losses = super().losses(predictions, proposals)
         if self.class_weights is not None and len(proposals):
-            classes = torch.cat([own.gt_classes for own in proposals])
+            classes = torch.cat([of_image.gt_classes for of_image in proposals])
             total = F.cross_entropy(predictions[0].float(), classes, weight=self.class_weights, reduction="sum")
             weight = self.class_weights[classes].sum().clamp(min=torch.finfo(torch.float32).eps)
             losses["loss_cls"] = total / weight * self.loss_weight.get("loss_cls", 1.0)

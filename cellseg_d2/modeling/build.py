@@ -1,8 +1,9 @@
-"""Builds a model on the device that is there, and measures its size."""
+"""Builds a model on an available device, and measures its size."""
 
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
@@ -18,13 +19,26 @@ def use_available_device(cfg: CfgNode) -> None:
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logger.warning("MODEL.DEVICE is %s, but there is no CUDA here; running on the CPU", cfg.MODEL.DEVICE)
         cfg.MODEL.DEVICE = "cpu"
+
+
+def use_available_precision(cfg: CfgNode) -> None:
+    """Trains in full precision, with a notice, where the device has no fast arithmetic of CELLSEG.AMP_DTYPE."""
     if cfg.MODEL.DEVICE == "cpu" and cfg.SOLVER.AMP.ENABLED and cfg.CELLSEG.AMP_DTYPE != "bfloat16":
         logger.warning("CELLSEG.AMP_DTYPE %s needs CUDA; training in full precision", cfg.CELLSEG.AMP_DTYPE)
         cfg.SOLVER.AMP.ENABLED = False
+    if cfg.MODEL.DEVICE == "cpu" and cfg.SOLVER.AMP.ENABLED and not cpu_computes_bfloat16():
+        logger.info("this CPU has no bfloat16 arithmetic, which torch would imitate slowly; training in full precision")
+        cfg.SOLVER.AMP.ENABLED = False
+
+
+def cpu_computes_bfloat16(cpu_info: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether this machine's CPU has instructions for bfloat16, as far as Linux tells; False where nothing tells."""
+    flags = cpu_info.read_text(encoding="utf-8") if cpu_info.is_file() else ""
+    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 def build_on_cpu(cfg: CfgNode) -> torch.nn.Module:
-    """The model of a config on the CPU, whatever its MODEL.DEVICE: to look at, without taking memory of a GPU."""
+    """The model of a config on the CPU, whatever its MODEL.DEVICE: enough to inspect it, without GPU memory."""
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.DEVICE = "cpu"
@@ -32,12 +46,12 @@ def build_on_cpu(cfg: CfgNode) -> torch.nn.Module:
 
 
 def count_parameters(model: torch.nn.Module) -> int:
-    """All parameters of a model, frozen ones among them; frozen statistics are none."""
+    """The number of a model's parameters, frozen ones included; frozen batch statistics do not count."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def check_size(model: torch.nn.Module, cfg: CfgNode) -> None:
-    """Raises CellSegError, with the count of each part, where a model has more than CELLSEG.MAX_PARAMETERS."""
+    """Raises CellSegError where a model has more than CELLSEG.MAX_PARAMETERS; the message counts each part."""
     count, limit = count_parameters(model), cfg.CELLSEG.MAX_PARAMETERS
     if count > limit:
         parts = ", ".join(f"{name} {count_parameters(part) / 1e6:.1f} M" for name, part in model.named_children())

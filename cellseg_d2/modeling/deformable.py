@@ -1,14 +1,14 @@
 """ResNets with deformable convolutions that run on any device, without Detectron2's compiled operators.
 
-Detectron2's operators need CUDA: the modulated ones (Zhu et al., Deformable ConvNets v2, CVPR 2019) run nowhere else,
-the plain ones (Dai et al., Deformable Convolutional Networks, ICCV 2017) have no backward pass elsewhere. Where
+Detectron2's operators need CUDA: the modulated ones (Zhu et al., Deformable ConvNets v2, CVPR 2019) run only there, and
+the plain ones (Dai et al., Deformable Convolutional Networks, ICCV 2017) have no backward pass on CPUs. Where
 Detectron2 is not compiled, its classes only raise ImportError. torchvision's operators run on CPUs and GPUs. They
-compute in float32 under CUDA's autocast, so bfloat16 training works too.
+compute in float32 under CUDA's autocast, so training in bfloat16 works too.
 
-Both libraries read the same channels, as their kernels have the same origin: for kernel point k, counted row by row,
-channel 2k of the offsets is y, channel 2k + 1 is x, and channel k of the mask is its factor. Points outside the image
-are zero. Parameters have Detectron2's names and order, so its checkpoints load. (Detectron2's block calls the two
-halves of the offsets x and y; they are not.)
+Both libraries use the same order of channels, because their kernels have the same origin. For kernel point k, counted
+row by row, channel 2k of the offsets is y, channel 2k + 1 is x, and channel k of the mask is its factor. Points outside
+the image are zero. Parameters have Detectron2's names and order, so its checkpoints load. (Detectron2's block calls the
+first half of the offset channels x and the second half y, which is not what they are.)
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class DeformableConv(nn.Module):
     """A deformable convolution.
 
     Args:
-        conv: the plain convolution that it replaces; its parameters, geometry, norm and activation are taken over.
+        conv: the plain convolution that it replaces; it keeps its parameters, geometry, norm and activation.
     """
 
     def __init__(self, conv: Conv2d) -> None:
@@ -64,7 +64,7 @@ class DeformableBottleneck(nn.Module):
     """Detectron2's bottleneck block with a deformable 3 x 3 convolution, whose offsets are learned and start at zero.
 
     Args:
-        block: the plain block that it replaces; its layers are taken over, frozen ones stay frozen.
+        block: the plain block that it replaces; it keeps its layers, and frozen ones stay frozen.
         modulated: whether a mask is learned too (Deformable ConvNets v2).
         groups: number of deformable groups.
     """
@@ -72,7 +72,7 @@ class DeformableBottleneck(nn.Module):
     def __init__(self, block: BottleneckBlock, modulated: bool, groups: int) -> None:
         super().__init__()
         self.modulated = modulated
-        # In Detectron2's order: a checkpoint's optimizer state names parameters by their position.
+        # In Detectron2's order, because a checkpoint's optimizer state refers to parameters by their position.
         self.shortcut = block.shortcut
         self.conv1 = block.conv1
         plain = block.conv2
@@ -105,10 +105,10 @@ class DeformableBottleneck(nn.Module):
 
 @BACKBONE_REGISTRY.register()
 def build_cell_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
-    """Detectron2's ResNet with FPN, with deformable convolutions in the stages where MODEL.RESNETS asks for them.
+    """Detectron2's ResNet with FPN, with deformable convolutions in the stages that MODEL.RESNETS names.
 
     Raises:
-        CellSegError: deformable stages are asked for in ResNet-18 or 34, which have no bottleneck blocks.
+        CellSegError: the config wants deformable stages in ResNet-18 or 34, which have no bottleneck blocks.
     """
     resnets = cfg.MODEL.RESNETS
     if any(resnets.DEFORM_ON_PER_STAGE) and resnets.DEPTH < 50:

@@ -27,8 +27,8 @@ class EfficientNetLite0(Backbone):
     Args:
         out_features: the stages to give out, from ``res2`` (stride 4) to ``res5`` (stride 32).
         norm: ``FrozenBN`` or ``BN``.
-        freeze_at: stages from the beginning that are not trained, as Detectron2 counts them: 0 for none, 1 for the
-            stem, 2 for the stem and ``res2``, up to 5 for all.
+        freeze_at: how many of the first stages are not trained, as Detectron2 counts them: 0 is none, 1 the stem, 2 the
+            stem and ``res2``, up to 5 for all.
 
     Raises:
         CellSegError: the network's package is not installed, or a value is unknown.
@@ -63,7 +63,7 @@ class EfficientNetLite0(Backbone):
         self._out_feature_strides = {name: _STAGES[name][2] for name in out_features}
 
     def _freeze(self, freeze_at: int) -> None:
-        """Takes the first stages out of training, their batch statistics too, as Detectron2's ``ResNet.freeze``."""
+        """Freezes the first stages and their batch statistics, as Detectron2's ``ResNet.freeze`` does."""
         if freeze_at < 1:
             return
         last_blocks = [0, *(blocks for blocks, _, _ in _STAGES.values())]
@@ -73,7 +73,7 @@ class EfficientNetLite0(Backbone):
             FrozenBatchNorm2d.convert_frozen_batchnorm(module)
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """(N, 3, H, W) -> stage name -> (N, C, H / stride, W / stride)."""
+        """(N, 3, H, W) images -> by stage name, (N, C, H / stride, W / stride) features."""
         x = self._act(self._bn0(self._conv_stem(x)))
         stage_at = {blocks: name for name, (blocks, _, _) in _STAGES.items()}
         outputs = {}

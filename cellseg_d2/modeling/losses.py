@@ -1,4 +1,4 @@
-"""What CELLSEG.LOSS chooses: the weights of the five losses, and the Dice loss of masks."""
+"""The losses that CELLSEG.LOSS sets: the weights of the five losses, and the Dice loss of masks."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ MASK_LOSSES = ("bce", "dice_bce")
 """The values of CELLSEG.LOSS.MASK."""
 
 SMOOTHING = 1.0
-"""Added to both sides of the Dice coefficient's fraction, so that it is defined, and 1, for two empty masks."""
+"""Added above and below in the Dice coefficient's fraction, so that two empty masks have the coefficient 1."""
 
 
 def loss_weight(cfg: CfgNode, key: str) -> float:
     """The weight CELLSEG.LOSS.``key``.
 
     Raises:
-        CellSegError: it is negative or no finite number.
+        CellSegError: it is negative or not finite.
     """
     value = float(cfg.CELLSEG.LOSS[key])
     if not (math.isfinite(value) and value >= 0):
@@ -47,14 +47,14 @@ def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """One minus each mask's soft Dice coefficient, averaged over the masks.
 
     The coefficient is V-Net's (Milletari et al., V-Net, 3DV 2016), with squares in the denominator, smoothed. It is
-    computed in float32 under AMP too: a sum over a mask in float16 drops what is under a thousandth of it.
+    computed in float32 under AMP too, because a sum in float16 loses every term below about a thousandth of it.
 
     Args:
         logits: (N, ...) float.
         targets: (N, ...), bool or float in [0, 1].
 
     Returns:
-        () float32 in [0, 1]; without masks a zero that has a gradient.
+        () float32 in [0, 1]; 0 with a gradient where there are no masks.
     """
     found = logits.float().flatten(1).sigmoid()
     wanted = targets.float().flatten(1)
@@ -64,7 +64,7 @@ def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def own_class_logits(logits: Tensor, instances: list[Instances]) -> Tensor:
-    """(N, K, ...) logits, or (N, 1, ...) class-agnostic ones -> (N, ...), those of each cell's true class.
+    """The logits of each cell's true class: (N, K, ...), or (N, 1, ...) where classes share them -> (N, ...).
 
     Args:
         logits: for the instances of all images, in order.
@@ -72,12 +72,12 @@ def own_class_logits(logits: Tensor, instances: list[Instances]) -> Tensor:
     """
     if logits.shape[1] == 1:
         return logits[:, 0]
-    classes = torch.cat([own.gt_classes for own in instances]).to(logits.device, torch.int64)
+    classes = torch.cat([of_image.gt_classes for of_image in instances]).to(logits.device, torch.int64)
     return logits[torch.arange(len(logits), device=logits.device), classes]
 
 
 class _CroppedMasks:
-    """Ground-truth masks inside their boxes, (N, M, M) bool, which Detectron2's loss is to take as they are."""
+    """Ground-truth masks cropped to their boxes, (N, M, M) bool; Detectron2's loss uses them unchanged."""
 
     def __init__(self, crops: Tensor) -> None:
         self.crops = crops
@@ -90,26 +90,26 @@ class _CroppedMasks:
 
 
 def mask_losses(logits: Tensor, instances: list[Instances], dice: bool, vis_period: int = 0) -> dict[str, Tensor]:
-    """Mask R-CNN's ``loss_mask`` and, where asked for, ``loss_mask_dice``.
+    """Mask R-CNN's ``loss_mask`` and, if asked for, ``loss_mask_dice``.
 
-    The Dice loss has a name of its own, so that ``loss_mask`` stays comparable between runs with and without it.
+    The Dice loss has a separate name, so that ``loss_mask`` is comparable between runs with and without it.
 
     Args:
         logits: (N, K or 1, M, M).
         instances: per image, with ``gt_classes``, ``gt_masks`` and ``proposal_boxes``, N in all.
         dice: whether to add the Dice loss.
-        vis_period: iterations between pictures of the masks in the event storage; 0 for none.
+        vis_period: iterations between two pictures of the masks in the event storage; 0 for none.
     """
     if not dice:
         return {"loss_mask": mask_rcnn_loss(logits, instances, vis_period)}
-    # Both losses need the masks inside their boxes, and cropping hundreds of cells is not cheap: it is done once.
+    # Both losses need the cropped masks. Cropping hundreds of cells is slow, so it is done once.
     cropped = []
-    for own in instances:
-        if len(own):  # an image without cells has no gt_masks
-            crops = own.gt_masks.crop_and_resize(own.proposal_boxes.tensor, logits.shape[-1]).to(logits.device)
-            fields = {"gt_classes": own.gt_classes, "proposal_boxes": own.proposal_boxes}
-            cropped.append(Instances(own.image_size, gt_masks=_CroppedMasks(crops), **fields))
-    targets = [own.gt_masks.crops for own in cropped]
+    for cells in instances:
+        if len(cells):  # an image without cells has no gt_masks
+            crops = cells.gt_masks.crop_and_resize(cells.proposal_boxes.tensor, logits.shape[-1]).to(logits.device)
+            fields = {"gt_classes": cells.gt_classes, "proposal_boxes": cells.proposal_boxes}
+            cropped.append(Instances(cells.image_size, gt_masks=_CroppedMasks(crops), **fields))
+    targets = [cells.gt_masks.crops for cells in cropped]
     return {
         "loss_mask": mask_rcnn_loss(logits, cropped, vis_period),
         "loss_mask_dice": dice_loss(

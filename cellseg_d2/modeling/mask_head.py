@@ -16,7 +16,7 @@ from cellseg_d2.modeling.losses import loss_weight, mask_losses, with_dice
 
 @ROI_MASK_HEAD_REGISTRY.register()
 class CellMaskHead(MaskRCNNConvUpsampleHead):
-    """Detectron2's head, whose loss has a weight, and the Dice loss beside it on demand. Parameters keep their names.
+    """Detectron2's mask head with a weight for its loss and, if asked for, the Dice loss. Parameters keep their names.
 
     Args:
         input_shape: the shape of the pooled features.

@@ -20,9 +20,9 @@ from cellseg_d2.modeling.losses import dice_loss, loss_weight, mask_losses, own_
 
 @ROI_MASK_HEAD_REGISTRY.register()
 class CellPointRendMaskHead(PointRendMaskHead):
-    """Detectron2's head, which takes bitmasks only, with point labels from label maps and the plugin's losses.
+    """Detectron2's head with point labels from label maps, where it takes bitmasks only, and the plugin's losses.
 
-    The Dice loss is added to the coarse masks' and to the points' loss: the points make the outline that is predicted.
+    The Dice loss is added for the coarse masks and for the points, because the points make the predicted outline.
     """
 
     def __init__(self, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> None:
@@ -51,7 +51,7 @@ class CellPointRendMaskHead(PointRendMaskHead):
     def _sample_train_points(
         self, coarse_mask: torch.Tensor, instances: list[Instances]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(R, P, 2) points in [0, 1] of the boxes, most where the coarse mask is unsure, and their (R, P) labels."""
+        """Points of each box, most of them where the coarse mask is unsure: (R, P, 2) in [0, 1], and (R, P) labels."""
         classes = torch.cat([proposals.gt_classes for proposals in instances])
         points = get_uncertain_point_coords_with_randomness(
             coarse_mask,
@@ -63,8 +63,8 @@ class CellPointRendMaskHead(PointRendMaskHead):
         boxes = Boxes.cat([proposals.proposal_boxes for proposals in instances])
         in_image = get_point_coords_wrt_image(boxes.tensor, points).split([len(proposals) for proposals in instances])
         labels = [
-            proposals.gt_masks.sample_points(own).to(points.device)
-            for proposals, own in zip(instances, in_image)
+            proposals.gt_masks.sample_points(places).to(points.device)
+            for proposals, places in zip(instances, in_image)
             if len(proposals)
         ]
         return points, torch.cat(labels) if labels else points.new_zeros(points.shape[:2])

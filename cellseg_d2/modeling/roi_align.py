@@ -11,20 +11,20 @@ from torchvision.ops import roi_align
 
 
 class ExactROIAlign(ROIAlign):
-    """Detectron2's ``ROIAlign``, which rounds boxes to the type of the features, without that.
+    """``ROIAlign`` with boxes in float32; Detectron2's rounds them to the type of the features.
 
-    In bfloat16 the corners of a box beyond 256 px lie 2 px apart: a cell of 10 px would be pooled from elsewhere than
-    its targets are taken from.
+    In bfloat16, coordinates beyond 256 px are multiples of 2 px: the features of a 10 px cell would come from another
+    place than its targets.
     """
 
     def forward(self, input: torch.Tensor, rois: torch.Tensor) -> torch.Tensor:
-        """(N, C, H, W) of any floating type and (B, 5) boxes with their image's number -> (B, C, h, w) of that type."""
+        """(N, C, H, W) of any float type, (B, 5) boxes with their image's number first -> (B, C, h, w) of that type."""
         options = (self.output_size, self.spatial_scale, self.sampling_ratio, self.aligned)
         return roi_align(input.float(), rois.float(), *options).to(input.dtype)
 
 
 def use_exact_roi_align(module: nn.Module) -> None:
-    """Puts :class:`ExactROIAlign` in place of every ``ROIAlign`` below a module; neither has parameters."""
+    """Replaces every ``ROIAlign`` inside a module by :class:`ExactROIAlign`; neither has parameters."""
     for parent in list(module.modules()):
         for name, child in parent.named_children():
             if type(child) is ROIAlign:
@@ -33,7 +33,7 @@ def use_exact_roi_align(module: nn.Module) -> None:
 
 
 class ExactBoxes:
-    """Pools from exact boxes; mixed into any of Detectron2's RoI heads."""
+    """Mixin for Detectron2's RoI heads that pools features from exact boxes."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""RoI heads that leave crowds out of their losses, and whose losses CELLSEG.LOSS sets."""
+"""RoI heads that leave crowds out of their losses and take the weights of these from CELLSEG.LOSS."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.modeling.box_predictor import CellOutputLayers
+from cellseg_d2.modeling.box_size import SizedPooler
 from cellseg_d2.modeling.mask_head import CellMaskHead
 from cellseg_d2.modeling.point_rend import CellPointRendMaskHead
 from cellseg_d2.modeling.roi_align import ExactBoxes
@@ -22,9 +23,9 @@ from cellseg_d2.structures import CROWD_CLASS
 
 
 class IgnoreCrowd:
-    """Takes crowds, and the proposals that lie on them, away before the heads sample what they train on.
+    """Mixin for Detectron2's RoI heads that removes crowds and the proposals on them before training samples are drawn.
 
-    Mixed into any of Detectron2's RoI heads. A proposal that shows a cell stays, wherever it lies.
+    A proposal that shows a cell stays, wherever it lies.
     """
 
     def forward(
@@ -42,14 +43,14 @@ class IgnoreCrowd:
 
 
 def ignores_crowd(cfg: CfgNode) -> bool:
-    """Whether a config's RPN and RoI heads know what ``gt_classes`` of -1 mean."""
+    """Whether a config's RPN and RoI heads treat ``gt_classes`` of -1 as crowds."""
     rpn = PROPOSAL_GENERATOR_REGISTRY.get(cfg.MODEL.PROPOSAL_GENERATOR.NAME)
     heads = ROI_HEADS_REGISTRY.get(cfg.MODEL.ROI_HEADS.NAME)
     return issubclass(rpn, CellRPN) and issubclass(heads, IgnoreCrowd)
 
 
 def without_crowds(proposals: Instances, targets: Instances) -> tuple[Instances, Instances]:
-    """One image's proposals off crowds or on cells (IoU of at least 0.5), and its targets that are cells."""
+    """One image's proposals that lie on no crowd or on a cell (IoU at least 0.5), and its targets that are cells."""
     crowd = targets.gt_classes == CROWD_CLASS
     if not crowd.any():
         return proposals, targets
@@ -60,10 +61,12 @@ def without_crowds(proposals: Instances, targets: Instances) -> tuple[Instances,
     return proposals[away], cells
 
 
-class OwnLosses:
-    """Builds the box predictors whose losses CELLSEG.LOSS sets.
+class ConfiguredBoxHead:
+    """Mixin for Detectron2's standard and cascade RoI heads: box predictors and poolers as CELLSEG asks for.
 
-    Mixed into Detectron2's standard and cascade RoI heads, which build their predictors' class without asking.
+    CELLSEG.LOSS sets the losses of the predictors, CELLSEG.BOX_SIZE_INPUT the pooler.
+
+    Detectron2's heads offer no choice of the predictor's class.
     """
 
     @classmethod
@@ -75,6 +78,9 @@ class OwnLosses:
     @classmethod
     def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         parts = super()._init_box_head(cfg, input_shape)  # type: ignore[misc]
+        if cfg.CELLSEG.BOX_SIZE_INPUT:
+            channels = input_shape[parts["box_in_features"][0]].channels
+            parts["box_pooler"] = SizedPooler(parts["box_pooler"], channels)
         if "box_predictor" in parts:
             return {**parts, "box_predictor": CellOutputLayers(cfg, parts["box_head"].output_shape)}
         stages = zip(parts["box_heads"], parts["box_predictors"])
@@ -86,16 +92,16 @@ class OwnLosses:
 
 
 @ROI_HEADS_REGISTRY.register()
-class CellCascadeROIHeads(IgnoreCrowd, OwnLosses, ExactBoxes, CascadeROIHeads):
-    """Detectron2's Cascade R-CNN heads (Cai and Vasconcelos, CVPR 2018), with crowds left out and losses of our own.
+class CellCascadeROIHeads(IgnoreCrowd, ConfiguredBoxHead, ExactBoxes, CascadeROIHeads):
+    """Detectron2's Cascade R-CNN heads (Cai and Vasconcelos, CVPR 2018) without crowds and with the plugin's losses.
 
-    They are left out once, before the first stage: a box that a stage moves onto a crowd is background to the next one.
+    Crowds are removed once, before the first stage: a box that one stage moves onto a crowd is background in the next.
     """
 
 
 @ROI_HEADS_REGISTRY.register()
-class CellROIHeads(IgnoreCrowd, OwnLosses, ExactBoxes, StandardROIHeads):
-    """Detectron2's box and mask heads, with crowds left out and losses of our own."""
+class CellROIHeads(IgnoreCrowd, ConfiguredBoxHead, ExactBoxes, StandardROIHeads):
+    """Detectron2's box and mask heads without crowds and with the plugin's losses."""
 
 
 LOSS_KEYS = {
@@ -107,11 +113,15 @@ LOSS_KEYS = {
     ),
     "ROI_MASK_HEAD": (ROI_MASK_HEAD_REGISTRY, (CellMaskHead, CellPointRendMaskHead), ("MASK_WEIGHT", "MASK")),
 }
-"""For each part of a model its registry, the classes that know keys of CELLSEG.LOSS, and these keys."""
+"""Part of a model -> its registry, the classes that use keys of CELLSEG.LOSS, and these keys."""
 
 
 def check_losses(cfg: CfgNode) -> None:
-    """Raises CellSegError where a part of the model knows nothing of what CELLSEG.LOSS sets for it."""
+    """Raises CellSegError where a part of the model does not know what CELLSEG.LOSS or BOX_SIZE_INPUT asks of it."""
+    heads = cfg.MODEL.ROI_HEADS.NAME
+    if cfg.CELLSEG.BOX_SIZE_INPUT and not issubclass(ROI_HEADS_REGISTRY.get(heads), ConfiguredBoxHead):
+        known = "CellROIHeads or CellCascadeROIHeads"
+        raise CellSegError(f"CELLSEG.BOX_SIZE_INPUT needs MODEL.ROI_HEADS.NAME {known}; {heads} does not know it")
     for part, (registry, classes, keys) in LOSS_KEYS.items():
         changed = [key for key in keys if cfg.CELLSEG.LOSS[key] not in (1.0, [], "bce")]
         name = cfg.MODEL[part].NAME

@@ -1,4 +1,4 @@
-"""A region proposal network that holds at cell density, and that leaves crowds out of its loss."""
+"""A region proposal network for hundreds of cells per tile that leaves crowds out of its loss."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from cellseg_d2.modeling.losses import loss_weight
 from cellseg_d2.structures import CROWD_CLASS
 
 MATCH_BLOCK = {"cpu": 1024, "cuda": 16384}
-"""Anchors that are compared at once. Neighbours in the list are neighbours in the image, so a small block meets few
-cells; on a GPU the number of blocks costs more than their size."""
+"""Anchors that are compared with cells at once. Neighbours in the list of anchors are neighbours in the image, so a
+small block meets few cells. On a GPU the number of blocks costs more time than their size."""
 
 ON_CROWD = 0.5
-"""A box lies on a crowd if this share of its area does."""
+"""A box lies on a crowd if at least this share of its area does."""
 
 
 def lies_on_crowd(crowds: Boxes, boxes: Boxes) -> torch.Tensor:
@@ -33,9 +33,9 @@ def lies_on_crowd(crowds: Boxes, boxes: Boxes) -> torch.Tensor:
 def match_in_blocks(matcher: Matcher, targets: Boxes, anchors: Boxes) -> tuple[torch.Tensor, torch.Tensor]:
     """``matcher(pairwise_iou(targets, anchors))`` without ever holding the whole matrix.
 
-    With 700 cells and the 65,472 anchors of a 512 px tile the matrix and its copies take most of a training step's
-    memory, and a good part of its time. Here each block of anchors is compared with the targets whose boxes meet its
-    own.
+    With 700 cells and the 65,472 anchors of a 512 px tile, the matrix and its copies take most of a training step's
+    memory and much of its time. Here each block of anchors is compared only with the targets that meet the box around
+    the block.
 
     Args:
         matcher: Detectron2's.
@@ -50,7 +50,7 @@ def match_in_blocks(matcher: Matcher, targets: Boxes, anchors: Boxes) -> tuple[t
     matches = torch.zeros(len(anchors), dtype=torch.int64, device=anchors.device)
     labels = torch.full((len(anchors),), matcher.labels[0], dtype=torch.int8, device=anchors.device)
     best = torch.zeros(len(targets), device=anchors.device)
-    candidates = []  # for each target, the anchors of a block that no other of the block exceeds
+    candidates = []  # per block: its best anchors for each target, and their IoU
     step = MATCH_BLOCK[anchors.device.type]
     for first in range(0, len(anchors) if len(targets) else 0, step):
         block = anchors[first : first + step]
@@ -58,8 +58,8 @@ def match_in_blocks(matcher: Matcher, targets: Boxes, anchors: Boxes) -> tuple[t
         if not len(near):
             continue
         quality = pairwise_iou(targets[near], block)
-        own, labels[first : first + step] = by_threshold(quality)
-        matches[first : first + step] = torch.where(quality.amax(dim=0) > 0, near[own], 0)
+        nearest, labels[first : first + step] = by_threshold(quality)
+        matches[first : first + step] = torch.where(quality.amax(dim=0) > 0, near[nearest], 0)
         highest = quality.amax(dim=1)
         best[near] = torch.maximum(best[near], highest)
         row, column = torch.nonzero((quality == highest[:, None]) & (quality > 0), as_tuple=True)
@@ -67,13 +67,13 @@ def match_in_blocks(matcher: Matcher, targets: Boxes, anchors: Boxes) -> tuple[t
     if matcher.allow_low_quality_matches:
         for target, quality, anchor in candidates:
             labels[anchor[quality == best[target]]] = 1
-        if (best == 0).any():  # a target that meets no anchor is as near to one as to any other, says the matcher
+        if (best == 0).any():  # Detectron2's matcher finds all anchors equally good for a target that meets none
             labels[:] = 1
     return matches, labels
 
 
 def _meeting(targets: Boxes, block: Boxes) -> torch.Tensor:
-    """Numbers of the targets that meet the box around a block of anchors."""
+    """Indices of the targets that meet the box around a block of anchors."""
     low, high = block.tensor[:, :2].amin(dim=0), block.tensor[:, 2:].amax(dim=0)
     meets = (targets.tensor[:, :2] < high) & (targets.tensor[:, 2:] > low)
     return torch.nonzero(meets.all(dim=1))[:, 0]
@@ -81,17 +81,17 @@ def _meeting(targets: Boxes, block: Boxes) -> torch.Tensor:
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
 class CellRPN(RPN):
-    """Detectron2's RPN, whose matching is done in blocks and ignores anchors on crowds.
+    """Detectron2's RPN with matching in blocks, and without anchors on crowds.
 
-    Crowds are ground truth with ``gt_classes`` of -1. Without this the sliver of a cell that a tile's edge cut off,
-    which conversion marked as crowd, would be trained as background.
+    Crowds are ground truth with ``gt_classes`` of -1. Otherwise the rest of a cell that a tile's edge cuts, which
+    conversion marks as crowd, would be trained as background.
     """
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         """The arguments of ``__init__``, from a config."""
         arguments = super().from_config(cfg, input_shape)
-        weights = arguments["loss_weight"]  # Detectron2's; only that of both losses together is one of its keys
+        weights = arguments["loss_weight"]  # Detectron2 has a key only for the weight of both losses together
         weights["loss_rpn_cls"] = weights["loss_rpn_cls"] * loss_weight(cfg, "RPN_CLS_WEIGHT")
         return arguments
 
@@ -106,18 +106,18 @@ class CellRPN(RPN):
             gt_instances: per image, with ``gt_boxes`` and ``gt_classes``.
 
         Returns:
-            For each image (R,) labels, 1 foreground, 0 background, -1 neither, and (R, 4) boxes matched, which mean
-            something where the label is 1.
+            Per image (R,) labels, 1 foreground, 0 background, -1 neither, and (R, 4) matched boxes, which are only
+            meaningful where the label is 1.
         """
         every = Boxes.cat(anchors)
         labels, matched_boxes = [], []
         for instances in gt_instances:
             crowd = instances.gt_classes == CROWD_CLASS
             targets = instances.gt_boxes[~crowd]
-            matches, own = match_in_blocks(self.anchor_matcher, targets, every)
-            own[lies_on_crowd(instances.gt_boxes[crowd], every) & (own == 0)] = -1
+            matches, kinds = match_in_blocks(self.anchor_matcher, targets, every)
+            kinds[lies_on_crowd(instances.gt_boxes[crowd], every) & (kinds == 0)] = -1
             if self.anchor_boundary_thresh >= 0:
-                own[~every.inside_box(instances.image_size, self.anchor_boundary_thresh)] = -1
-            labels.append(self._subsample_labels(own))
+                kinds[~every.inside_box(instances.image_size, self.anchor_boundary_thresh)] = -1
+            labels.append(self._subsample_labels(kinds))
             matched_boxes.append(targets[matches].tensor if len(targets) else torch.zeros_like(every.tensor))
         return labels, matched_boxes

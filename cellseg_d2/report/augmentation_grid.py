@@ -1,4 +1,4 @@
-"""Pictures of what training sees."""
+"""Pictures of training tiles, before and after augmentation."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from cellseg_d2.structures import CROWD_CLASS
 def write_augmentation_grid(
     cfg: CfgNode, output: Path, samples: int = 3, augmentations: int = 10, seed: int = 42
 ) -> None:
-    """A PNG with a row a sample: the training tile as it is, then the same tile as the mapper augments it.
+    """Writes a PNG with one row per sample: the training tile, then augmented copies of it.
 
     Args:
         cfg: a resolved config; the first of DATASETS.TRAIN is shown, its tiles with the most cells first.
         output: the PNG.
-        samples: rows.
-        augmentations: augmented copies a row.
+        samples: number of rows.
+        augmentations: augmented copies per row.
         seed: random seed for the augmentations.
     """
     seed_all_rng(seed)
@@ -49,7 +49,7 @@ def _draw(sample: dict[str, Any], image_format: str) -> NDArray[np.uint8]:
 
 
 def _ground_truth(instances: Instances) -> CellInstances:
-    """A training sample's cells, without what is ignored; its masks are cropped to their boxes."""
+    """The cells of a training sample, without crowds; masks are cropped to their boxes."""
     instances = instances[instances.gt_classes != CROWD_CLASS]
     boxes = instances.gt_boxes.tensor.numpy()
     places = boxes.astype(np.int64)

@@ -1,4 +1,4 @@
-"""The cells of an image beside those that were predicted in it, with what was missed and what is spurious."""
+"""Draws the ground truth of an image beside its prediction, and marks missed and spurious cells."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from cellseg_d2.cells.arrays import Bools
 from cellseg_d2.cells.coco import Record, to_rle
+from cellseg_d2.cells.coco_masks import size_of
+from cellseg_d2.cells.hidden import visible
 from cellseg_d2.cells.instances import CellInstances
 from cellseg_d2.cells.rle import decode_runs
-from cellseg_d2.errors import CellSegError, one_line
-from cellseg_d2.evaluation.overlap_table import Bools, Cells
-from cellseg_d2.evaluation.unmatched import unmatched
+from cellseg_d2.errors import CellSegError, one_line, size_text, turned_text
+from cellseg_d2.evaluation.coco_matching import unmatched
+from cellseg_d2.evaluation.overlap_table import Cells
 from cellseg_d2.export.overlay import draw_crosses, draw_overlay
 from cellseg_d2.report.panels import shrunk
 
@@ -29,9 +32,9 @@ def compare(
     Args:
         image: (H, W, 3) uint8 RGB.
         truth: its COCO annotations. Crowds are not drawn, and excuse what :func:`unmatched` says they do.
-        results: its COCO results that are to be shown.
+        results: its COCO results that are to be shown; those that better ones hide are left out.
         name: the image's name, for errors.
-        max_side: larger pictures are made smaller, so that the larger side is this; None for never.
+        max_side: larger pictures are reduced so that their larger side is this; None for never.
 
     Returns:
         Two pictures, (H, W, 3) uint8 RGB, and what each shows.
@@ -40,7 +43,7 @@ def compare(
         CellSegError: a segmentation is damaged or of another size.
     """
     cells, crowd = to_instances(truth, image, name)
-    found, _ = to_instances(results, image, name)
+    found = visible(to_instances(results, image, name)[0])
     missed, spurious = unmatched(_of(cells, crowd), _of(found), -np.inf)
     return [
         (
@@ -57,7 +60,7 @@ def compare(
 def _crossed(
     image: NDArray[np.uint8], cells: CellInstances, wrong: CellInstances, max_side: int | None
 ) -> NDArray[np.uint8]:
-    """Cells over their image, with crosses on some that are as large however small the picture is."""
+    """Cells drawn over their image, with crosses on some; crosses are equally large in pictures of any size."""
     picture = draw_overlay(image, cells)
     if max_side is not None:
         picture = shrunk(picture, max_side)
@@ -65,25 +68,25 @@ def _crossed(
 
 
 def to_instances(records: Sequence[Record], image: NDArray[np.uint8], name: str) -> tuple[CellInstances, Bools]:
-    """COCO annotations or results of an image, and (N,) bool, which of them are crowds; none that has no pixel.
+    """COCO annotations or results of an image, and (N,) bool, which of them are crowds; empty masks are left out.
 
     Raises:
         CellSegError: a segmentation is damaged or of another size.
     """
     height, width = image.shape[:2]
+    for size in {size_of(record["segmentation"]) for record in records} - {None, (height, width)}:
+        turned = turned_text((height, width), size or ())
+        raise CellSegError(f"{name}: is {size_text(image.shape)}, one of its masks {size_text(size or (0, 0))}{turned}")
     try:
-        rles = [to_rle(record["segmentation"], (height, width)) for record in records]
-        there = np.flatnonzero(decode_runs(rles, (height, width)).areas(len(rles))).tolist()
-        cells = CellInstances.from_rles(
-            [rles[number] for number in there],
-            [records[number]["category_id"] - 1 for number in there],
-            (height, width),
-            [records[number].get("score", 1.0) for number in there],
-        )
+        runs = decode_runs([to_rle(record["segmentation"], (height, width)) for record in records], (height, width))
+        there = np.flatnonzero(runs.areas)
+        shown = [records[number] for number in there.tolist()]
+        classes = [record["category_id"] - 1 for record in shown]
+        cells = CellInstances.from_runs(runs.pick(there), classes, [record.get("score", 1.0) for record in shown])
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise CellSegError(f"{name}: one of its masks does not fit it ({one_line(error)})") from error
-    return cells, np.array([bool(records[number].get("iscrowd")) for number in there], bool)
+    return cells, np.array([bool(record.get("iscrowd")) for record in shown], bool)
 
 
 def _of(instances: CellInstances, crowd: Bools | None = None) -> Cells:
-    return Cells.from_rles(instances.rles(), instances.image_size, instances.classes, instances.scores, crowd)
+    return Cells.from_runs(instances.runs(), instances.classes, instances.scores, crowd)

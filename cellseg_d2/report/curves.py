@@ -17,12 +17,12 @@ from cellseg_d2.errors import CellSegError
 from cellseg_d2.files import whole_file
 
 Curve = tuple[tuple[int, float], ...]
-"""Iterations, ascending, and what a metric was there."""
+"""Pairs of iteration, ascending, and a metric's value there."""
 
 TOTAL_LOSS = "total_loss"
 
 VALIDATION = "validation/"
-"""Begins the name of a loss that is of the validation tiles."""
+"""The names of losses on validation tiles begin with this."""
 
 METRICS = {
     "segm/AP50": "mask AP50",
@@ -30,21 +30,21 @@ METRICS = {
     "segm/AP": "mask AP",
     "ema/segm/AP50": "mask AP50, averaged weights",
 }
-"""What is drawn of a validation, and how it is called."""
+"""The validation scores that are drawn -> their labels."""
 
 AP_LABEL = "average precision (%)"
 
 SMOOTHING = 0.15
-"""The losses' running mean is over this share of their records, each of which is a median of 20 iterations."""
+"""The running mean of a loss covers this share of its records, each of which is a median of 20 iterations."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """A curve as it is to be drawn; of no label, it is not in the legend.
+    """A curve and how to draw it.
 
     Attributes:
-        points: none for a line that is left out.
-        label: in the legend.
+        points: the curve; empty for a line that is left out.
+        label: its text in the legend; empty for none.
         style: keyword arguments of ``Axes.plot``.
     """
 
@@ -54,9 +54,9 @@ class Line:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a ``metrics.json`` by iteration; of a resumed run the later record of an iteration wins.
+    """The records of a ``metrics.json`` by iteration; for an iteration that a resumed run repeats, the later one.
 
-    A last line without its end is left out: a training is writing it, or was killed at it.
+    An incomplete last line is left out: a training is writing it, or was killed while it did.
 
     Raises:
         CellSegError: no such file, or a line in it is no JSON object with an iteration.
@@ -67,7 +67,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         raise CellSegError(f"{path}: cannot be read ({error.strerror}); give the OUTPUT_DIR of a training") from error
     except ValueError as error:
         raise CellSegError(f"{path}: is not the metrics.json of a training ({error})") from error
-    if len(lines) > 1 and not lines[-1].endswith("\n"):  # being written, or where a training was killed
+    if len(lines) > 1 and not lines[-1].endswith("\n"):  # incomplete
         lines.pop()
     records = [_record(line, path, number) for number, line in enumerate(lines, start=1) if line.strip()]
     if not all(isinstance(record, dict) and "iteration" in record for record in records):
@@ -86,12 +86,12 @@ def _record(line: str, path: Path, number: int) -> Any:
 
 
 def curve(records: Sequence[Mapping[str, Any]], name: str) -> Curve:
-    """One metric of :func:`read_metrics`'s records."""
+    """One metric of the records of :func:`read_metrics`."""
     return tuple((record["iteration"], float(record[name])) for record in records if name in record)
 
 
 def smooth(curve: Curve) -> Curve:
-    """The running mean over :data:`SMOOTHING` of a curve, over fewer values at its ends."""
+    """The running mean of a curve over the share :data:`SMOOTHING` of its points; over fewer at its ends."""
     reach = math.floor(len(curve) * SMOOTHING / 2)
     values = [value for _, value in curve]
     means = [float(np.mean(values[max(0, place - reach) : place + reach + 1])) for place in range(len(values))]
@@ -99,7 +99,7 @@ def smooth(curve: Curve) -> Curve:
 
 
 def training_seconds(records: Sequence[Mapping[str, Any]]) -> float:
-    """What the iterations took: Detectron2 writes the median of each twenty."""
+    """The seconds that all iterations took, from Detectron2's medians over 20 iterations."""
     times = curve(records, "time")
     starts = [-1, *(iteration for iteration, _ in times)]
     seconds = sum(time * (iteration - start) for (iteration, time), start in zip(times, starts))
@@ -107,7 +107,7 @@ def training_seconds(records: Sequence[Mapping[str, Any]]) -> float:
 
 
 def loss_parts(records: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Names of the losses that the total is the sum of: a cascade has those of its stages, PointRend of its points."""
+    """Names of the losses that add up to the total; a cascade has losses per stage, PointRend a loss of its points."""
     return sorted({name for record in records for name in record if name.startswith("loss_")})
 
 

@@ -15,18 +15,17 @@ from cellseg_d2.export.overlay import draw_grid, draw_overlay, write_picture
 from cellseg_d2.report.panels import legend, shrunk, stacked, titled
 
 LARGEST_SIDE = 1024
-"""Pixels of a panel; larger images are drawn smaller."""
+"""The largest side of a panel in pixels; larger images are reduced."""
 
 
 def write_dataset_grid(source: Path, output: Path, samples: int = 6, class_names: Sequence[str] = ()) -> None:
-    """A PNG with a row an image: the image and its cells, coloured by class, under a legend that counts them.
+    """Writes a PNG with one row per image: the image and its cells, coloured by class, below a legend that counts them.
 
     Args:
-        source: the input layout, see :mod:`cellseg_d2.annotations.class_tiffs`, or a converted dataset,
-            whose training tiles are
-            drawn then.
+        source: the input layout, see :mod:`cellseg_d2.annotations.class_tiffs`, or a converted dataset, whose training
+            tiles are drawn.
         output: the PNG.
-        samples: rows, at least 1; images spread evenly over all, in the order of their ids.
+        samples: number of rows, at least 1; the images are spread evenly over all, in the order of their ids.
         class_names: names of class 1, 2, ...; not needed for a converted dataset.
 
     Raises:

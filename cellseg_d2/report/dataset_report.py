@@ -1,4 +1,4 @@
-"""A page on a dataset, as a folder of label TIFFs or converted: how much of what is in it, and what looks wrong."""
+"""A page on a dataset, converted or not: how many cells it has, how large they are, and what looks wrong."""
 
 from __future__ import annotations
 
@@ -29,29 +29,29 @@ from cellseg_d2.report.page import PAGE_STYLE, figure_svg, grouped_number, pictu
 
 DESCRIPTION = "dataset.json"
 
-CONVERT_AGAIN = "convert again with this version's tools/convert_tifs.py"
+CONVERT_AGAIN = "convert again with this version's cellseg-d2 convert"
 
 BASE = "mask_rcnn_X_101_32x8d_FPN.yaml"
-"""The config that the suggested settings go on top of, for a file beside it."""
+"""The base config of the suggested settings, for a file beside it."""
 
 PICTURE_SIDE = 400
-"""Pixels of a picture's larger side, which bounds the page's size."""
+"""The larger side of a picture in pixels, which bounds the size of the page."""
 
 ROW = 0.42
-"""Inches of a figure for each bar or box."""
+"""The height of a bar or box in a figure, in inches."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """What a page is made of.
+    """The content of a page.
 
     Attributes:
-        kind: what the folder holds, in words.
+        kind: what the folder holds, as a text.
         summary: see :func:`cellseg_d2.conversion.statistics.summarise`.
         counts: a converted dataset's counts per part; else empty.
-        test_images: how many there are.
+        test_images: the number of test images.
         suggestions: config keys and values that suit the dataset.
-        parameters: the conversion's parameters, whether done or to come.
+        parameters: the parameters of the conversion, which has been done or is planned.
         samples: labelled images, or training and validation tiles.
     """
 
@@ -65,7 +65,7 @@ class Dataset:
 
     @property
     def class_names(self) -> list[str]:
-        """Of class 1, 2, ..."""
+        """The names of class 1, 2, ..."""
         return list(self.summary["classes"])
 
 
@@ -82,13 +82,13 @@ def write_dataset_report(
     """Writes a page on a dataset.
 
     Args:
-        folder: a converted dataset, whose own statistics are shown, or the input of a conversion, which is read.
+        folder: a converted dataset, which has statistics, or the input of a conversion, whose images are read.
         output: the HTML file.
-        options: what the input is to be converted with; a converted dataset has its own.
+        options: the options for converting an input; a converted dataset has recorded them.
         workers: processes that read an input.
         from_coco: a COCO file of whole images in ``folder``, instead of label TIFFs.
         annotation_format: see :func:`cellseg_d2.annotations.readers.find_labelled`.
-        pictures: images or tiles that are shown with their cells, spread over all.
+        pictures: how many images or tiles to show with their cells, spread evenly over all.
 
     Raises:
         CellSegError: bad options, no labelled images, or a ``dataset.json`` without statistics; files of an input that
@@ -101,7 +101,7 @@ def write_dataset_report(
         return
     try:
         _write(_read_converted(folder), folder, output, pictures)
-    except (KeyError, TypeError, AttributeError) as error:  # of another version, or written by hand
+    except (KeyError, TypeError, AttributeError) as error:  # written by another version, or by hand
         raise CellSegError(
             f"{folder / DESCRIPTION}: is not as conversion writes it ({error}); {CONVERT_AGAIN}"
         ) from error
@@ -138,10 +138,10 @@ def _read_input(
 
 
 def _read_converted(folder: Path) -> Dataset:
-    """What conversion wrote.
+    """Reads a converted dataset.
 
     Raises:
-        CellSegError: it cannot be read, or is of a version that wrote no statistics.
+        CellSegError: it cannot be read, or was written by a version that wrote no statistics.
     """
     path = folder / DESCRIPTION
     content = read_json(path)
@@ -160,28 +160,28 @@ def _read_converted(folder: Path) -> Dataset:
 
 
 def _class_table(dataset: Dataset) -> list[list[str]]:
-    """A header and a row a class: its cells, in all and by part, and its images."""
+    """A header and one row per class: its cells, in total and by part, and its images."""
     parts = _cells_by_part(dataset)
     total = max(dataset.summary["cells"]["count"], 1)
     rows = [["class", "cells", "share", *(part for part in parts if part), "in images"]]
-    for name, own in dataset.summary["classes"].items():
+    for name, of_class in dataset.summary["classes"].items():
         by_part = [_number(cells[name]) for part, cells in parts.items() if part]
-        share = f"{grouped_number(100 * own['count'] / total)} %"
-        rows.append([name, _number(own["count"]), share, *by_part, _number(own["images"])])
+        share = f"{grouped_number(100 * of_class['count'] / total)} %"
+        rows.append([name, _number(of_class["count"]), share, *by_part, _number(of_class["images"])])
     return rows
 
 
 def _cells_by_part(dataset: Dataset) -> dict[str, dict[str, int]]:
-    """Cells of each class by part; an input that has not been split is one part without a name."""
-    parts = {part: own["cells"] for part, own in dataset.counts.items() if "cells" in own}
-    return parts or {"": {name: own["count"] for name, own in dataset.summary["classes"].items()}}
+    """Part -> class name -> number of cells; an input that has not been split is one part without a name."""
+    parts = {part: counts["cells"] for part, counts in dataset.counts.items() if "cells" in counts}
+    return parts or {"": {name: of_class["count"] for name, of_class in dataset.summary["classes"].items()}}
 
 
 def _figures(dataset: Dataset) -> dict[str, dict[str, str | Markup]]:
-    """SVG, caption and alt text by what is shown; none where there is nothing to show."""
+    """Name of a figure -> its SVG, caption and alt text; figures with nothing to show are left out."""
     summary = dataset.summary
     classes = summary["classes"]
-    cells = ", ".join(f"{name} {_number(own['count'])}" for name, own in classes.items())
+    cells = ", ".join(f"{name} {_number(of_class['count'])}" for name, of_class in classes.items())
     found: dict[str, dict[str, str | Markup]] = {
         "classes": {
             "svg": figure_svg(_draw_bars(_cells_by_part(dataset))),
@@ -190,12 +190,12 @@ def _figures(dataset: Dataset) -> dict[str, dict[str, str | Markup]]:
         }
     }
     per_class = (
-        ("per_image", "cells", "Cells an image."),
+        ("per_image", "cells", "Cells per image."),
         ("longest_side", "pixels", "Longest side of a cell's box."),
         ("area", "pixels", "Area of a cell."),
     )
     plots: list[tuple[str, dict[str, Record], str, str]] = [
-        (key, {"all": summary["cells"][key], **{name: own[key] for name, own in classes.items()}}, unit, caption)
+        (key, {"all": summary["cells"][key], **{name: cells[key] for name, cells in classes.items()}}, unit, caption)
         for key, unit, caption in per_class
     ]
     sizes = {side: summary["images"][side] for side in ("height", "width")}
@@ -213,7 +213,7 @@ def _figures(dataset: Dataset) -> dict[str, dict[str, str | Markup]]:
 
 @matplotlib.rc_context(PAGE_STYLE)
 def _draw_bars(parts: Mapping[str, Mapping[str, int]]) -> Figure:
-    """A bar a class, of one piece a part."""
+    """A bar per class, with a piece per part."""
     names = list(next(iter(parts.values())))
     figure, axes = _rows(names)
     lefts = np.zeros(len(names), np.int64)
@@ -228,7 +228,7 @@ def _draw_bars(parts: Mapping[str, Mapping[str, int]]) -> Figure:
 
 @matplotlib.rc_context(PAGE_STYLE)
 def _draw_boxes(distributions: Mapping[str, Record], unit: str, log: bool) -> Figure:
-    """A box a distribution: its middle half and median, whiskers to 5 and 95 %, dots at the least and the greatest."""
+    """A box per distribution: middle half and median, whiskers to 5 and 95 %, dots at the smallest and the largest."""
     figure, axes = _rows(list(distributions))
     boxes = [
         {
@@ -264,7 +264,7 @@ def _draw_boxes(distributions: Mapping[str, Record], unit: str, log: bool) -> Fi
 
 
 def _rows(names: Sequence[str]) -> tuple[Figure, Axes]:
-    """An empty plot with a row a name, the first at the top."""
+    """An empty plot with one row per name, the first at the top."""
     figure = Figure(figsize=(6, 1 + ROW * len(names)), layout="constrained")
     axes = figure.subplots()
     axes.set_yticks(range(len(names)), names)
@@ -274,7 +274,7 @@ def _rows(names: Sequence[str]) -> tuple[Figure, Axes]:
 
 
 def _pictures(dataset: Dataset, number: int) -> list[dict[str, str]]:
-    """Address, name and cells in words of some of the labelled images, drawn with their cells."""
+    """Some of the labelled images, drawn with their cells: address, name, and a text that counts the cells."""
     samples, names = dataset.samples, dataset.class_names
     places = np.unique(np.linspace(0, len(samples) - 1, min(number, len(samples))).round().astype(int))
     options = ConvertOptions(tile_size=dataset.parameters["tile_size"])
@@ -282,9 +282,9 @@ def _pictures(dataset: Dataset, number: int) -> list[dict[str, str]]:
     for place in places:
         try:
             cut = cut_sample(samples[place], options, len(names))
-        except CellSegError:  # the check has told of it: the page lists it among the problems
+        except CellSegError:  # the check found it too, and the page lists it among the problems
             continue
-        # of a large image the tile that has most to show
+        # a large image is shown by the tile with the most cells
         (x0, y0, x1, y1), annotations = max(cut.tiles, key=lambda tile: len(tile[1]))
         cells = CellInstances.from_annotations(annotations, (y1 - y0, x1 - x0))
         counts = Counter(names[number] for number in cells.classes)
@@ -299,5 +299,5 @@ def _pictures(dataset: Dataset, number: int) -> list[dict[str, str]]:
 
 
 def _number(value: Any) -> str:
-    """With all the digits that it has."""
+    """A number with all of its digits."""
     return "-" if value is None else f"{value:,}"

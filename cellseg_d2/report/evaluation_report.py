@@ -1,4 +1,4 @@
-"""A page on how good results are: AP, metrics of cells, errors, and the worst and best images to look into."""
+"""A page on the quality of results: AP, metrics of cells, errors, and the worst and best images."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from matplotlib import patheffects
 from matplotlib.figure import Figure
 
 from cellseg_d2.cells.coco import Record
+from cellseg_d2.cells.coco_input import read_pair
 from cellseg_d2.errors import CellSegError
-from cellseg_d2.evaluation.cell_metrics import F1_NAMES
-from cellseg_d2.evaluation.coco_ap import AREAS, read_files, tasks_of
+from cellseg_d2.evaluation.cell_metrics import ACCURACY_NAMES, F1_NAMES
+from cellseg_d2.evaluation.coco_ap import AREAS, detection_cap, tasks_of
 from cellseg_d2.evaluation.coco_cells import class_names
-from cellseg_d2.evaluation.error_breakdown import KINDS, RECALLS
+from cellseg_d2.evaluation.coco_matching import RECALLS
+from cellseg_d2.evaluation.error_breakdown import KINDS
 from cellseg_d2.evaluation.image_scores import ImageScore, image_scores, worst_first
 from cellseg_d2.evaluation.judgement import CellJudgement, Judgement, judge_results
-from cellseg_d2.evaluation.pr_curves import precision_curves
 from cellseg_d2.evaluation.report_tables import (
     CONFUSION_TITLE,
     THRESHOLDS_TITLE,
@@ -33,6 +34,7 @@ from cellseg_d2.evaluation.report_tables import (
     summary_rows,
     threshold_table,
 )
+from cellseg_d2.evaluation.thresholds import precision_curves
 from cellseg_d2.export.overlay import class_color, class_hex
 from cellseg_d2.images.tiff import INTENSITY_RULE
 from cellseg_d2.report.gallery import ImageFiles, draw_gallery
@@ -41,7 +43,7 @@ from cellseg_d2.report.page import INK, PAGE_STYLE, figure_svg, write_page
 TASKS = {"segm": "mask", "bbox": "box"}
 
 TABLE_ROWS = 100
-"""Images that the table of images has at most."""
+"""The most rows in the table of images."""
 
 NOTES = {
     "mPQ+": "panoptic quality: matches pooled over all images, mean over classes (CoNIC)",
@@ -60,19 +62,19 @@ NOTES = {
     "detection_IoU": "mean of the cells found",
     "cells": "found and missed ones, without crowds",
     "predictions": "with and without a cell, but for those on crowds",
-    "hidden": "predictions of which better ones left no pixel",
+    "hidden": "predictions that better ones hide, in none of the counts",
 }
 
 
 @dataclass(frozen=True)
 class GalleryOptions:
-    """What the page's gallery shows.
+    """The options of the page's gallery.
 
     Attributes:
         images: a folder or file of the images; None shows outlines alone.
         image_ids: the id file of ``images``; without it they are found by their names in the ground truth.
-        count: pictures, half of them of the worst images and half of the best.
-        max_side: larger pictures are made smaller, so that the larger side is this; None for never.
+        count: number of pictures, half of them of the worst images and half of the best.
+        max_side: larger pictures are reduced so that their larger side is this; None for never.
         rule: how images that are not 8 bit are scaled.
 
     Raises:
@@ -102,9 +104,9 @@ def write_evaluation_report(
     gallery: GalleryOptions,
     *,
     score_threshold: float = 0.5,
-    max_detections: int = 1000,
+    max_detections: int | None = None,
 ) -> None:
-    """Writes the page; of results or cells without masks it has AP alone, and says so.
+    """Writes the page; where results or cells have no masks, it has only AP and says so.
 
     Args:
         ground_truth: a COCO dataset.
@@ -112,13 +114,15 @@ def write_evaluation_report(
         output: the HTML file.
         gallery: what is shown of the images.
         score_threshold: for the metrics of cells, the counts and the gallery, predictions below it are left out.
-        max_detections: for AP, precision by recall and errors: scored per image and class, the best first.
+        max_detections: for AP, precision by recall and errors: scored per image and class, the best first; None for
+            1,000, or as many as the densest image has.
 
     Raises:
         CellSegError: a file cannot be read or written, is of another form, or does not fit the others.
     """
     files = None if gallery.images is None else ImageFiles.find(gallery.images, gallery.image_ids, gallery.rule)
-    truth, results = read_files(ground_truth, predictions)
+    truth, results = read_pair(ground_truth, predictions)
+    max_detections = detection_cap(truth, results, max_detections)
     judgement = judge_results(truth, results, max_detections, score_threshold)
     content: dict[str, Any] = {"cells": None, "missing": _what_is_missing(judgement, results)}
     if judgement.cells is not None:
@@ -143,22 +147,22 @@ def write_evaluation_report(
 
 
 def _ends(order: Sequence[int], count: int) -> tuple[list[int], list[int]]:
-    """The first half of ``count`` from the start, and the others from the end, the last first; none twice."""
+    """Half of ``count`` items from the start, and the others from the end, the last one first; none twice."""
     count = min(count, len(order))
     half = (count + 1) // 2
     return list(order[:half]), list(order[::-1][: count - half])
 
 
 def _what_is_missing(judgement: Judgement, results: Sequence[Mapping[str, Any]]) -> str:
-    """Why there is AP alone; empty where there is more."""
+    """Why the page has only AP; empty where it has more."""
     if judgement.cells is not None:
         return ""
     masked = "segm" in tasks_of(results)
-    return "not every cell of the ground truth has a mask" if masked else "not every result has a mask"
+    return "no cell of the ground truth has a mask" if masked else "no result has a mask"
 
 
 def _headline(judgement: Judgement) -> list[tuple[str, str]]:
-    """Names and values of what is looked at first."""
+    """Names and values of the most important figures."""
     rows = [
         (f"{TASKS[task]} {name}", number_text(values[name]))
         for task, values in judgement.ap.items()
@@ -177,30 +181,34 @@ def ap_table(ap: Mapping[str, Mapping[str, float]]) -> Table:
 
 
 def class_ap_table(ap: Mapping[str, Mapping[str, float]], names: Sequence[str]) -> Table:
-    """AP of each class by task."""
+    """AP per class and task."""
     columns = [(task, name) for task in ap for name in ("AP", "AP50")]
-    rows = [[own, *(number_text(ap[task][f"{name}-{own}"]) for task, name in columns)] for own in names]
+    rows = [[label, *(number_text(ap[task][f"{name}-{label}"]) for task, name in columns)] for label in names]
     return ["class", *(f"{TASKS[task]} {name}" for task, name in columns)], rows
 
 
 def image_row(score: ImageScore) -> list[str]:
-    """Of the table of images."""
+    """A row of the table of images."""
     counts = (score.cells, score.hit, score.missed, score.spurious)
     return [score.name, *(f"{count:,}" for count in counts), number_text(score.f1)]
 
 
 def _cell_content(cells: CellJudgement) -> dict[str, Any]:
-    """What the page says where there are masks."""
+    """The parts of the page that need masks."""
     summary = dict(summary_rows(cells))
     header, rows = confusion_table(cells)
     heat = heat_of(cells.metrics.confusion.tolist())
+    by_iou = {*F1_NAMES, *ACCURACY_NAMES}
     return {
         "cells": cells,
         "colors": [class_hex(number) for number in range(len(cells.class_names))],
-        "summary": [(name, value, NOTES.get(name, "")) for name, value in summary.items() if name not in F1_NAMES],
-        "f1_by_iou": (
+        "summary": [(name, value, NOTES.get(name, "")) for name, value in summary.items() if name not in by_iou],
+        "by_iou": (
             ["IoU of at least", *(name.removeprefix("F1@") for name in F1_NAMES)],
-            [["F1", *(summary[name] for name in F1_NAMES)]],
+            [
+                ["F1", *(summary[name] for name in F1_NAMES)],
+                ["accuracy", *(summary[name] for name in ACCURACY_NAMES)],
+            ],
         ),
         "classes": class_table(cells),
         "confusion_title": CONFUSION_TITLE,
@@ -247,31 +255,32 @@ def _image_content(
 
 
 def heat_of(confusion: Sequence[Sequence[int]]) -> list[list[str]]:
-    """Colours of a confusion's cells, as deep as their share of the row: blue where right, orange where wrong.
+    """Background colours of a confusion matrix, stronger for larger shares of a row: blue if right, orange if wrong.
 
-    Translucent, so that text on them is read in light and dark. Empty for the corner, which counts nothing.
+    They are translucent, so that text on them is readable in light and dark mode. The last corner, which counts
+    nothing, has none.
     """
     last = len(confusion) - 1
     return [
         [
             ""
-            if place == own == last
-            else f"rgba({'0,114,178' if place == own else '213,94,0'},{0.6 * count / max(sum(row), 1):.2f})"
-            for own, count in enumerate(row)
+            if truth == found == last
+            else f"rgba({'0,114,178' if truth == found else '213,94,0'},{0.6 * count / max(sum(row), 1):.2f})"
+            for found, count in enumerate(row)
         ]
-        for place, row in enumerate(confusion)
+        for truth, row in enumerate(confusion)
     ]
 
 
 @matplotlib.rc_context(PAGE_STYLE)
 def pr_figure(cells: CellJudgement) -> Markup | None:
-    """Precision by recall of each class with the threshold of the best F1; None where there are no cells."""
+    """Precision by recall per class, and the thresholds of the best F1; None where there are no cells."""
     curves = precision_curves(cells.detections, cells.class_names)
     if not curves:
         return None
     figure = Figure(figsize=(9, 4.5), layout="constrained")
     axes = figure.subplots()
-    edge = [patheffects.Stroke(linewidth=2.8, foreground=INK), patheffects.Normal()]  # pale colours are seen on white
+    edge = [patheffects.Stroke(linewidth=2.8, foreground=INK), patheffects.Normal()]  # for pale colours on white
     for number, name in enumerate(cells.class_names):
         if name not in curves:
             continue
@@ -289,7 +298,7 @@ def pr_figure(cells: CellJudgement) -> Markup | None:
 
 @matplotlib.rc_context(PAGE_STYLE)
 def error_figure(cells: CellJudgement) -> Markup | None:
-    """The AP50 that each kind of error costs, as bars; None where there are no cells."""
+    """Bars with the AP50 that each kind of error costs; None where there are no cells."""
     costs = [cells.errors.costs[kind] for kind in KINDS]
     if math.isnan(cells.errors.ap50):
         return None
@@ -297,7 +306,7 @@ def error_figure(cells: CellJudgement) -> Markup | None:
     axes = figure.subplots()
     bars = axes.barh(list(KINDS), costs, height=0.65, color="#d55e00")
     axes.bar_label(bars, [number_text(cost) for cost in costs], padding=4, color=INK)
-    axes.set(xlabel="AP50 that mending it would add", xlim=(0, 1.12 * max(*costs, 1.0)))
+    axes.set(xlabel="AP50 that fixing it would add", xlim=(0, 1.12 * max(*costs, 1.0)))
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
     return figure_svg(figure)

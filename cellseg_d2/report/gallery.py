@@ -1,40 +1,40 @@
-"""Images with the outlines of their cells and predictions, for a page that switches layers and zooms."""
+"""Images with the outlines of their cells and predictions, for a page with layers and zoom."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from cellseg_d2.cells.arrays import Bools, Ints
 from cellseg_d2.cells.coco import Record, by_image
-from cellseg_d2.cells.instances import CellInstances
 from cellseg_d2.cells.outlines import Ring, trace
-from cellseg_d2.errors import CellSegError
-from cellseg_d2.evaluation.coco_cells import ImageCells, class_names, image_cells
-from cellseg_d2.evaluation.error_breakdown import within_cap
+from cellseg_d2.errors import CellSegError, size_text, turned_text
+from cellseg_d2.evaluation.coco_cells import EvaluatedImage, class_names, image_cells
+from cellseg_d2.evaluation.coco_matching import unmatched, within_cap
 from cellseg_d2.evaluation.image_scores import ImageScore
-from cellseg_d2.evaluation.overlap_table import Cells, Ints
-from cellseg_d2.evaluation.unmatched import unmatched
+from cellseg_d2.evaluation.overlap_table import Cells
 from cellseg_d2.export.overlay import class_hex
-from cellseg_d2.images.listing import InputImage, list_images
+from cellseg_d2.images.listing import ByFileName, InputImage, list_images
 from cellseg_d2.report.page import picture_uri
 
 TOLERANCE = 0.75
-"""Pixels of the shown picture that an outline may be off: a staircase of pixels is off a straight line by 0.71."""
+"""How far a simplified outline may be from the true one, in pixels of the shown picture. The steps of a pixel outline
+are up to 0.71 from a straight line."""
 
 
 @dataclass(frozen=True)
 class Outline:
-    """A cell as a page draws it.
+    """A cell for drawing on a page.
 
     Attributes:
-        path: SVG's path data, in pixels of the shown picture, rounded to tenths.
+        path: SVG path data, in pixels of the shown picture, rounded to tenths.
         color: its class's colour, ``#rrggbb``.
         title: its class, score and area.
         kind: ``missed``, ``spurious``, ``crowd`` or empty.
@@ -51,9 +51,9 @@ class Picture:
     """An image of the gallery.
 
     Attributes:
-        score: the least score of what is drawn.
+        score: the image's name, its numbers of cells and errors, and its F1.
         width, height: the shown picture's size in its pixels, not rounded.
-        uri: the image as the address of itself; None where it is not at hand.
+        uri: the picture as a ``data:`` address, which holds its pixels; None where the image is not at hand.
         truth, predictions: the outlines.
     """
 
@@ -66,7 +66,7 @@ class Picture:
 
     @property
     def label(self) -> str:
-        """Its name and numbers."""
+        """The image's name and numbers."""
         score = self.score
         numbers = f"{score.cells} cells, {score.missed} missed, {score.spurious} spurious, F1 {score.f1:.0f}"
         return f"{score.name}: {numbers}"
@@ -74,26 +74,38 @@ class Picture:
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """The files of a dataset's images, found by the ids of an id file or else by their names.
+    """The files of a dataset's images, found by the ids of an id file, or by their names.
 
     Attributes:
-        source: where they are, for messages.
-        files: by image id, or by name.
-        named: whether it is by name.
+        source: where the files are, for messages.
+        files: the files by image id, or by the name that the ground truth states.
+        named: whether they are found by name.
         rule: how images that are not 8 bit are scaled.
     """
 
     source: Path
-    files: Mapping[Any, InputImage]
+    files: Mapping[Any, InputImage] | ByFileName
     named: bool
     rule: str
 
     @classmethod
     def find(cls, source: Path, ids: Path | None, rule: str) -> ImageFiles:
-        """Those of a folder, or one file; see :func:`cellseg_d2.images.listing.list_images`, also for the errors."""
+        """The images of a folder, or one file; see :func:`cellseg_d2.images.listing.list_images`, also for errors."""
         images = list_images(source, ids)
-        files = {image.path.name if ids is None else image.id: image for image in images}
+        files = ByFileName(images) if ids is None else {image.id: image for image in images}
         return cls(source, files, ids is None, rule)
+
+    def check_names(self, records: Sequence[Record]) -> None:
+        """Raises CellSegError where several records state a name that is found without their folders alone."""
+        if not isinstance(self.files, ByFileName):
+            return
+        stated = [str(record.get("file_name", "")) for record in records]
+        names = Counter(PurePosixPath(name).name for name in stated if self.files.exact(name) is None)
+        name, count = names.most_common(1)[0] if names else ("", 1)
+        if count > 1:
+            raise CellSegError(
+                f"{count} images of the ground truth are called {name!r}; tell them apart with --image-ids"
+            )
 
     def read(self, record: Record, size: tuple[int, int]) -> NDArray[np.uint8]:
         """An image, (H, W, 3) uint8 RGB.
@@ -105,15 +117,16 @@ class ImageFiles:
         Raises:
             CellSegError: there is no such image, it cannot be read, or it is not of the masks' size.
         """
-        name = Path(str(record.get("file_name", ""))).name
-        file = self.files.get(name if self.named else record["id"])
+        stated = str(record.get("file_name", ""))
+        file = self.files[stated] if isinstance(self.files, ByFileName) else self.files.get(record["id"])
         if file is None:
-            wanted = repr(name) if self.named else f"of the id {record['id']}"
+            name = PurePosixPath(stated).name
+            wanted = repr(name) if self.named else f"of the id that {name!r} has"
             raise CellSegError(f"{self.source}: holds no image {wanted}, which the ground truth lists; add it")
         image = file.read(self.rule)
         if image.shape[:2] != size:
-            has, wanted = (f"{height} x {width}" for height, width in (image.shape[:2], size))
-            raise CellSegError(f"{file.path}: is {has}, its masks are {wanted}; give the images that were judged")
+            turned = turned_text(image.shape, size) or "; give the images that were judged"
+            raise CellSegError(f"{file.path}: is {size_text(image.shape)}, its masks are {size_text(size)}{turned}")
         return image
 
 
@@ -127,44 +140,36 @@ def draw_gallery(
     max_detections: int,
     max_side: int | None,
 ) -> Iterator[Picture]:
-    """Pictures of some images of a dataset, one after the other.
+    """Yields pictures of some images of a dataset.
 
     Args:
         truth: a COCO dataset.
         results: COCO results with segmentations.
         ids: the image ids in the order of the pictures.
-        files: the images themselves; None draws the outlines alone.
+        files: the images; None draws only the outlines.
         score_threshold: predictions below it are neither drawn nor matched.
-        max_detections: nor are those of a class beyond so many, the best first.
+        max_detections: predictions of a class beyond so many, best first, are neither drawn nor matched.
         max_side: larger pictures are made smaller, so that the larger side is this; None for never.
 
     Raises:
         CellSegError: an image cannot be read or is not of its masks' size; a segmentation is damaged.
     """
     records = {record["id"]: record for record in truth["images"]}
-    if files is not None and files.named:
-        _check_names(truth["images"])
+    if files is not None:
+        files.check_names(truth["images"])
     cells, found = by_image(truth["annotations"]), by_image(results)
     names = class_names(truth)
     for number in ids:
-        own = {**truth, "images": [records[number]], "annotations": cells[number]}
-        image = next(image_cells(own, found[number]))
+        alone = {**truth, "images": [records[number]], "annotations": cells[number]}
+        image = next(image_cells(alone, found[number]))
         judged = np.sort(within_cap(image.predictions, max_detections))
-        image = replace(image, predictions=image.predictions.pick(judged))
+        image = replace(image, predictions=image.predictions.pick(judged).visible(score_threshold))
         pixels = None if files is None else files.read(records[number], image.truth.runs.size)
         yield _draw(image, pixels, names, score_threshold, max_side)
 
 
-def _check_names(records: Sequence[Record]) -> None:
-    """Raises CellSegError where file names, without their folders, do not tell all images apart."""
-    names = Counter(Path(str(record.get("file_name", ""))).name for record in records)
-    name, count = names.most_common(1)[0] if names else ("", 1)
-    if count > 1:
-        raise CellSegError(f"{count} images of the ground truth are called {name!r}; tell them apart with --image-ids")
-
-
 def _draw(
-    image: ImageCells,
+    image: EvaluatedImage,
     pixels: NDArray[np.uint8] | None,
     names: Sequence[str],
     score_threshold: float,
@@ -192,19 +197,19 @@ def _draw(
 def _outlines(
     cells: Cells, numbers: Ints, kinds: NDArray[np.object_], names: Sequence[str], scale: float, scored: bool
 ) -> list[Outline]:
-    """Of the cells of these numbers that have a pixel."""
+    """The outlines of the cells with these numbers; cells without a pixel have none."""
     areas = cells.areas
     numbers = numbers[areas[numbers] > 0]
-    picked = cells.pick(numbers)
-    masks = CellInstances.from_rles(picked.runs.rles(len(picked)), picked.classes, picked.runs.size)
+    drawn = cells.pick(numbers).instances()
     outlines = []
-    for place, number in enumerate(numbers.tolist()):
-        own, kind = int(cells.classes[number]), str(kinds[number])
-        title = f"{names[own]}, " + (f"score {cells.scores[number]:.2f}, " if scored else "") + f"{areas[number]:,} px"
+    for number, label, mask, origin in zip(numbers.tolist(), drawn.classes.tolist(), drawn.masks, drawn.origins):
+        kind = str(kinds[number])
+        score = f"score {cells.scores[number]:.2f}, " if scored else ""
+        title = f"{names[label]}, {score}{areas[number]:,} px"
         outlines.append(
             Outline(
-                path=outline_path(masks.masks[place], masks.origins[place], scale),
-                color=class_hex(own),
+                path=outline_path(mask, origin, scale),
+                color=class_hex(label),
                 title={"": title, "crowd": f"not judged: {title}"}.get(kind, f"{kind}: {title}"),
                 kind=kind,
             )
@@ -212,13 +217,13 @@ def _outlines(
     return outlines
 
 
-def outline_path(mask: NDArray[np.bool_], origin: NDArray[np.int64], scale: float) -> str:
-    """SVG path data of a mask's outlines, simplified by :data:`TOLERANCE`; holes are told by the even-odd rule.
+def outline_path(mask: Bools, origin: Ints, scale: float) -> str:
+    """SVG path data of a mask's outlines, simplified by :data:`TOLERANCE`; the even-odd rule leaves its holes out.
 
     Args:
         mask: (h, w) bool, with a pixel.
         origin: (x, y) of its first pixel in the image.
-        scale: pixels of the shown picture by pixels of the image.
+        scale: pixels of the shown picture per pixel of the image.
     """
     return "".join(_ring_path(ring, scale) for polygon in trace(mask, origin) for ring in polygon)
 

@@ -1,4 +1,4 @@
-"""Pages that are one file: opened by double click, they ask nothing of a network or a server."""
+"""HTML pages in a single file, which need no network and no server."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from cellseg_d2.files import whole_file
 from cellseg_d2.report.panels import shrunk
 
 INK = "#010203"
-"""Drawn with by :data:`PAGE_STYLE`, and by nothing else: becomes the page's text colour, light or dark."""
+"""A colour that only :data:`PAGE_STYLE` uses; in the page it becomes the text colour, light or dark."""
 
 PAGE_STYLE: dict[str, Any] = {
     "svg.fonttype": "none",  # text stays text, in the page's font
-    "svg.hashsalt": "cellseg_d2",  # the same figure is the same text
+    "svg.hashsalt": "cellseg_d2",  # the same figure always gives the same text
     "font.family": "sans-serif",
     "figure.facecolor": "none",
     "axes.facecolor": "none",
     "savefig.facecolor": "none",
     "legend.facecolor": "none",
     "legend.edgecolor": "none",
-    "text.parse_math": False,  # names of classes and folders are shown as they are, with their dollars
+    "text.parse_math": False,  # names of classes and folders may contain dollar signs
     "text.color": INK,
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
@@ -47,24 +47,24 @@ PAGE_STYLE: dict[str, Any] = {
     "axes.axisbelow": True,
     "axes.prop_cycle": cycler(color=["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8c8c8c"]),
 }
-"""What figures of a page are drawn with: ``@matplotlib.rc_context(PAGE_STYLE)`` on the function that draws.
+"""matplotlib's settings for figures of a page: put ``@matplotlib.rc_context(PAGE_STYLE)`` on the function that draws.
 
-The colours are Okabe and Ito's, which the colour-blind tell apart, without those too pale on white.
+The colours are those of Okabe and Ito, which colour-blind readers can distinguish, without the ones too pale on white.
 """
 
 JPEG_QUALITY = 85
 
 JPEG_SIDE = 65_500
-"""Pixels of the largest side that libjpeg writes."""
+"""The largest side in pixels that libjpeg writes."""
 
 
 def write_page(output: Path, template: str, **content: Any) -> None:
     """Writes a page.
 
     Args:
-        output: the HTML file; it is there whole or not at all.
-        template: a file of ``report/templates``; what it is given is escaped, but for :class:`markupsafe.Markup`.
-        content: what the template names; all of it.
+        output: the HTML file, written whole or not at all.
+        template: a file of ``report/templates``; values are escaped, except :class:`markupsafe.Markup`.
+        content: a value for each name in the template.
 
     Raises:
         CellSegError: the file cannot be written.
@@ -84,31 +84,31 @@ def write_page(output: Path, template: str, **content: Any) -> None:
 
 
 def figure_svg(figure: Figure) -> Markup:
-    """A figure that was drawn in :data:`PAGE_STYLE`, as SVG for a page, as wide as the page lets it be."""
+    """A figure that was drawn in :data:`PAGE_STYLE`, as SVG that fills the width of a page."""
     buffer = io.StringIO()
-    # Made within the style as well: some of it is read only here.
+    # within the style too, because matplotlib reads some of its settings only here
     with matplotlib.rc_context(PAGE_STYLE):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # nothing refers to groups, and every figure has the same names
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # ids of groups are unused, and the same in every figure
     start, rest = svg.split(">", 1)
     return Markup(re.sub(r' (width|height)="[^"]*"', "", start) + ">" + rest)  # its viewBox keeps its shape
 
 
 def picture_uri(picture: NDArray[np.uint8], max_side: int | None = None) -> str:
-    """A picture as the address of itself.
+    """A picture as a ``data:`` address, which contains it.
 
     Args:
         picture: (H, W, 3) uint8 RGB.
-        max_side: a larger one is made smaller, so that its larger side is this; None for never.
+        max_side: larger pictures are reduced so that their larger side is this; None for never.
 
     Returns:
         A ``data:`` address of a JPEG.
 
     Raises:
-        CellSegError: it is larger than :data:`JPEG_SIDE`.
+        CellSegError: a side is larger than :data:`JPEG_SIDE`.
     """
     if max_side is not None:
         picture = shrunk(picture, max_side)
@@ -119,7 +119,7 @@ def picture_uri(picture: NDArray[np.uint8], max_side: int | None = None) -> str:
 
 
 def grouped_number(value: float | None, digits: int = 1) -> str:
-    """A number as tables show it; a dash for what cannot be measured.
+    """A number as tables show it, with a dash for NaN and None.
 
     >>> grouped_number(12.345), grouped_number(float("nan")), grouped_number(None), grouped_number(12345, 0)
     ('12.3', '-', '-', '12,345')

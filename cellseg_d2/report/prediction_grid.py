@@ -1,19 +1,23 @@
-"""Images beside what was found in them."""
+"""Pictures of images beside their predictions."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from cellseg_d2.cells.coco import Record, by_image
+from cellseg_d2.cells.coco_input import read_pair, read_results
+from cellseg_d2.cells.hidden import visible
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.export.overlay import draw_grid, draw_overlay, write_picture
-from cellseg_d2.files import read_json
-from cellseg_d2.images.listing import InputImage
+from cellseg_d2.images.listing import ByFileName, InputImage
 from cellseg_d2.images.tiff import INTENSITY_RULE
 from cellseg_d2.report.comparison import compare, to_instances
 from cellseg_d2.report.panels import stacked, titled
+
+logger = logging.getLogger(__name__)
 
 
 def write_prediction_grid(
@@ -26,49 +30,50 @@ def write_prediction_grid(
     score_threshold: float = 0.5,
     rule: str = INTENSITY_RULE,
 ) -> None:
-    """A PNG with a row an image: the image, its ground truth where that is given, and its predicted cells.
+    """Writes a PNG with one row per image: the image, its ground truth if given, and its predicted cells.
 
-    With ground truth, crosses mark what COCO's matching at an IoU of 0.5 leaves over: missed cells in the ground truth,
-    spurious ones in the prediction.
+    With ground truth, crosses mark the cells that COCO's matching at an IoU of 0.5 leaves without a partner: missed
+    cells in the ground truth, spurious cells in the prediction.
 
     Args:
-        images: what to show, with their ids.
+        images: the images to show, with their ids.
         results: COCO results, such as ``test-results.json``.
         output: the PNG.
         ground_truth: a COCO dataset.
-        numbered: whether the ids of ``images`` are those of the results; if not, the ground truth tells them by the
-            images' file names.
-        score_threshold: cells with a lower score are not drawn, and find nothing.
+        numbered: whether ``images`` have the ids of the results; if not, the ground truth gives them by file name.
+        score_threshold: cells with a lower score are neither drawn nor matched.
         rule: how images that are not 8 bit are scaled.
 
     Raises:
         CellSegError: a file cannot be read or is of another form, or the ground truth does not list an image.
     """
-    try:
-        found = by_image(result for result in read_json(results) if result["score"] >= score_threshold)
-        dataset = None if ground_truth is None else read_json(ground_truth)
-        truth = None if dataset is None else by_image(dataset["annotations"])
-        if dataset is not None and not numbered:
+    if ground_truth is None:
+        truth, given = None, read_results([results]).files[0]
+    else:
+        dataset, given = read_pair(ground_truth, results)
+        truth = by_image(dataset["annotations"])
+        if not numbered:
             images = _numbered_as(images, dataset["images"], ground_truth)
-    except (KeyError, TypeError) as error:
-        files = " or ".join(str(path) for path in (results, ground_truth) if path is not None)
-        raise CellSegError(f"{files}: holds no COCO results, or no COCO dataset ({error})") from error
+    found = by_image(result for result in given if result["score"] >= score_threshold)
+    if given and not {image.id for image in images} & {result["image_id"] for result in given}:
+        logger.warning("%s: has no result of the images shown; do their ids agree? --image-ids names them", results)
     rows = []
-    for own in images:
-        image, name = own.read(rule), str(own.path)
+    for shown in images:
+        image, name = shown.read(rule), str(shown.path)
         if truth is None:
-            cells, _ = to_instances(found[own.id], image, name)
+            cells = visible(to_instances(found[shown.id], image, name)[0])
             panels = [(draw_overlay(image, cells), f"prediction: {len(cells)} cells")]
         else:
-            panels = compare(image, truth[own.id], found[own.id], name)
-        row = [titled(panel, text) for panel, text in [(image, own.path.name), *panels]]
+            panels = compare(image, truth[shown.id], found[shown.id], name)
+        row = [titled(panel, text) for panel, text in [(image, shown.file_name), *panels]]
         rows.append(draw_grid(row, columns=len(row)))
     write_picture(output, stacked(rows))
 
 
-def _numbered_as(images: Sequence[InputImage], records: Sequence[Record], source: Path | None) -> list[InputImage]:
+def _numbered_as(images: Sequence[InputImage], records: Sequence[Record], source: Path) -> list[InputImage]:
     """Images with the ids that a dataset's records have for their file names."""
-    ids = {Path(record["file_name"]).name: record["id"] for record in records}
-    if unknown := [image.path for image in images if image.path.name not in ids]:
+    named = ByFileName(images)
+    ids = {image.path: record["id"] for record in records if (image := named[str(record["file_name"])]) is not None}
+    if unknown := [image.path for image in images if image.path not in ids]:
         raise CellSegError(f"{unknown[0]}: is not listed by {source}; give the ids of the images with --image-ids")
-    return [replace(image, id=ids[image.path.name]) for image in images]
+    return [replace(image, id=ids[image.path]) for image in images]

@@ -1,4 +1,4 @@
-"""What the folder of a training, its OUTPUT_DIR, tells of it."""
+"""Reads the folder of a training, its OUTPUT_DIR."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ CONFIG_FILE = "config.yaml"
 LOG_FILE = "log.txt"
 
 _PEAK = re.compile(r"\bmax_mem: (\d+)M\b")
-"""As Detectron2's CommonMetricPrinter writes it, on a GPU alone."""
+"""The peak memory as Detectron2's CommonMetricPrinter writes it, on GPUs only."""
 
 OF_NO_INTEREST = {"OUTPUT_DIR"}
-"""Keys that differ between any two runs."""
+"""Keys that always differ between two runs."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training, which may still be going on.
+    """One training, finished or still running.
 
     Attributes:
-        name: the end of its folder's path that no other run's has.
+        name: the end of its folder's path, as long as it takes to differ from the other runs.
         records: see :func:`cellseg_d2.report.curves.read_metrics`.
         settings: config keys, such as ``SOLVER.BASE_LR``, and their values; none where there is no config.
         peak_mib: peak GPU memory in MiB; NaN if the log has none.
@@ -42,12 +42,12 @@ class Run:
     peak_mib: float
 
     def curve(self, metric: str) -> Curve:
-        """Iterations and what a metric was there."""
+        """The iterations and values of a metric."""
         return curve(self.records, metric)
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
-    """What several trainings left, in the order given.
+    """Reads the folders of several trainings, in the given order.
 
     Raises:
         CellSegError: a folder is given twice, holds no metrics, or a file in it is damaged.
@@ -60,15 +60,15 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
 
 
 def differing_settings(runs: Sequence[Run]) -> dict[str, list[Any]]:
-    """By config key, the values of the runs that have a config, where not all have the same; None for no such key."""
+    """Config key -> its values in the runs that have a config, for keys that differ; None where a key is missing."""
     settings = [run.settings for run in runs if run.settings]
-    keys = sorted({key for own in settings for key in own} - OF_NO_INTEREST)
-    values = {key: [own.get(key) for own in settings] for key in keys}
-    return {key: own for key, own in values.items() if any(value != own[0] for value in own)}
+    keys = sorted({key for of_run in settings for key in of_run} - OF_NO_INTEREST)
+    values = {key: [of_run.get(key) for of_run in settings] for key in keys}
+    return {key: by_run for key, by_run in values.items() if any(value != by_run[0] for value in by_run)}
 
 
 def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with keys such as ``SOLVER.BASE_LR``."""
+    """One mapping, with keys such as ``SOLVER.BASE_LR``, for nested mappings."""
     values: dict[str, Any] = {}
     for key, value in node.items():
         values |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
@@ -76,10 +76,10 @@ def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _short_names(folders: Sequence[Path]) -> list[str]:
-    """As few of the last parts of the paths as tell all apart.
+    """The last parts of each path, as few as are needed to make all names different.
 
     Raises:
-        CellSegError: two are the same.
+        CellSegError: two paths are the same.
     """
     if twice := next((folder for folder in folders if folders.count(folder) > 1), None):
         raise CellSegError(f"{twice}: is given twice; give each run once")
@@ -92,7 +92,7 @@ def _short_names(folders: Sequence[Path]) -> list[str]:
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
-    """Those of a config as Detectron2 writes it beside a training; none where there is no such file."""
+    """The settings in the config that Detectron2 writes into a training's folder; none where there is no such file."""
     if not path.is_file():
         return {}
     try:

@@ -1,4 +1,4 @@
-"""A page on one training or several: what their losses and scores were, and what they were trained with."""
+"""A page on one or several trainings: their losses, scores and settings."""
 
 from __future__ import annotations
 
@@ -29,28 +29,28 @@ from cellseg_d2.report.page import PAGE_STYLE, figure_svg, grouped_number, write
 from cellseg_d2.report.run_folder import Run, differing_settings, read_runs
 
 AVERAGED = "ema/"
-"""Begins the name of a score that is of the weights' average."""
+"""The names of scores of the averaged weights begin with this."""
 
 MOST_COLUMNS = 3
-"""Plots side by side."""
+"""The most plots in a row."""
 
 WIDTH, WIDE_HEIGHT, HEIGHT = 11, 3.6, 3
-"""Of a figure, of the one plot of a row and of one beside others, in inches."""
+"""In inches: the width of a figure, the height of a plot that is alone in its row, and of one beside others."""
 
 LOSS_CAPTION = f"Thin: as logged. Thick: the running mean over {SMOOTHING:.0%} of the records."
 
 STROKES = ("-", ":", "-.")
-"""Of runs of the same colour; dashes are for what is drawn beside them."""
+"""Line styles of runs that have the same colour; dashed lines show other curves of the same run."""
 
 AS_LOGGED = {"linewidth": 0.8, "alpha": 0.35}
 DASHED = {"linestyle": "--", "marker": "o", "markersize": 4}
 
 
 def write_training_report(folders: Sequence[Path], output: Path) -> None:
-    """Writes a page on trainings, which may still be going on, laid over each other.
+    """Writes a page that draws several trainings, finished or not, over each other.
 
     Args:
-        folders: OUTPUT_DIR of each, with its ``metrics.json``; ``config.yaml`` and ``log.txt`` are read where they are.
+        folders: the OUTPUT_DIR of each, with ``metrics.json`` and, if there, ``config.yaml`` and ``log.txt``.
         output: the HTML file.
 
     Raises:
@@ -71,14 +71,14 @@ def write_training_report(folders: Sequence[Path], output: Path) -> None:
 
 
 def _run_table(runs: Sequence[Run]) -> list[list[str]]:
-    """A header, and a row a run, without columns that no run has a value for."""
+    """A header and one row per run, without columns that are empty in all runs."""
     rows = [_run_row(run) for run in runs]
     titles = [title for title in rows[0] if any(row[title] != "-" for row in rows)]
     return [titles, *([row[title] for title in titles] for row in rows)]
 
 
 def _run_row(run: Run) -> dict[str, str]:
-    """What a run came to, by the title of the column."""
+    """Column title -> a run's result."""
     done = run.records[-1]["iteration"] + 1 if run.records else 0
     planned = run.settings.get("SOLVER.MAX_ITER", done)
     times, seconds = run.curve("time"), training_seconds(run.records)
@@ -89,14 +89,14 @@ def _run_row(run: Run) -> dict[str, str]:
         **{f"best {label}": _best(run.curve(name)) for name, label in METRICS.items()},
         "loss at the end": _last(run.curve(TOTAL_LOSS)),
         "on validation": _last(run.curve(VALIDATION + TOTAL_LOSS)),
-        "s an iteration": grouped_number(seconds / (times[-1][0] + 1) if times else None, 2),
+        "s per iteration": grouped_number(seconds / (times[-1][0] + 1) if times else None, 2),
         "hours": grouped_number(seconds / 3600, 2),
         "peak memory, MiB": grouped_number(run.peak_mib, 0),
     }
 
 
 def _best(curve: Curve) -> str:
-    """The highest value, and the first iteration that had it."""
+    """The highest value, and the first iteration with it."""
     scores = [(value, -iteration) for iteration, value in curve if not math.isnan(value)]
     if not scores:
         return "-"
@@ -113,14 +113,14 @@ def _setting(value: Any) -> str:
 
 
 def _sections(runs: Sequence[Run]) -> list[dict[str, str | Markup]]:
-    """Title, plots, caption and alt text of each; none where the runs have nothing to draw."""
+    """Each figure's title, plots, caption and alt text; none where the runs have nothing to draw."""
     parts = loss_parts(record for run in runs for record in run.records)
     scores = {
         label: [line for run, style in _styled(runs) for line in _score_lines(run, name, style)]
         for name, label in METRICS.items()
         if not name.startswith(AVERAGED)
     }
-    rates = [  # often the same, so that each leaves something to be seen of those below
+    rates = [  # often the same, so each line is thinner than the one below it
         Line(run.curve("lr"), run.name, {**style, "linewidth": 1.5 + 4 * (1 - number / len(runs))})
         for number, (run, style) in enumerate(_styled(runs), start=1)
     ]
@@ -142,7 +142,7 @@ def _sections(runs: Sequence[Run]) -> list[dict[str, str | Markup]]:
 
 
 def _styled(runs: Sequence[Run]) -> list[tuple[Run, dict[str, Any]]]:
-    """Each run and what its lines look like, the same in all plots."""
+    """Each run with the style of its lines, which is the same in all plots."""
     colours = len(PAGE_STYLE["axes.prop_cycle"])
     return [
         (run, {"color": f"C{number % colours}", "linestyle": STROKES[number // colours % len(STROKES)]})
@@ -158,7 +158,7 @@ def _score_lines(run: Run, name: str, style: Mapping[str, Any]) -> list[Line]:
 
 
 def _loss_lines(runs: Sequence[Run], name: str) -> list[Line]:
-    """As logged, smoothed and on validation, for each run."""
+    """For each run, the loss as logged, smoothed, and on validation tiles."""
     lines = []
     for run, style in _styled(runs):
         logged = run.curve(name)
@@ -172,7 +172,7 @@ def _loss_lines(runs: Sequence[Run], name: str) -> list[Line]:
 
 @matplotlib.rc_context(PAGE_STYLE)
 def _draw(panels: Mapping[str, Sequence[Line]], ylabel: str) -> Figure:
-    """One plot or several, by their titles."""
+    """A figure with one or several plots, by their titles."""
     columns = min(len(panels), MOST_COLUMNS)
     rows = math.ceil(len(panels) / columns)
     height = WIDE_HEIGHT if len(panels) == 1 else HEIGHT * rows
@@ -180,9 +180,9 @@ def _draw(panels: Mapping[str, Sequence[Line]], ylabel: str) -> Figure:
     places = figure.subplots(rows, columns, squeeze=False).flat
     for (title, lines), axes in zip(panels.items(), places):
         draw_lines(axes, lines, title, ylabel)
-    for axes in places:  # the rest of the last row
+    for axes in places:  # empty places in the last row
         axes.set_axis_off()
     entries = {str(line.get_label()): line for axes in figure.axes for line in axes.lines if line.get_label()}
-    entries = {label: line for label, line in entries.items() if not label.startswith("_")}  # matplotlib's own names
+    entries = {label: line for label, line in entries.items() if not label.startswith("_")}  # names by matplotlib
     figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=3, fontsize="small")
     return figure

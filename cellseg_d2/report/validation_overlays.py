@@ -1,4 +1,4 @@
-"""Pictures that a training logs of its validation."""
+"""Pictures of validation images, which training logs."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from cellseg_d2.report.comparison import compare
 from cellseg_d2.report.panels import titled
 
 SHOWN_SCORE = 0.5
-"""Of a cell to be drawn."""
+"""The least score of a cell to draw."""
 
 LARGEST_SIDE = 768
-"""Pixels of a picture, about: an event file keeps those of every evaluation."""
+"""The approximate side of a picture in pixels; small, because an event file keeps those of every evaluation."""
 
 
 def validation_overlays(
     truth: Mapping[str, Any], results: Iterable[Record], root: Path, count: int
 ) -> Iterator[tuple[str, NDArray[np.uint8]]]:
-    """The images with the most cells, always the same ones, with their ground truth beside what was found.
+    """Draws the images with the most cells, which are always the same, with ground truth beside prediction.
 
     Args:
         truth: a COCO dataset.
         results: COCO results of all of its images.
         root: the folder that its file names are relative to.
-        count: images; fewer where the dataset has fewer.
+        count: number of images; fewer where the dataset has fewer.
 
     Yields:
         A name that is the same in every evaluation, and a (H, W, 3) uint8 RGB picture.

@@ -1,4 +1,4 @@
-"""Ground-truth masks as label maps, not as an (N, H, W) stack: memory and time follow the image, not its cells."""
+"""Ground-truth masks as label maps instead of an (N, H, W) stack: memory and time do not grow with the cells."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import torch
 from detectron2.structures import Boxes
 
 SAMPLES_AT_ONCE = 2**22
-"""Sampling points computed in one go, which bounds the memory of :meth:`LabelMasks.crop_and_resize`."""
+"""Sampling points that :meth:`LabelMasks.crop_and_resize` computes at once; this bounds its memory."""
 
 
 class LabelMasks:
     """The masks of N cells, each a label in one of L label maps; overlapping cells lie in different maps.
 
-    It does what Detectron2 asks of ``gt_masks``, with the results of :class:`detectron2.structures.BitMasks`. Indexing
-    copies no pixel: the RoIs of one cell share its map.
+    It has the methods that Detectron2 needs for ``gt_masks``, and gives the same results as
+    :class:`detectron2.structures.BitMasks`. Indexing copies no pixels: all regions of one cell share its map.
 
     Attributes:
         layers: (L, H, W) int32, 0 is background.
@@ -49,7 +49,7 @@ class LabelMasks:
         return self.layers.device
 
     def to(self, *args: Any, **kwargs: Any) -> LabelMasks:
-        """The same on another device; labels stay integers whatever type is asked for."""
+        """The same masks on another device; labels stay integers whatever type is given."""
         device = self.layers[:0].to(*args, **kwargs).device
         return LabelMasks(self.layers.to(device), self.layer_of, self.ids)
 
@@ -60,7 +60,7 @@ class LabelMasks:
         return f"LabelMasks({len(self)} cells in {len(self.layers)} label maps of {self.image_size})"
 
     def __getitem__(self, item: int | slice | Sequence[int] | torch.Tensor) -> LabelMasks:
-        """The cells that an int, a slice, a list, or an int (M,) or bool (N,) tensor picks, in that order."""
+        """The selected cells, in that order: by an int, a slice, a list, or an int (M,) or bool (N,) tensor."""
         if isinstance(item, int):
             item = [item]
         if isinstance(item, torch.Tensor):
@@ -68,16 +68,16 @@ class LabelMasks:
         return LabelMasks(self.layers, self.layer_of[item], self.ids[item])
 
     def __iter__(self) -> Iterator[torch.Tensor]:
-        """Each cell's (H, W) bool mask, made as it is asked for."""
+        """Each cell's (H, W) bool mask, computed one at a time."""
         for layer, number in zip(self.layer_of.tolist(), self.ids.tolist()):
             yield self.layers[layer] == number
 
     def nonempty(self) -> torch.Tensor:
-        """(N,) bool, whether a cell has any pixel."""
+        """(N,) bool, whether each cell has any pixel."""
         return self.area() > 0
 
     def area(self) -> torch.Tensor:
-        """(N,) int64, pixels of each cell."""
+        """(N,) int64, number of pixels per cell."""
         keys, cell = self._keys()
         place, _, _ = self._pixels(keys)
         return torch.bincount(place, minlength=len(keys))[cell]
@@ -93,24 +93,24 @@ class LabelMasks:
         return Boxes(boxes[cell])
 
     def _keys(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """(K,) the different cells among the N, as layer and label in one number, and (N,) which of them each is."""
+        """(K,) distinct cells, each a number made of layer and label, and (N,) the index of each cell among them."""
         keys = self.layer_of * 2**31 + self.ids
         return torch.unique(keys, return_inverse=True)
 
     def _pixels(self, keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Of the pixels that belong to ``keys``: which of these, and their y and x."""
+        """For each pixel of a cell in ``keys``: the cell's index there, y and x."""
         layer, y, x = torch.nonzero(self.layers, as_tuple=True)
-        own = layer * 2**31 + self.layers[layer, y, x]
-        place = torch.searchsorted(keys, own).clamp(max=max(len(keys) - 1, 0))
-        wanted = keys[place] == own if len(keys) else torch.zeros_like(own, dtype=torch.bool)
+        found = layer * 2**31 + self.layers[layer, y, x]
+        place = torch.searchsorted(keys, found).clamp(max=max(len(keys) - 1, 0))
+        wanted = keys[place] == found if len(keys) else torch.zeros_like(found, dtype=torch.bool)
         return place[wanted], y[wanted], x[wanted]
 
     def crop_and_resize(self, boxes: torch.Tensor, mask_size: int) -> torch.Tensor:
         """Each mask inside its box, resampled to a square, as ``BitMasks.crop_and_resize`` does.
 
-        That is RoIAlign of the binary mask, at least 0.5 (torchvision's ``roi_align``, aligned, with as many sampling
-        points a bin as the box has pixels for). Here the labels at the four neighbours of each sampling point are
-        compared with the cell's, and weighed bilinearly.
+        ``BitMasks`` applies RoIAlign to the binary mask and keeps what is at least 0.5 (torchvision's ``roi_align``,
+        aligned, with as many sampling points per bin as the box has pixels there). Here the labels of the four pixels
+        around each sampling point are compared with the cell's label and weighted bilinearly.
 
         Args:
             boxes: (N, 4) float, (x0, y0, x1, y1) in pixels.
@@ -123,9 +123,9 @@ class LabelMasks:
             raise ValueError(f"{len(boxes)} boxes for {len(self)} masks")
         device, boxes = boxes.device, boxes.to(self.device, torch.float32)
         result = torch.zeros(len(self), mask_size, mask_size, dtype=torch.bool, device=self.device)
-        steps = ((boxes[:, 2:] - boxes[:, :2]) / mask_size).ceil().clamp(min=0).long()  # points a bin, by x and y
+        steps = ((boxes[:, 2:] - boxes[:, :2]) / mask_size).ceil().clamp(min=0).long()  # points per bin, in x and y
         for columns, rows in torch.unique(steps, dim=0).tolist():
-            if columns == 0 or rows == 0:  # a box without an area has no sampling points
+            if columns == 0 or rows == 0:  # a box of area 0 has no sampling points
                 continue
             group = torch.nonzero((steps == steps.new_tensor([columns, rows])).all(dim=1))[:, 0]
             at_once = max(SAMPLES_AT_ONCE // (mask_size**2 * columns * rows), 1)
@@ -134,7 +134,7 @@ class LabelMasks:
         return result.to(device)
 
     def _align(self, cells: torch.Tensor, boxes: torch.Tensor, size: int, columns: int, rows: int) -> torch.Tensor:
-        """RoIAlign of some cells with ``columns x rows`` sampling points a bin."""
+        """RoIAlign of some cells with ``columns x rows`` sampling points per bin."""
         points = []
         for axis, steps in ((0, columns), (1, rows)):
             place = (torch.arange(size * steps, device=self.device) + 0.5) / (size * steps)
@@ -145,7 +145,7 @@ class LabelMasks:
         return values.reshape(len(cells), size, rows, size, columns).mean(dim=(2, 4)) >= 0.5
 
     def sample_points(self, points: torch.Tensor) -> torch.Tensor:
-        """Each mask at points of its own, bilinearly, with zeros outside of the image, as PointRend samples bitmasks.
+        """Samples each mask at the points given for it: bilinear, 0 outside the image, as PointRend samples bitmasks.
 
         Args:
             points: (N, P, 2) float, (x, y) in pixels; a pixel's centre lies at .5.
@@ -158,17 +158,17 @@ class LabelMasks:
         return self._bilinear(cells, points[..., 0], points[..., 1], clamp=False)
 
     def _bilinear(self, cells: torch.Tensor, x: torch.Tensor, y: torch.Tensor, clamp: bool) -> torch.Tensor:
-        """The binary masks of ``cells`` at x and y, which broadcast, in indices of pixels.
+        """The binary masks of ``cells``, interpolated at x and y, which broadcast and count pixels from 0.
 
         Args:
             cells: (n,) which masks.
             x: (n, ...).
             y: (n, ...).
-            clamp: outside of the image the border's value counts for one pixel more, as in RoIAlign; else zero does.
+            clamp: whether the border's value is used up to one pixel outside the image, as in RoIAlign; else 0 is.
         """
         height, width = self.image_size
         shape = (-1,) + (1,) * (x.dim() - 1)
-        layer, own = self.layer_of[cells].view(shape), self.ids[cells].view(shape)
+        layer, number = self.layer_of[cells].view(shape), self.ids[cells].view(shape)
         inside = torch.ones((), device=self.device)
         if clamp:
             inside = ((x >= -1) & (x <= width) & (y >= -1) & (y <= height)).float()
@@ -179,12 +179,12 @@ class LabelMasks:
             for down, weight_y in ((y0, 1 - (y - y0)), (y0 + 1, y - y0)):
                 there = ((across >= 0) & (across < width) & (down >= 0) & (down < height)).float()
                 row, column = down.clamp(0, height - 1).long(), across.clamp(0, width - 1).long()
-                total = total + (self.layers[layer, row, column] == own) * (weight_x * weight_y * there)
+                total = total + (self.layers[layer, row, column] == number) * (weight_x * weight_y * there)
         return total * inside
 
     @staticmethod
     def cat(masks_list: Sequence[LabelMasks]) -> LabelMasks:
-        """All cells of several sets of one image, in order; label maps that the sets share are kept once.
+        """Joins several sets of cells of one image, in order; label maps that the sets share are kept once.
 
         Raises:
             ValueError: no set is given, or the images differ in size.

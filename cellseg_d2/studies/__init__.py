@@ -1,1 +1,1 @@
-"""Comparisons of two or three ways to train: same data, same seeds, same iterations, one thing different."""
+"""Comparisons of ways to train: same data, same seeds, same number of iterations, and one difference."""

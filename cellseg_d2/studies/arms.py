@@ -1,4 +1,7 @@
-"""What is compared with what: the original's five studies, and its recipe as a whole."""
+"""The studies: the five of the course benchmark that this plugin was made for, and its recipe as a whole.
+
+The recipe is the benchmark's set of training settings, which ``configs/ablations/original_recipe.yaml`` keeps.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import yaml
 from cellseg_d2.report.run_folder import flat
 
 MODELS: Mapping[str, str] = {"laptop": "mask_rcnn_lite0_FPN", "recipe": "mask_rcnn_X_101_32x8d_FPN"}
-"""The shipped config that the arms of a study are built on, by what the command line calls it."""
+"""Name on the command line -> the shipped config that the arms of a study are based on."""
 
 
 @dataclass(frozen=True)
@@ -20,9 +23,9 @@ class Arm:
     Attributes:
         name: the name of its folder.
         label: its name in figures and tables.
-        ablation: a file of configs/ablations; what it sets is set on top of the model's config. Empty: nothing.
-        configs: another config than the shipped one, by the names of :data:`MODELS`.
-        overlap: the overlap of the tiles that it is trained on, as a share of their size.
+        ablation: a file of configs/ablations whose values replace those of the model's config; empty for none.
+        configs: name from :data:`MODELS` -> a config to use instead of the shipped one.
+        overlap: the overlap of the training tiles, as a share of their size.
     """
 
     name: str
@@ -32,11 +35,11 @@ class Arm:
     overlap: float = 0.0
 
     def config(self, model: str) -> str:
-        """The name of the config that the arm is built on, for a model of :data:`MODELS`."""
+        """The name of the config that the arm is based on, for a model of :data:`MODELS`."""
         return self.configs.get(model, MODELS[model])
 
     def overrides(self) -> list[str]:
-        """What the arm's ablation sets, as KEY VALUE KEY VALUE ...; its ``_BASE_`` is left out."""
+        """The values that the arm's ablation sets, as KEY VALUE KEY VALUE ..., without its ``_BASE_``."""
         if not self.ablation:
             return []
         from cellseg_d2.config import config_path  # needs Detectron2, which the command's --help must not load
@@ -47,7 +50,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Study:
-    """A comparison; the other arms are measured against the first.
+    """A comparison of several arms with the first one.
 
     Attributes:
         name: its name on the command line, and the name of its folder and figure.

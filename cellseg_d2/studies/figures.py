@@ -1,4 +1,4 @@
-"""One figure a study: what the original showed, training loss, and what it lacked, validation AP50 and its spread."""
+"""One figure per study: training loss, validation AP50 during training, and the AP50 of each seed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def draw(study: Study, finished: Mapping[str, Sequence[Finished]], output: Path)
 
     Args:
         study: what was compared.
-        finished: by the name of an arm, its runs.
+        finished: name of an arm -> its runs.
         output: the file.
     """
     figure = Figure(figsize=(15, 4.2), layout="constrained")
@@ -50,14 +50,14 @@ def draw(study: Study, finished: Mapping[str, Sequence[Finished]], output: Path)
 
 
 def on_common_iterations(curves: Sequence[Curve]) -> tuple[list[int], NDArray[np.float64]]:
-    """Iterations that all curves have, and their values there, (curves, iterations)."""
+    """The iterations that all curves have, and the values there, (curves, iterations)."""
     by_iteration = [dict(curve) for curve in curves]
     common = sorted(set.intersection(*(set(values) for values in by_iteration)))
     return common, np.array([[values[iteration] for iteration in common] for values in by_iteration], np.float64)
 
 
 def _band(axes: Axes, curves: Sequence[Curve], colour: str, label: str, marker: str) -> None:
-    """The mean of curves, and from the least to the greatest where there are several."""
+    """Draws the mean of several curves, and a band from their smallest to their largest value."""
     iterations, values = on_common_iterations(curves)
     axes.plot(iterations, values.mean(axis=0), color=colour, label=label, marker=marker, linewidth=2)
     if len(curves) > 1:

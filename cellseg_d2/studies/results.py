@@ -1,4 +1,4 @@
-"""What a run of a study came to, and where its folder says so."""
+"""The result of a study's run, and the files in its folder that hold it."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ VALIDATION = "segm/AP50"
 
 @dataclass(frozen=True)
 class Result:
-    """What one run came to.
+    """The result of one run.
 
     Attributes:
-        validation_ap50: mask AP50 on the untiled validation images, of the best checkpoint by it; NaN where there is
-            none.
-        test_ap50: that of the same checkpoint on the test images; NaN where they have no ground truth.
-        loss: at the end, Detectron2's median of the last 20 iterations.
-        seconds: that the iterations took, evaluations not counted; NaN where there were too few to tell.
-        trained_in: the run, as ``study/arm/seed``, whose result this is, where another study had trained the same.
+        validation_ap50: the highest mask AP50 on the untiled validation images; NaN where there is none.
+        test_ap50: mask AP50 of the same checkpoint on the test images; NaN where they have no ground truth.
+        loss: the final loss, Detectron2's median of the last 20 iterations.
+        seconds: time of the iterations, without evaluations; NaN where there were too few to tell.
+        trained_in: the run, as ``study/arm/seed``, from which the result was copied, where another study had already
+            trained the same.
     """
 
     validation_ap50: float
@@ -42,7 +42,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Finished:
-    """A run that has its result, and its curves."""
+    """A run with its result and its curves."""
 
     seed: int
     result: Result
@@ -56,18 +56,18 @@ def summarise(folder: Path, test_ap50: float) -> Result:
     losses = curve(records, "total_loss")
     scores = [value for _, value in curve(records, VALIDATION) if not math.isnan(value)]
     if not losses:
-        raise CellSegError(f"{folder / METRICS_FILE}: has no loss; the training did not come to its first line")
+        raise CellSegError(f"{folder / METRICS_FILE}: has no loss; the training ended before it logged the first one")
     return Result(max(scores, default=math.nan), test_ap50, losses[-1][1], training_seconds(records))
 
 
 def write_result(folder: Path, result: Result) -> None:
-    """Writes RESULT, which ends the run; JSON has no NaN, so that is null there."""
+    """Writes RESULT, which marks the run as finished; NaN, which JSON lacks, becomes null."""
     values = {key: None if value != value else value for key, value in asdict(result).items()}
     write_json(folder / RESULT, values, indent=1)
 
 
 def read_finished(folder: Path, seed: int) -> Finished:
-    """What :func:`write_result` and the training left."""
+    """Reads what :func:`write_result` and the training have written."""
     content = read_json(folder / RESULT)
     trained_in = content.pop("trained_in")
     values = {key: math.nan if value is None else value for key, value in content.items()}
@@ -77,11 +77,11 @@ def read_finished(folder: Path, seed: int) -> Finished:
 
 
 def is_finished(folder: Path, settings: Mapping[str, Any]) -> bool:
-    """Whether a run of these settings has its result here.
+    """Whether this folder has the result of a run with these settings.
 
     Raises:
-        CellSegError: the folder holds a run of other settings, at least to its first checkpoint; the message names the
-            first keys that differ.
+        CellSegError: the folder holds a run with other settings that has reached its first checkpoint; the message
+            names the first keys that differ.
     """
     begun = any((folder / name).is_file() for name in ("last_checkpoint", RESULT))
     if not begun or not (folder / SETTINGS).is_file():
@@ -93,7 +93,7 @@ def is_finished(folder: Path, settings: Mapping[str, Any]) -> bool:
 
 
 def is_trained(folder: Path, iterations: int) -> bool:
-    """Whether a training was stopped only after its last evaluation, so that there is nothing to go on with."""
+    """Whether a training has reached its last evaluation, so that nothing is left to train."""
     if not (folder / "model_final.pth").is_file():
         return False
     evaluated = curve(read_metrics(folder / METRICS_FILE), VALIDATION)
@@ -101,7 +101,7 @@ def is_trained(folder: Path, iterations: int) -> bool:
 
 
 def find_same(output: Path, seed: int, settings: Mapping[str, Any]) -> str:
-    """The name, ``study/arm/seed``, of a run below ``output`` with these settings and a result; empty for none."""
+    """The name, ``study/arm/seed``, of a finished run below ``output`` with these settings; empty for none."""
     for result in sorted(output.glob(f"*/*/seed{seed}/{RESULT}")):
         if not differences(read_json(result.parent / SETTINGS), settings):
             return result.parent.relative_to(output).as_posix()

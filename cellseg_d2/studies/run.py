@@ -1,4 +1,4 @@
-"""Trains the arms of studies, each run in a process and a folder of its own, and takes up where it was stopped."""
+"""Trains the arms of studies, each run in a separate process and folder, and continues after an interruption."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import cellseg_d2
+from cellseg_d2.cells.coco_input import read_pair
 from cellseg_d2.conversion.convert import convert
 from cellseg_d2.conversion.options import ConvertOptions
 from cellseg_d2.errors import CellSegError
-from cellseg_d2.evaluation.coco_ap import average_precision, read_files
+from cellseg_d2.evaluation.coco_ap import average_precision, detection_cap
 from cellseg_d2.files import read_json, write_json
 from cellseg_d2.images.listing import TEST_FOLDER, TEST_IDS
 from cellseg_d2.report.run_folder import METRICS_FILE
@@ -39,8 +40,6 @@ from cellseg_d2.studies.truth import TEST_TRUTH, check_truth, has_truth
 
 logger = logging.getLogger(__name__)
 
-MAX_DETECTIONS = 1000
-"""Scored per image and class on the test images, as tools/evaluate.py does."""
 
 OWN_KEYS = {
     "SOLVER.MAX_ITER": "--iterations",
@@ -50,16 +49,16 @@ OWN_KEYS = {
     "DATASETS.TRAIN": "--data",
     "DATASETS.TEST": "--data",
 }
-"""Config keys that a study sets itself, and the option that they follow."""
+"""Config keys that a study sets -> the option that they follow."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What all runs of a command have in common.
+    """The options that all runs of a command share.
 
     Attributes:
         data: the input layout, with ``train/``.
-        output: where everything goes.
+        output: the folder for all results.
         model: one of :data:`cellseg_d2.studies.arms.MODELS`.
         iterations: iterations per run; None for the shipped config's number.
         repeats: seeds of each arm.
@@ -80,7 +79,7 @@ class Options:
     user: tuple[str, ...] = ()
 
     def check(self) -> None:
-        """Raises CellSegError where a value is out of its range, or a key is the study's own."""
+        """Raises CellSegError where a value is out of its range, or the user sets a key that the study sets."""
         if min(self.repeats, 1 if self.iterations is None else self.iterations) < 1:
             raise CellSegError("--iterations and --repeats must be at least 1")
         for key in self.user[::2]:
@@ -94,12 +93,12 @@ class Run:
 
     Attributes:
         name: ``study/arm/seed``, which is its folder below the output.
-        arm: what is trained.
+        arm: the arm that is trained.
         seed: its random seed.
-        folder: what it leaves.
+        folder: the folder for its files.
         config: name of the config.
-        overrides: KEY VALUE KEY VALUE ... on top of it.
-        settings: all that its result depends on.
+        overrides: KEY VALUE KEY VALUE ..., which replace values of the config.
+        settings: everything that its result depends on.
     """
 
     name: str
@@ -112,7 +111,7 @@ class Run:
 
 
 def run_studies(studies: Sequence[Study], options: Options) -> Iterator[tuple[Study, dict[str, list[Finished]]]]:
-    """Runs what is not there yet, and gives each study with its arms' runs as soon as all of them are.
+    """Runs what is not finished yet, and yields each study with its arms' runs as soon as all of them are finished.
 
     Raises:
         CellSegError: bad options or data, a run of other settings is in the way, or a training failed.
@@ -123,7 +122,7 @@ def run_studies(studies: Sequence[Study], options: Options) -> Iterator[tuple[St
     plans = [(study, plan(study, options, datasets)) for study in studies]
     for _, runs in plans:
         for run in runs:
-            is_finished(run.folder, run.settings)  # what is in the way is said before the first training
+            is_finished(run.folder, run.settings)  # reports runs of other settings before the first training
     for study, runs in plans:
         for number, run in enumerate(runs, start=1):
             execute(run, f"{run.name} ({number} of {len(runs)})", options)
@@ -134,14 +133,14 @@ def run_studies(studies: Sequence[Study], options: Options) -> Iterator[tuple[St
 
 
 def plan(study: Study, options: Options, datasets: dict[float, tuple[str, str]]) -> list[Run]:
-    """The runs of a study: each seed with all arms, then the next seed, so that a study cut short has whole pairs.
+    """The runs of a study: all arms of one seed, then of the next, so that an interrupted study has complete pairs.
 
     Args:
         study: what is compared.
         options: the command's options.
-        datasets: by overlap, the name of the registered dataset and what its content is known by.
+        datasets: overlap -> the name of the registered dataset and a fingerprint of its content.
     """
-    # of the study's own datasets, so that its settings do not depend on what other studies run with it
+    # only this study's datasets, so that its settings do not depend on other studies of the same command
     names = [datasets[overlap][0] for overlap in sorted({arm.overlap for arm in study.arms})]
     reference = reference_cfg(MODELS[options.model], names, options.user)
     iterations = options.iterations or reference.SOLVER.MAX_ITER
@@ -158,10 +157,10 @@ def plan(study: Study, options: Options, datasets: dict[float, tuple[str, str]])
 
 
 def execute(run: Run, title: str, options: Options) -> None:
-    """Trains and scores a run, or goes on with it; does nothing where it has its result.
+    """Trains and scores a run, or continues it; does nothing where it has its result.
 
     Args:
-        run: what to do.
+        run: the run.
         title: the run's name in log lines.
         options: the command's options.
 
@@ -182,7 +181,7 @@ def execute(run: Run, title: str, options: Options) -> None:
         train = ["--resume", "--num-gpus", str(options.num_gpus), "--config-file", run.config]
         _call("train", [*train, *run.overrides, "OUTPUT_DIR", str(run.folder)], run.folder, options)
     result = summarise(run.folder, _test_ap50(run, options))
-    for path in run.folder.glob("model_[0-9]*.pth"):  # a run that has ended is not gone on with
+    for path in run.folder.glob("model_[0-9]*.pth"):  # a finished run is never continued
         path.unlink()
     write_result(run.folder, result)
     logger.info("%s: validation AP50 %.1f, test AP50 %.1f", title, result.validation_ap50, result.test_ap50)
@@ -193,9 +192,9 @@ def _datasets_folder(options: Options) -> Path:
 
 
 def _convert(options: Options, overlaps: Sequence[float]) -> dict[float, tuple[str, str]]:
-    """Converts the input, once for each overlap, with the same split; gives what :func:`plan` wants.
+    """Converts the input once per overlap, with the same split; returns the datasets that :func:`plan` takes.
 
-    It is done anew each time, which takes seconds, as nothing else tells whether the input is what it was.
+    Each command converts again, which takes seconds, because only this shows whether the input has changed.
 
     Raises:
         CellSegError: there are no images to validate on, or the ground truth does not fit the test images.
@@ -207,7 +206,7 @@ def _convert(options: Options, overlaps: Sequence[float]) -> dict[float, tuple[s
         sizes = ConvertOptions(tile_size=options.tile_size, overlap=overlap)
         convert(options.data, folder, sizes, workers=options.workers, overwrite=True)
         if not (folder / "annotations" / "instances_val_whole.json").is_file():
-            raise CellSegError(f"{options.data}: has one labelled image; a study validates on others than it trains on")
+            raise CellSegError(f"{options.data}: has one labelled image; a study needs others for validation")
         files = [folder / "dataset.json", *sorted((folder / "annotations").glob("*.json"))]
         check_truth(options.data, len(read_json(folder / "dataset.json")["class_names"]))
         datasets[overlap] = (name, hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest())
@@ -227,7 +226,7 @@ def _test_ap50(run: Run, options: Options) -> float:
     truth, images, ids = (options.data / name for name in (TEST_TRUTH, TEST_FOLDER, TEST_IDS))
     if not has_truth(options.data):
         return math.nan
-    best = run.folder / "model_best.pth"  # not there where validation has no cell of any class
+    best = run.folder / "model_best.pth"  # missing where validation images have no cells
     weights = best if best.is_file() else run.folder / "model_final.pth"
     output = run.folder / "test"
     arguments = ["--weights", str(weights), "--input", str(images), "--output", str(output), "--formats", "coco"]
@@ -235,11 +234,12 @@ def _test_ap50(run: Run, options: Options) -> float:
     if ids.is_file():
         arguments += ["--image-ids", str(ids)]
     _call("predict", arguments, run.folder, options)
-    return average_precision(*read_files(truth, output / "test-results.json"), "segm", MAX_DETECTIONS)["AP50"]
+    content, results = read_pair(truth, output / "test-results.json")
+    return average_precision(content, results, "segm", detection_cap(content, results))["AP50"]
 
 
 def _call(verb: str, arguments: Sequence[str], folder: Path, options: Options) -> None:
-    """Runs a command of this package in a process of its own; what it prints goes to ``<verb>.log``.
+    """Runs a command of this package in a new process, with its output in ``<verb>.log``.
 
     Raises:
         CellSegError: it failed.

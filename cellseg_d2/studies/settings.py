@@ -1,4 +1,4 @@
-"""What the runs of a study are trained with: all alike but for what the study is about."""
+"""The settings of a study's runs: the same for all arms, except for what the study compares."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ INFERENCE_KEYS = (
     "MODEL.RPN.POST_NMS_TOPK_TEST",
     "TEST.DETECTIONS_PER_IMAGE",
 )
-"""What all arms predict with as the shipped config does, and so is CELLSEG.INFERENCE as a whole."""
+"""Keys that all arms take from the shipped config for prediction, besides all of CELLSEG.INFERENCE."""
 
 PROPOSAL_KEYS = ("MODEL.RPN.PRE_NMS_TOPK_TRAIN", "MODEL.RPN.POST_NMS_TOPK_TRAIN")
-"""What a config may leave to the data together with its detections, which are given here."""
+"""Keys that follow from the data together with the number of detections; as a study sets that number, it sets these."""
 
 LOG_PERIOD = 20
-"""Iterations between two losses that Detectron2 logs; short trainings are not evaluated more often either."""
+"""Iterations between two losses that Detectron2 logs; short trainings are not evaluated more often than that."""
 
 WITHOUT_EFFECT = (("OUTPUT_DIR",), ("DATALOADER", "NUM_WORKERS"), ("CELLSEG", "VALIDATION_OVERLAYS"))
-"""Keys that change no result: a run is the same run without them."""
+"""Keys that change no result, and so are not among a run's settings."""
 
 
 def reference_cfg(config: str, datasets: Sequence[str], user: Sequence[str]) -> CfgNode:
-    """The shipped config on the one of some datasets that asks for most detections.
+    """The shipped config with that one of several datasets which needs most detections.
 
     Args:
         config: its name.
@@ -48,31 +48,31 @@ def reference_cfg(config: str, datasets: Sequence[str], user: Sequence[str]) -> 
 
 
 def inference_overrides(reference: CfgNode) -> list[str]:
-    """How all arms predict, as KEY VALUE KEY VALUE ...: what :func:`reference_cfg` says."""
+    """The settings of prediction for all arms, from :func:`reference_cfg`, as KEY VALUE KEY VALUE ..."""
     options = {f"CELLSEG.INFERENCE.{key}": value for key, value in flat(reference.CELLSEG.INFERENCE).items()}
     return _overrides({key: config_value(reference, key) for key in INFERENCE_KEYS} | options)
 
 
-def schedule_overrides(own: CfgNode, reference: CfgNode, iterations: int) -> list[str]:
-    """The length of a training, as KEY VALUE KEY VALUE ..., and what happens when in it.
+def schedule_overrides(arm_cfg: CfgNode, reference: CfgNode, iterations: int) -> list[str]:
+    """The schedule of a training, as KEY VALUE KEY VALUE ...
 
-    Warm-up and evaluations come at the same shares of it as in the reference, in all arms alike; steps of the learning
-    rate, which may be what is compared, at the same shares as in the arm's own config.
+    Warm-up and evaluations come at the same shares of the iterations as in the reference, in all arms. Steps of the
+    learning rate, which a study may compare, come at the same shares as in the arm's config.
 
     Raises:
         CellSegError: there are not enough iterations for the steps.
     """
-    steps = own.SOLVER.STEPS
+    steps = arm_cfg.SOLVER.STEPS
     if steps and iterations < len(steps) + 2:  # fvcore's bound
         raise CellSegError(f"{iterations} iterations are too few for a learning rate of {len(steps)} steps")
     share = iterations / reference.SOLVER.MAX_ITER
-    own_share = iterations / own.SOLVER.MAX_ITER
+    arm_share = iterations / arm_cfg.SOLVER.MAX_ITER
     periods = {key: config_value(reference, key) for key in ("SOLVER.CHECKPOINT_PERIOD", "TEST.EVAL_PERIOD")}
     return _overrides(
         {
             "SOLVER.MAX_ITER": iterations,
             "SOLVER.WARMUP_ITERS": round(reference.SOLVER.WARMUP_ITERS * share),
-            "SOLVER.STEPS": tuple(round(step * own_share) for step in steps),
+            "SOLVER.STEPS": tuple(round(step * arm_share) for step in steps),
             **{key: max(LOG_PERIOD, round(period * share)) for key, period in periods.items() if period > 0},
         }
     )
@@ -87,33 +87,33 @@ def run_overrides(
     iterations: int,
     user: Sequence[str],
 ) -> list[str]:
-    """What a run is trained with on top of its arm's config, as KEY VALUE KEY VALUE ...
+    """The values of a run that replace those of its arm's config, as KEY VALUE KEY VALUE ...
 
     Args:
-        config: the config that the arm is built on.
-        arm: what the arm sets, see :meth:`cellseg_d2.studies.arms.Arm.overrides`.
-        dataset: the one it is trained on; it is validated on the untiled images of that.
+        config: the config that the arm is based on.
+        arm: the values that the arm sets, see :meth:`cellseg_d2.studies.arms.Arm.overrides`.
+        dataset: the dataset for training; validation uses its untiled images.
         seed: the run's random seed.
         reference: from :func:`reference_cfg`.
         iterations: length of the training.
-        user: KEY VALUE KEY VALUE ... of the command line, which have the last word in all arms.
+        user: KEY VALUE KEY VALUE ... of the command line, which replace all others in all arms.
     """
     with _quiet():
-        own = build_cfg(config, [*arm, "CELLSEG.DATASET", dataset])
+        arm_cfg = build_cfg(config, [*arm, "CELLSEG.DATASET", dataset])
     fixed = {
         "CELLSEG.DATASET": dataset,
         "DATASETS.TEST": (f"{dataset}_val_whole",),
         "SEED": seed,
-        # on whole images it would be no loss of a tile, and the arms' losses may not be the same sum
+        # On whole images the loss is not comparable with that of tiles, and arms may have different losses.
         "CELLSEG.VALIDATION_LOSS": False,
-        **{key: config_value(own, key) for key in PROPOSAL_KEYS},
+        **{key: config_value(arm_cfg, key) for key in PROPOSAL_KEYS},
     }
-    alike = [*schedule_overrides(own, reference, iterations), *inference_overrides(reference)]
+    alike = [*schedule_overrides(arm_cfg, reference, iterations), *inference_overrides(reference)]
     return [*arm, *_overrides(fixed), *alike, *user]
 
 
 def run_settings(config: str, overrides: Sequence[str]) -> dict[str, Any]:
-    """All that decides the result of a run but its data, as JSON holds it."""
+    """Everything that determines the result of a run, except its data, ready for JSON."""
     with _quiet():
         content: dict[str, Any] = yaml.safe_load(build_cfg(config, overrides).dump())
     for *folders, key in WITHOUT_EFFECT:
@@ -125,7 +125,7 @@ def run_settings(config: str, overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """Keys, such as ``SOLVER.BASE_LR``, in which two settings differ."""
+    """The keys, such as ``SOLVER.BASE_LR``, whose values differ between two settings."""
     left, right = flat(one), flat(other)
     return sorted(key for key in left.keys() | right.keys() if left.get(key) != right.get(key))
 
@@ -136,7 +136,7 @@ def _overrides(values: Mapping[str, Any]) -> list[str]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Leaves out what a config says of itself when it is resolved: the run says it again, in its own log."""
+    """Silences the log lines of :func:`build_cfg`, which the run writes to its log again."""
     logger = logging.getLogger("cellseg_d2.engine")
     before = logger.level
     logger.setLevel(logging.ERROR)

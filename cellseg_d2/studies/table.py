@@ -13,20 +13,20 @@ from cellseg_d2.studies.results import Finished
 COLUMNS = ("arm", "validation AP50", "test AP50", "times the first", "final loss", "training s")
 
 LEAST_AP50 = 1.0
-"""Below it a ratio is one of chance hits."""
+"""Below this AP50 of the first arm, ratios are left out, because they would compare chance hits."""
 
 
 def markdown(study: Study, finished: Mapping[str, Sequence[Finished]], command: str) -> str:
-    """Each arm's mean over its seeds, and their range where there are several.
+    """A table with each arm's mean over its seeds, and their range where there are several.
 
     Args:
         study: what was compared.
-        finished: by the name of an arm, its runs.
-        command: that gave them.
+        finished: name of an arm -> its runs.
+        command: the command that gave the results.
 
     Returns:
-        A section; "times the first" is of test AP50, or of validation AP50 where the test images have no ground truth,
-        and is left out where the first arm has found next to nothing.
+        A section of Markdown. The column "times the first" compares test AP50, or validation AP50 where the test images
+        have no ground truth. It is left out where the first arm has found next to nothing.
     """
     rule = ["---"] + ["---:"] * (len(COLUMNS) - 1)
     rows = []
@@ -47,13 +47,13 @@ def markdown(study: Study, finished: Mapping[str, Sequence[Finished]], command: 
             ]
         )
     runs = finished[study.arms[0].name]
-    text = f"`{command}`; {runs[0].losses[-1][0] + 1} iterations a run, seeds an arm: {len(runs)}."
+    text = f"`{command}`; {runs[0].losses[-1][0] + 1} iterations per run, seeds per arm: {len(runs)}."
     lines = [f"| {' | '.join(cells)} |" for cells in (COLUMNS, rule, *rows)]
     return "\n".join([f"### {study.title}", "", text, "", *lines, ""])
 
 
 def spread(values: Sequence[float], digits: int) -> str:
-    """``mean (least-greatest)``, the mean alone of one value, a dash where a value is not known.
+    """``mean (smallest-largest)``, or only the mean of a single value, or a dash where a value is not known.
 
     >>> spread([1.0, 2.0], 1), spread([1.0], 1), spread([float("nan")], 1)
     ('1.5 (1.0-2.0)', '1.0', '-')

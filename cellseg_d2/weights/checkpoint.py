@@ -1,4 +1,4 @@
-"""Checkpoints that carry their config, and that say what did not fit."""
+"""Checkpoints that contain their config; loading one reports which weights did not fit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 
 from cellseg_d2.config import cfg_from_text, get_cfg
-from cellseg_d2.config_checks import check_values
+from cellseg_d2.config_checks import check_config
 from cellseg_d2.errors import CellSegError, one_line
 from cellseg_d2.files import whole_file
 from cellseg_d2.weights.array_pickle import read_array_pickle
@@ -30,11 +30,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """A file of weights that has been read, so that nobody needs to read it again.
+    """A file of weights that has been read, so that it need not be read again.
 
     Attributes:
         path: the file on this machine.
-        content: what :func:`open_weights` gives.
+        content: the result of :func:`open_weights`.
     """
 
     path: str
@@ -51,19 +51,19 @@ class WeightsFile:
         return cls(path, open_weights(path))
 
     def cfg(self) -> CfgNode:
-        """The config that a checkpoint of this package carries, with this file as MODEL.WEIGHTS.
+        """The config in a checkpoint of this package, with this file as MODEL.WEIGHTS.
 
         Raises:
-            CellSegError: the file carries no config, or one with values that cannot be meant.
+            CellSegError: the file has no config, or one with values that are not allowed.
         """
         text = self.content.get(CONFIG_KEY)
         if not isinstance(text, str):
             raise CellSegError(f"{self.path}: carries no config; give --config-file, with MODEL.WEIGHTS {self.path}")
         cfg = cfg_from_text(text)
         cfg.MODEL.WEIGHTS = self.path
-        # places of the training: a prediction reads and writes what its own command line names
+        # These are places of the training run; a prediction reads and writes what its command line names.
         cfg.OUTPUT_DIR, cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = get_cfg().OUTPUT_DIR, (), ()
-        check_values(cfg)
+        check_config(cfg)
         cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # this machine's, not the training machine's
         return cfg
 
@@ -99,7 +99,7 @@ class WeightsFile:
 
 
 LISTED = 12
-"""Layers that a message names of each kind of misfit, before it only counts."""
+"""The most layers that a message names for each kind of misfit; it counts the others."""
 
 
 class CellCheckpointer(DetectionCheckpointer):
@@ -109,7 +109,7 @@ class CellCheckpointer(DetectionCheckpointer):
 
     - writes the config into each file, so that a checkpoint alone is enough to predict with,
     - writes a file whole or not at all,
-    - never lets the best checkpoint become the one to resume from,
+    - does not let the best checkpoint become the one to resume from,
     - opens ``.pth`` files with ``weights_only=True``, so that a foreign file cannot run code,
     - reads torchvision's networks too, and refuses weights that were trained on other input than the config's,
     - names the layers that did not fit, and with ``strict`` refuses them.
@@ -138,14 +138,14 @@ class CellCheckpointer(DetectionCheckpointer):
         self.strict = strict
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """Saves to ``OUTPUT_DIR/name.pth`` all that training goes on from, and makes it the file to resume from."""
+        """Saves everything that training needs to ``OUTPUT_DIR/name.pth``, and makes it the file to resume from."""
         state = {key: value.state_dict() for key, value in self.checkpointables.items()}
         self.save_weights(name, **state, **kwargs)
         if self.save_dir and self.save_to_disk:
             self.tag_last_checkpoint(f"{name}.pth")
 
     def save_weights(self, name: str, **kwargs: Any) -> None:
-        """Saves to ``OUTPUT_DIR/name.pth`` the model and its config, and what is given: to predict with."""
+        """Saves what prediction needs to ``OUTPUT_DIR/name.pth``: the model and its config, and ``kwargs``."""
         if not self.save_dir or not self.save_to_disk:
             return
         path = Path(self.save_dir) / f"{name}.pth"
@@ -193,7 +193,7 @@ class CellCheckpointer(DetectionCheckpointer):
         return super().load(path, checkpointables)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        """A file in the form that Detectron2 goes on with; only kinds that cannot run code are opened."""
+        """A file's content in the form that Detectron2 expects; only kinds that cannot run code are opened."""
         if filename.endswith((".pth", ".pt")):
             content = super()._load_file(filename)  # which looks at the URL's query, and calls _torch_load
         else:
@@ -233,7 +233,7 @@ class CellCheckpointer(DetectionCheckpointer):
         return incompatible
 
     def _log_incompatible_keys(self, incompatible: Any) -> None:
-        """Nothing: fvcore would say here name by name what :meth:`_load_model` has said by layer."""
+        """Does nothing, since :meth:`_load_model` has reported by layer what fvcore reports here by name."""
 
 
 def all_finite(weights: Mapping[str, Any]) -> bool:
@@ -243,7 +243,7 @@ def all_finite(weights: Mapping[str, Any]) -> bool:
 
 
 def _by_layer(names: set[str], others: set[str]) -> list[str]:
-    """The outermost layers that hold some of these tensors and none of the others, as ``layer (count tensors)``."""
+    """The outermost layers that contain some of these tensors and none of the others: ``layer (count tensors)``."""
     inner = {layer for name in others for layer in _layers(name)}
     counts = Counter(next((layer for layer in _layers(name) if layer not in inner), name) for name in names)
     return [f"{layer} ({count} tensors)" if count > 1 else layer for layer, count in sorted(counts.items())]
@@ -297,5 +297,5 @@ def load_file(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _records(entries: list[str]) -> list[str]:
-    """The names of an archive's entries as torch gives them: without the folder that all of them lie in."""
+    """The names of an archive's entries as torch gives them, without the folder that contains all of them."""
     return sorted(entry.partition("/")[2] for entry in entries)

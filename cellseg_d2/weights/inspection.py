@@ -1,11 +1,11 @@
-"""Inspects a file of weights before torch opens it: only tensors in built-in containers are admitted.
+"""Inspects a file of weights before torch opens it: only tensors in built-in containers are allowed.
 
 ``torch.load(weights_only=True)`` alone is not enough. Before torch 2.6 it passes TorchScript archives on to
 ``torch.jit.load``, which runs code of the file (CVE-2025-32434), and it unpacks legacy tar archives. No version
 compares the sizes that a file claims with those that it has, so a small file can ask for all memory.
 
-Nothing of torch is used here. The pickle inside a file is read by an unpickler that knows a handful of names and
-replaces each of them by a stand-in that does nothing.
+This module does not use torch. It reads the pickle inside a file with an unpickler that knows a few names, and replaces
+each by an object that does nothing.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from typing import IO, Any
 from cellseg_d2.errors import CellSegError, one_line
 
 ZIP_MAGIC = b"PK\x03\x04"
-"""How every archive of :func:`torch.save` begins; torch itself decides by these four bytes."""
+"""The first bytes of every archive of :func:`torch.save`, by which torch recognises one."""
 
 END_MAGIC = b"PK\x05\x06"
-"""How the record at the end of a zip archive begins; with no comment behind it, it takes the last 22 bytes."""
+"""The first bytes of a zip archive's end record; without a comment after it, it takes the last 22 bytes."""
 
 LEGACY_MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
-"""How files of torch before 1.6 begin, many ImageNet weights among them (``MAGIC_NUMBER`` in torch.serialization)."""
+"""The first bytes of files of torch before 1.6, such as many ImageNet weights (``MAGIC_NUMBER`` in its source)."""
 
 LARGEST_PICKLE = 2**26
-"""Bytes. The pickle holds names and shapes only: some 100 kB for a Mask R-CNN with its optimizer."""
+"""The most bytes of a pickle, which holds only names and shapes: some 100 kB for a Mask R-CNN with its optimizer."""
 
 LEGACY_PICKLES = 5
-"""Magic number, protocol version, system information, the content, and the keys of the storages, in this order."""
+"""The pickles in a legacy file: magic number, protocol version, system information, content, keys of storages."""
 
 _ENTRY = re.compile(
     r"(?P<folder>[^/\\]+)/(data\.pkl|version|byteorder|\.format_version|\.storage_alignment"
@@ -58,16 +58,16 @@ _ITEM_SIZES = {
 
 
 def check_torch_file(path: str | os.PathLike[str]) -> list[str]:
-    """Checks that a ``.pth`` file holds tensors and built-in containers, all of the sizes that it claims.
+    """Checks that a ``.pth`` file holds only tensors and built-in containers, of the sizes that it claims.
 
-    Both formats of :func:`torch.save` are admitted: the zip archive, and the one of torch before 1.6.
+    Both formats of :func:`torch.save` are allowed: the zip archive, and that of torch before 1.6.
 
     Returns:
-        The names of the archive's entries, sorted; none where it is no archive.
+        The names of the archive's entries, sorted; none where the file is no archive.
 
     Raises:
-        CellSegError: it is of another kind, such as TorchScript or a tar archive, asks for anything but tensors, claims
-            more than it has, or is damaged.
+        CellSegError: it is of another kind, such as TorchScript or a tar archive, it names anything but tensors, it
+            claims sizes that it does not have, or it is damaged.
         OSError: it cannot be read.
     """
     with open(path, "rb") as file:
@@ -130,7 +130,7 @@ def _check_archive(file: IO[bytes]) -> list[str]:
 
 
 def _check_header(file: IO[bytes], entry: zipfile.ZipInfo) -> None:
-    """Compares an entry's two headers: torch and zipfile must not see different archives."""
+    """Compares an entry's two headers, so that torch and zipfile cannot see different archives."""
     file.seek(entry.header_offset)
     fields = struct.unpack("<4s5H3I2H", file.read(30))
     if fields[0] != ZIP_MAGIC or file.read(fields[9]).decode("utf-8") != entry.orig_filename:
@@ -153,14 +153,14 @@ def _check_legacy(file: IO[bytes]) -> None:
 
 
 class _Stand:
-    """What the pickle builds in place of a tensor."""
+    """The object that the pickle builds instead of a tensor."""
 
     def __setstate__(self, state: Any) -> None:
         pass
 
 
 class _Storage:
-    """A storage of the file, or its type: how many bytes an item has, and how many items there are."""
+    """A storage of the file, or its type: bytes per item, and number of items."""
 
     def __init__(self, item_size: int, items: int = 0) -> None:
         self.item_size = item_size
@@ -168,7 +168,7 @@ class _Storage:
 
 
 def _stand_for_tensor(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> _Stand:
-    """``torch._utils._rebuild_tensor_v2``, but for the tensor: compares its shape with its storage."""
+    """Replaces ``torch._utils._rebuild_tensor_v2``: makes no tensor, but compares its shape with its storage."""
     if not isinstance(storage, _Storage) or len(size) != len(stride):
         raise ValueError("a tensor has no storage, or another number of strides than of sides")
     if any(type(number) is not int or number < 0 for number in (offset, *size, *stride)):
@@ -183,7 +183,7 @@ def _stand_for_tensor(storage: Any, offset: Any, size: Any, stride: Any, *rest: 
 
 
 def _stand_for_parameter(data: Any, *rest: Any) -> _Stand:
-    """``torch._utils._rebuild_parameter``, but for the parameter."""
+    """Replaces ``torch._utils._rebuild_parameter``: makes no parameter."""
     return _Stand()
 
 
@@ -195,11 +195,11 @@ _KNOWN: Mapping[str, Callable[..., Any] | _Storage] = {
     "torch.storage.UntypedStorage": _Storage(1),
     **{f"torch.{name}": _Storage(item_size) for name, item_size in _ITEM_SIZES.items()},
 }
-"""All that a pickle may ask for, and what it gets instead."""
+"""The functions and classes that a pickle may name -> their replacements."""
 
 
 class _TensorsOnly(pickle.Unpickler):
-    """Reads the pickle of a checkpoint without making anything of it.
+    """Reads the pickle of a checkpoint without building its objects.
 
     Args:
         stream: the pickle.
@@ -215,7 +215,7 @@ class _TensorsOnly(pickle.Unpickler):
         self._claimed = {} if claimed is None else claimed
 
     def find_class(self, module: str, name: str) -> Any:
-        """The stand-in of a function or class that the pickle asks for."""
+        """The replacement for a function or class that the pickle names."""
         if f"{module}.{name}" not in _KNOWN:
             raise ValueError(f"it asks for {module}.{name}")
         return _KNOWN[f"{module}.{name}"]

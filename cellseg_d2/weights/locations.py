@@ -1,4 +1,4 @@
-"""Where MODEL.WEIGHTS lie: URLs and their cache, and weights that come as Python packages."""
+"""Finds the file of MODEL.WEIGHTS: paths, URLs and their cache, and weights in Python packages."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ def register_package_weights() -> None:
 
 
 def local_path(weights: str) -> str:
-    """The file of weights on this machine, fetched if need be.
+    """The path of a file of weights on this machine; a URL is fetched.
 
     Args:
-        weights: a value of MODEL.WEIGHTS: a name from :data:`PUBLISHED`, a path or a URL. What follows a ``?`` is for
-            Detectron2, no part of the address.
+        weights: a value of MODEL.WEIGHTS: a name from :data:`PUBLISHED`, a path or a URL. The part after a ``?`` is for
+            Detectron2 and does not belong to the address.
 
     Raises:
         CellSegError: the file is missing, or cannot be fetched; the message says what to fetch, and where to put it.
@@ -63,7 +63,7 @@ def local_path(weights: str) -> str:
         path = PathManager.get_local_path(address)
     except CellSegError:
         raise
-    except Exception as error:  # each handler raises its own: URLError, OSError, KeyError for unknown catalog names
+    except Exception as error:  # by handler: URLError, OSError, KeyError for unknown catalog names
         raise CellSegError(
             f"{weights} cannot be fetched ({one_line(error, 100)}); {_advice(address)}"
             "set MODEL.WEIGHTS to a file that is here, or to '' to begin from random weights"
@@ -74,7 +74,7 @@ def local_path(weights: str) -> str:
 
 
 def _advice(address: str) -> str:
-    """Which file to fetch by other means, and where it will be found."""
+    """Advice for a message: which file to fetch by other means, and where to put it."""
     url = web_address(address)
     return f"fetch {url} elsewhere and put it at {cache_path(url)}, or " if url else ""
 
@@ -92,6 +92,6 @@ def web_address(address: str) -> str:
 
 
 def cache_path(url: str) -> Path:
-    """Where a download is kept and looked for: iopath's cache, ``$FVCORE_CACHE`` or else in the home folder."""
+    """The path of a download in iopath's cache, which is ``$FVCORE_CACHE`` or a folder in the home folder."""
     path = urlparse(url).path
     return Path(get_cache_dir()) / os.path.dirname(path.lstrip("/")) / url.rpartition("/")[2]

@@ -1,4 +1,4 @@
-"""Weights that others trained: what they are called here, and the input that they were trained on."""
+"""Recognises pretrained weights: their names in this package, and the input that they were trained on."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from cellseg_d2.errors import CellSegError, one_line
 logger = logging.getLogger(__name__)
 
 CONFIG_KEY = "cellseg_d2_config"
-"""Where a checkpoint of ours keeps its config, as text."""
+"""The entry of this package's checkpoints that holds the config, as text."""
 
 STATISTICS_TOLERANCE = 0.01
-"""Relative. Detectron's and Detectron2's ImageNet means are half a percent apart and were used in turns."""
+"""Relative. Detectron's and Detectron2's ImageNet means differ by half a percent, and models use either."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Origin:
     """Who trained weights, and the input they were trained on.
 
     Attributes:
-        name: as a message says it.
-        settings: config key -> value, of the keys that weights of this origin depend on.
+        name: the name in messages.
+        settings: config key -> value, for the keys that weights of this origin depend on.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Origin:
 
 
 def _origin(name: str, order: str, mean: list[float], std: list[float], stride_in_1x1: bool | None = None) -> Origin:
-    """An origin by its channel order, its statistics in that order on the scale 0..255, and its ResNet's stride."""
+    """An origin with its channel order, its statistics in this order (0..255), and the place of its ResNet's stride."""
     settings = {"INPUT.FORMAT": order, "MODEL.PIXEL_MEAN": mean, "MODEL.PIXEL_STD": std}
     if stride_in_1x1 is not None:
         settings["MODEL.RESNETS.STRIDE_IN_1X1"] = stride_in_1x1
@@ -64,7 +64,7 @@ TORCHVISION = _origin(
 EFFICIENTNET_LITE = _origin("EfficientNet-Lite", "RGB", [127.0, 127.0, 127.0], [128.0, 128.0, 128.0])
 
 OWN_KEYS = tuple(MSRA.settings)
-"""What a checkpoint of ours is compared by."""
+"""The config keys by which a checkpoint of this package is compared."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,8 @@ class Pretrained:
 
     Attributes:
         weights: name -> tensor. Names are Detectron2's, or end as these do.
-        origin: None where the file does not tell.
-        by_ending: names are to be completed by :func:`match_by_ending`.
+        origin: None where the file does not state it.
+        by_ending: whether :func:`match_by_ending` must complete the names.
     """
 
     weights: dict[str, torch.Tensor]
@@ -83,14 +83,14 @@ class Pretrained:
 
 
 def recognise(content: dict[str, Any], path: str) -> Pretrained:
-    """Finds out by its content what kind of file a file of weights is.
+    """Finds out from its content what kind of weights a file has.
 
     Args:
         content: the file's content.
         path: for messages.
 
     Raises:
-        CellSegError: there is more in it than tensors.
+        CellSegError: the file holds anything but tensors.
     """
     weights = _to_tensors(content.get("model", content.get("blobs", content)), path)
     if CONFIG_KEY in content:
@@ -98,19 +98,19 @@ def recognise(content: dict[str, Any], path: str) -> Pretrained:
     if "__author__" in content:
         by_ending = bool(content.get("matching_heuristics"))
         return Pretrained(weights, _zoo_origin(content["__author__"], weights), by_ending)
-    if not any("." in name for name in weights):  # Caffe2's names are made of underscores alone
+    if not any("." in name for name in weights):  # Caffe2's names have underscores only
         weights = {name: value for name, value in weights.items() if not name.endswith("_momentum")}
         weights, _ = convert_c2_detectron_names(weights)
         return Pretrained(weights, _resnet_origin(weights), by_ending=True)
     if any(name.removeprefix("backbone.body.") == "layer1.0.conv1.weight" for name in weights):
         return Pretrained(from_torchvision(weights), TORCHVISION, by_ending=True)
-    # EfficientNets that are not lite have the same names, squeeze and excitation, and other statistics
+    # EfficientNets that are not lite have the same names, but also squeeze and excitation, and other statistics.
     lite = "_blocks.0._depthwise_conv.weight" in weights and not any("._se_" in name for name in weights)
     return Pretrained(weights, EFFICIENTNET_LITE if lite else None, by_ending=lite)
 
 
 def _to_tensors(weights: Any, path: str) -> dict[str, torch.Tensor]:
-    """A state dict of tensors, without the prefix that DataParallel writes."""
+    """A state dict of tensors, without the prefix that DataParallel adds to names."""
     if not isinstance(weights, dict):
         raise CellSegError(f"{path}: holds a {type(weights).__name__} in place of weights by name")
     for name, value in weights.items():
@@ -127,7 +127,7 @@ def _to_tensors(weights: Any, path: str) -> dict[str, torch.Tensor]:
 
 
 def _carried_origin(text: str) -> Origin | None:
-    """The origin of a checkpoint of ours."""
+    """The origin of a checkpoint of this package."""
     try:
         cfg = cfg_from_text(text)
     except CellSegError as error:  # of another version: its weights may still be good to begin from
@@ -146,7 +146,7 @@ def _zoo_origin(author: Any, weights: Mapping[str, torch.Tensor]) -> Origin | No
 
 
 def _resnet_origin(weights: Mapping[str, torch.Tensor]) -> Origin | None:
-    """Which of the ResNets trained with Caffe2 these are, or which one a model of the zoo was begun from."""
+    """The ResNet trained with Caffe2 that these weights are, or from which a model of the zoo was trained."""
     by_ending = {".".join(name.split(".")[-4:]): value for name, value in weights.items()}
     block = by_ending.get("res2.0.conv2.weight")
     if block is None:
@@ -182,8 +182,8 @@ _TORCHVISION_NAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]
 def from_torchvision(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """A ResNet, ResNeXt or Mask R-CNN of torchvision under Detectron2's names and in its order of classes.
 
-    Kept apart, so that they are initialised randomly, are the heads and the pyramid of ``maskrcnn_resnet50_fpn_v2``,
-    whose convolutions make no sense without the batch normalisation that belongs to them.
+    The heads and the pyramid of ``maskrcnn_resnet50_fpn_v2`` get names that no model has, so that they are initialised
+    randomly: their convolutions are useless without their batch normalisation, which this package's models lack.
     """
     normalised = any(re.match(r"backbone\.fpn\.inner_blocks\.\d\.1\.", name) for name in weights)
     renamed = {}
@@ -198,7 +198,7 @@ def from_torchvision(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Ten
 
 
 def _background_last(name: str, value: torch.Tensor) -> torch.Tensor:
-    """Moves the background, torchvision's first class, to the end of the scores, and drops its boxes and masks."""
+    """Moves the scores of the background, torchvision's first class, to the end; drops its boxes and masks."""
     if name.startswith("roi_heads.box_predictor.cls_score."):
         return value.roll(-1, dims=0)
     if name.startswith("roi_heads.box_predictor.bbox_pred."):
@@ -211,8 +211,8 @@ def _background_last(name: str, value: torch.Tensor) -> torch.Tensor:
 def match_by_ending(weights: Mapping[str, torch.Tensor], wanted: Iterable[str]) -> dict[str, torch.Tensor]:
     """Completes names to those of a model: ``stem.conv1.weight`` to ``backbone.bottom_up.stem.conv1.weight``.
 
-    A name of the model takes the longest ending of it that the file has. A weight that two names would take is left to
-    none, under its own name, as are those that no name takes.
+    A name of the model is matched with its longest ending that is a name in the file. A weight keeps its name if two
+    names of the model match it, or none does.
     """
     takers = defaultdict(list)
     for name in wanted:

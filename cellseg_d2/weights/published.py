@@ -1,6 +1,6 @@
 """Makes the files of :data:`cellseg_d2.weights.locations.PUBLISHED`, the weights that come with this package.
 
-``python -m cellseg_d2.weights.published CHECKPOINT FILE [THRESHOLD]`` makes one; docs/models.md tells of its training.
+``python -m cellseg_d2.weights.published CHECKPOINT FILE [THRESHOLD]`` makes one; docs/models.md describes its training.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ CLASS_BIAS = "roi_heads.box_predictor.cls_score.bias"
 """The bias of the classifier; the background's is last."""
 
 
-def publish(checkpoint: str | os.PathLike[str], target: Path, threshold: float = 0.5) -> None:
-    """Writes the weights and the config of a checkpoint in half the size.
+def publish(checkpoint: str | os.PathLike[str], target: Path, threshold: float | None = None) -> None:
+    """Writes the weights and the config of a checkpoint at half the size.
 
-    Matrices and kernels become float16. Biases and statistics of normalisation stay float32: they are few, and small
-    values among them would be lost.
+    Matrices and kernels become float16. Biases and statistics of normalisation stay float32, because they are few and
+    small values among them would be lost.
 
     Args:
         checkpoint: a checkpoint of this package.
         target: the file to write.
-        threshold: the score that is to become 0.5, such as the one with the best F1 on validation images. The bias of
-            the background and MODEL.ROI_HEADS.SCORE_THRESH_TEST move with it, so that the same detections come in the
-            same order.
+        threshold: the score that becomes 0.5, such as the one with the best F1 on validation images; None for the
+            checkpoint's, where it has one class. The bias of the background and MODEL.ROI_HEADS.SCORE_THRESH_TEST
+            change with it, so that the same detections come in the same order.
 
     Raises:
         CellSegError: the checkpoint cannot be read, or the file cannot be written.
@@ -47,7 +47,11 @@ def publish(checkpoint: str | os.PathLike[str], target: Path, threshold: float =
         name: tensor.half() if tensor.is_floating_point() and tensor.ndim > 1 else tensor.clone()
         for name, tensor in weights.items()
     }
-    if threshold != 0.5:
+    known = cfg.CELLSEG.INFERENCE.MIN_SCORES
+    if threshold is None and len(known) == 1:
+        threshold = known[0]
+    if threshold is not None:
+        cfg.CELLSEG.INFERENCE.MIN_SCORES = []
         shift = math.log(threshold / (1 - threshold))
         halved[CLASS_BIAS][-1] += shift
         least = cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST

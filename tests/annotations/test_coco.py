@@ -15,9 +15,12 @@ from pycocotools import mask as mask_util
 
 from cellseg_d2.annotations.coco import find_coco_samples
 from cellseg_d2.cells.coco import MAX_COORDINATE, to_rle
+from cellseg_d2.cells.rle import decode_runs
+from cellseg_d2.conversion.check import check, render
 from cellseg_d2.conversion.convert import convert
 from cellseg_d2.conversion.options import ConvertOptions
 from cellseg_d2.errors import CellSegError
+from cellseg_d2.images.pictures import OPENCV_LOG
 
 
 def write_coco(root, annotations, size=(40, 60), name="a.png", categories=((7, "round"), (3, "long"))):
@@ -116,7 +119,6 @@ def test_all_of_cocos_segmentations_are_read(form):
         pytest.param([[1, 2, 8, 9]], id="four numbers, which pycocotools takes for a box"),
         pytest.param([[1, 2, 8, 9, 3, 7, 5]], id="half a point"),
         pytest.param([[1, 2, 8, 9, 3, 7], [1, 1]], id="the second one"),
-        pytest.param([1, 2, 8, 9, 3, 7], id="no list in the list"),
         pytest.param([[1, 2, 8, 9, 3, "7"]], id="text"),
         pytest.param([[1, 2, 8, 9, 3, None]], id="nothing"),
         pytest.param([[1, 2, 8, 9, 3, float("nan")]], id="NaN"),
@@ -152,19 +154,19 @@ def png_header(height, width):
 def test_a_damaged_image_is_refused_in_one_line(change, message, tmp_path, capfd):
     truth, _ = write_coco(tmp_path, [])
     (tmp_path / "a.png").write_bytes(change((tmp_path / "a.png").read_bytes()))
-    (sample,), _ = find_coco_samples(truth, tmp_path)
-    level = cv2.getLogLevel()
+    (sample,) = find_coco_samples(truth, tmp_path).images
+    level = OPENCV_LOG.getLogLevel()
     with pytest.raises(CellSegError) as caught:
         sample.read("percentile:0.1,99.9", 10**6, 2)
     assert str(caught.value).startswith(f"{tmp_path / 'a.png'}: {message}")
     assert "\n" not in str(caught.value)
     assert capfd.readouterr().err == ""
-    assert cv2.getLogLevel() == level
+    assert OPENCV_LOG.getLogLevel() == level
 
 
 def test_an_image_over_the_limit_is_refused_before_it_is_read(tmp_path):
     truth, _ = write_coco(tmp_path, [])
-    (sample,), _ = find_coco_samples(truth, tmp_path)
+    (sample,) = find_coco_samples(truth, tmp_path).images
     assert sample.read("percentile:0.1,99.9", 40 * 60, 2).image.shape == (40, 60, 3)
     (tmp_path / "a.png").write_bytes(b"not even an image")
     with pytest.raises(CellSegError, match=r"a\.png: is 40 x 60, over the limit of 2399 pixels"):
@@ -175,14 +177,14 @@ def test_many_images_are_listed_in_linear_time(tmp_path):
     images = [{"id": place, "file_name": f"{place}.png", "height": 4, "width": 4} for place in range(60_000)]
     (tmp_path / "gt.json").write_text(json.dumps({"images": images, "annotations": [], "categories": []}))
     started = time.process_time()
-    samples, _ = find_coco_samples(tmp_path / "gt.json", tmp_path)
+    samples = find_coco_samples(tmp_path / "gt.json", tmp_path).images
     assert len(samples) == 60_000
     assert time.process_time() - started < 10  # about 1 s; counting each name in a list takes about 28
 
 
 def test_names_in_folders_stay_apart(tmp_path):
     truth, _ = write_coco(tmp_path, [], name="patient1/a.png")
-    (sample,), _ = find_coco_samples(truth, tmp_path)
+    (sample,) = find_coco_samples(truth, tmp_path).images
     assert sample.id == "patient1_a"
 
 
@@ -190,29 +192,42 @@ def test_names_in_folders_stay_apart(tmp_path):
     ("change", "message"),
     [
         (lambda content: content.pop("categories"), "is no COCO dataset"),
-        (lambda content: content["annotations"][0].update(category_id=99), "category 99"),
-        (lambda content: content["annotations"][0].update(image_id=6), "annotations of image 6"),
+        (
+            lambda content: content["annotations"][0].update(category_id=99),
+            "annotation 0, counted from 0, has the category_id 99, which",
+        ),
+        (lambda content: content["annotations"][0].update(image_id=6), "has the image_id 6, which"),
         (lambda content: content["images"].append({**content["images"][0], "id": 6}), "two images of the name a"),
         (
             lambda content: content["images"].append({**content["images"][0], "file_name": "b.png"}),
             "images of the id",
         ),
-        (lambda content: content["categories"].append({"id": 8, "name": "long"}), "two categories of the name long"),
         (lambda content: content["categories"].append({"id": 3, "name": "flat"}), "two categories of the id 3"),
-        (lambda content: content["categories"].append({"id": 8}), "is no COCO dataset (KeyError: 'name')"),
         (lambda content: content.update(images=[], annotations=[]), "lists no images"),
-        (lambda content: content["images"][0].update(height="40"), "height and width are whole numbers"),
+        (
+            lambda content: content["images"][0].update(height="40"),
+            "has the height and width '40' and 60; write whole numbers",
+        ),
         (lambda content: content["images"][0].update(height=41), "is 40 x 60, the COCO file says"),
         (lambda content: content["images"][0].update(file_name="b.png"), "b.png: there is no such file"),
         (
             lambda content: content["annotations"][0].update(segmentation={"size": [2, 2], "counts": "04"}),
-            "segmentation",
+            "a.png: annotation 0, counted from 0, of image 5, has a mask of 2 x 2, but its image is 40 x 60",
         ),
+        (
+            lambda content: content["annotations"][0].update(segmentation={"size": [40, 60], "counts": "zz"}),
+            "a.png: annotation 0, counted from 0, of image 5, has an RLE that",
+        ),
+        (lambda content: content["images"][0].update(file_name="../a.png"), "'../a.png', which lies outside --input"),
+        (lambda content: content["images"][0].update(file_name="b/../../a.png"), "which lies outside --input"),
+        (lambda content: content["images"][0].update(file_name="/etc/passwd"), "which lies outside --input"),
+        (lambda content: content["images"][0].update(file_name="a\0.png"), "which lies outside --input"),
+        (lambda content: content["annotations"][0].update(iscrowd="often"), "of image 5, has iscrowd 'often'"),
         (lambda content: content["annotations"][0].update(segmentation=[[1, 1]]), "at least three points"),
     ],
     ids=[
-        *("form", "category", "image", "twice", "image id", "category name", "category id", "no name", "empty"),
-        *("height", "size", "file", "mask", "polygon"),
+        *("form", "category", "image", "twice", "image id", "category id", "empty", "height", "size", "file", "mask"),
+        *("damaged", "outside", "outside by a folder", "absolute", "NUL", "crowd", "polygon"),
     ],
 )
 def test_what_does_not_fit_is_named(change, message, tmp_path):
@@ -226,3 +241,108 @@ def test_what_does_not_fit_is_named(change, message, tmp_path):
         convert(tmp_path / "in", tmp_path / "out", ConvertOptions(), from_coco=truth)
     assert message in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+SQUARE = [[5, 25, 15, 25, 15, 35, 5, 35]]
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        pytest.param([], id="empty"),
+        pytest.param(None, id="null"),
+        pytest.param([[200, 200, 220, 200, 220, 220, 200, 220]], id="outside"),
+        pytest.param([[10.2, 10.2, 10.4, 10.2, 10.4, 10.4]], id="thinner than a pixel"),
+        pytest.param({"size": [40, 60], "counts": [2400]}, id="counts"),
+        pytest.param(pycocotools_rle(np.zeros((40, 60), bool)), id="RLE"),
+    ],
+)
+def test_what_has_no_pixel_is_counted_and_named(tmp_path, segmentation, caplog):
+    cells = [{"id": number, "category_id": 3, "segmentation": own} for number, own in ((1, SQUARE), (2, segmentation))]
+    truth, _ = write_coco(tmp_path / "in", cells)
+    line = "gt.json: 1 of 2 annotations have no pixel, as they are empty, outside their image or thinner than a pixel"
+    report = check(tmp_path / "in", ConvertOptions(), from_coco=truth)
+    assert line in render(report, "base.yaml") and "annotation 1, counted from 0, of image 5" in render(
+        report, "b.yaml"
+    )
+    summary = convert(tmp_path / "in", tmp_path / "out", ConvertOptions(val_fraction=0), from_coco=truth)
+    assert summary["counts"]["train"]["cells"] == {"long": 1, "round": 0}
+    assert any(line in message for message in caplog.messages)
+
+
+def test_nothing_is_said_where_all_have_pixels(tmp_path, caplog):
+    truth, _ = write_coco(tmp_path / "in", [{"id": 1, "category_id": 3, "segmentation": SQUARE}])
+    report = check(tmp_path / "in", ConvertOptions(), from_coco=truth)
+    assert "left_out" not in report.summary and "no pixel" not in render(report, "base.yaml")
+    convert(tmp_path / "in", tmp_path / "out", ConvertOptions(val_fraction=0), from_coco=truth)
+    assert not [message for message in caplog.messages if "pixel" in message]
+
+
+@pytest.mark.parametrize(
+    ("stated", "crowd"), [("0", False), ("1", True), (None, False), ("false", False), (True, True)]
+)
+def test_iscrowd_in_every_form(tmp_path, stated, crowd):
+    truth, _ = write_coco(tmp_path, [{"id": 1, "category_id": 3, "segmentation": SQUARE, "iscrowd": stated}])
+    (sample,) = find_coco_samples(truth, tmp_path).images
+    assert [layer.crowd for layer in sample.read("percentile:0.1,99.9", 10**6, 2).label_maps] == [crowd]
+
+
+@pytest.mark.parametrize("number", [str, lambda number: f"{number}a", lambda number: 2**70 + number])
+def test_ids_of_any_kind_are_read(tmp_path, number):
+    truth, _ = write_coco(tmp_path, [{"id": number(0), "category_id": 3, "segmentation": SQUARE[0]}] * 2)
+    content = json.loads(truth.read_text())
+    for own in (*content["images"], *content["categories"]):
+        own["id"] = number(own["id"])
+    for own in content["annotations"]:
+        own["image_id"], own["category_id"] = number(own["image_id"]), number(own["category_id"])
+    truth.write_text(json.dumps(content), encoding="utf-8-sig")
+    found = find_coco_samples(truth, tmp_path)
+    assert sorted(found.class_names) == ["long", "round"]
+    assert [cell.label for cell in found.images[0].cells] == [1, 2]
+    assert {found.class_names[cell.number - 1] for cell in found.images[0].cells} == {"long"}
+
+
+def test_the_image_itself_tells_its_size_where_nothing_else_does(tmp_path):
+    truth, _ = write_coco(tmp_path, [{"id": 1, "category_id": 3, "segmentation": SQUARE}])
+    content = json.loads(truth.read_text())
+    del content["images"][0]["height"], content["categories"][0]["name"], content["categories"][1]["name"]
+    truth.write_text(json.dumps(content))
+    found = find_coco_samples(truth, tmp_path)
+    assert found.images[0].size == (40, 60) and found.class_names == ["category 3", "category 7"]
+
+
+def test_categories_of_one_name_are_told_apart(tmp_path):
+    truth, _ = write_coco(tmp_path, [], categories=((7, "round"), (3, "long"), (8, "long")))
+    assert find_coco_samples(truth, tmp_path).class_names == ["long (3)", "round", "long (8)"]
+
+
+def test_one_damaged_image_can_be_skipped(tmp_path):
+    truth, _ = write_coco(tmp_path / "in", [{"id": 1, "category_id": 3, "segmentation": SQUARE}])
+    content = json.loads(truth.read_text())
+    content["images"].append({**content["images"][0], "id": 6, "file_name": "b.png"})
+    content["annotations"].append({"image_id": 6, "category_id": 3, "segmentation": [[1, 1]]})
+    truth.write_text(json.dumps(content))
+    (tmp_path / "in" / "b.png").write_bytes((tmp_path / "in" / "a.png").read_bytes())
+    options = ConvertOptions(val_fraction=0)
+    summary = convert(tmp_path / "in", tmp_path / "out", options, from_coco=truth, skip_errors=True)
+    (line,) = summary["skipped"]
+    assert line.startswith("b.png: annotation 1, counted from 0, of image 6, has a damaged segmentation: a polygon is")
+
+
+def test_cells_that_lie_on_each_other_without_end_are_refused(tmp_path):
+    cell = {"category_id": 3, "segmentation": [[0, 0, 1000, 0, 1000, 1000, 0, 1000]]}
+    truth, _ = write_coco(tmp_path, [cell] * 300, size=(1000, 1000))
+    (sample,) = find_coco_samples(truth, tmp_path).images
+    with pytest.raises(
+        CellSegError, match=r"a\.png: has 300 cells of one class on one pixel, too many for an image of"
+    ):
+        sample.read("percentile:0.1,99.9", 10**7, 2)
+
+
+def test_depth_is_the_most_cells_on_one_pixel():
+    masks = np.zeros((3, 4, 6), bool)
+    masks[0, :, :3], masks[1, :, 3:], masks[2, 1, 2:4] = True, True, True
+    rles = list(map(pycocotools_rle, masks))
+    assert decode_runs(rles, (4, 6)).depth() == 2 == masks.sum(axis=0).max()
+    assert decode_runs(rles[:2], (4, 6)).depth() == 1
+    assert decode_runs([], (4, 6)).depth() == 0

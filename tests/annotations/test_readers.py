@@ -6,6 +6,7 @@ import logging
 import numpy as np
 import pytest
 from monusac_files import box, write_pair
+from pages import read_whole_page
 
 from cellseg_d2.annotations.monusac import CLASS_NAMES, import_monusac
 from cellseg_d2.annotations.readers import READERS, find_labelled
@@ -13,6 +14,7 @@ from cellseg_d2.conversion.check import check
 from cellseg_d2.conversion.convert import convert
 from cellseg_d2.conversion.options import ConvertOptions
 from cellseg_d2.errors import CellSegError
+from cellseg_d2.report.dataset_report import write_dataset_report
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +58,14 @@ def test_the_format_is_guessed_and_said(monusac, sample_root, caplog):
     assert not caplog.records
 
 
+def test_a_folder_that_may_be_of_two_formats_is_not_guessed(monusac, tmp_path):
+    write_pair(tmp_path / "slide", "a", np.zeros((8, 9, 3), np.uint8), {"Epithelial": [box(1, 1, 4, 4)]})
+    for folder in ("images", "masks"):
+        (tmp_path / "id" / folder).mkdir(parents=True)
+    with pytest.raises(CellSegError, match=r": may be monusac or bbbc038; say which with --format"):
+        find_labelled(tmp_path)
+
+
 def test_a_check_reads_every_format(monusac):
     summary = check(monusac, ConvertOptions(), annotation_format="monusac").summary
     assert summary["classes"]["Epithelial"]["count"] == 12
@@ -64,11 +74,19 @@ def test_a_check_reads_every_format(monusac):
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("qupath", "no annotation format 'qupath'; choose from class-tiffs, coco, monusac"), ("coco", "add --from-coco")],
+    [
+        ("dots", "no annotation format 'dots'; choose from class-tiffs, coco, monusac, bbbc038"),
+        ("coco", "add --from-coco"),
+    ],
 )
 def test_what_cannot_be_read_is_one_line(name, message, tmp_path):
     with pytest.raises(CellSegError, match=message):
         find_labelled(tmp_path, name)
+
+
+def test_a_page_on_a_dataset_reads_every_format(monusac, tmp_path):
+    write_dataset_report(monusac, tmp_path / "page.html", ConvertOptions(), annotation_format="monusac")
+    assert "Labelled images: 6. Cells: 18." in read_whole_page(tmp_path / "page.html").text
 
 
 def test_every_reader_has_a_line_for_help():

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as mask_util
 
-from cellseg_d2.cells.coco import annotate, dataset
-from cellseg_d2.cells.label_maps import LabelMap, measure_cells
+from cellseg_d2.cells.coco import annotate, dataset, to_results, to_xywh, to_xyxy
+from cellseg_d2.cells.instances import CellInstances
+from cellseg_d2.cells.label_maps import LabelMap
 from cellseg_d2.cells.tiling import tile_windows
 from cellseg_d2.files import write_json
 
@@ -25,9 +26,8 @@ def images(draw):
 
 
 def layers_of(maps):
-    """One layer a class, and what its cells measure."""
-    layers = [LabelMap((number,), label_map) for number, label_map in sorted(maps.items())]
-    return layers, [measure_cells(layer.labels) for layer in layers]
+    """One layer per class."""
+    return [LabelMap((number,), label_map) for number, label_map in sorted(maps.items())]
 
 
 def full_window(label_map):
@@ -37,10 +37,10 @@ def full_window(label_map):
 @drawn
 @given(images(), st.integers(1, 40), st.floats(0, 0.9), st.floats(0, 1))
 def test_a_windows_annotations_decode_to_the_label_maps(maps, tile_size, overlap, min_visible):
-    layers, measures = layers_of(maps)
+    layers = layers_of(maps)
     for window in tile_windows(*maps[3].shape, tile_size, overlap):
         x0, y0, x1, y1 = window
-        annotations = annotate(layers, window, measures, min_visible=min_visible)
+        annotations = annotate(layers, window, min_visible=min_visible)
         decoded = decode_annotations(annotations, (y1 - y0, x1 - x0))
         for number, label_map in maps.items():
             part = label_map[y0:y1, x0:x1]
@@ -55,7 +55,7 @@ def test_a_windows_annotations_decode_to_the_label_maps(maps, tile_size, overlap
 def test_the_cells_areas_are_the_sums_over_tiles_that_do_not_overlap(maps, tile_size):
     sums = {}
     for window in tile_windows(*maps[3].shape, tile_size):
-        for annotation in annotate(layers_of(maps)[0], window):
+        for annotation in annotate(layers_of(maps), window):
             key = annotation["category_id"], annotation["label"]
             sums[key] = sums.get(key, 0) + annotation["area"]
     assert sums == {
@@ -67,24 +67,24 @@ def test_the_cells_areas_are_the_sums_over_tiles_that_do_not_overlap(maps, tile_
 
 def test_cells_with_fewer_pixels_than_min_area_are_left_out():
     label_map = np.array([[1, 1, 1, 0, 2, 2, 0, 3]], np.int32)
-    areas = [[a["label"] for a in annotate(layers_of({1: label_map})[0], (0, 0, 8, 1), min_area=n)] for n in range(5)]
+    areas = [[a["label"] for a in annotate(layers_of({1: label_map}), (0, 0, 8, 1), min_area=n)] for n in range(5)]
     assert areas == [[1, 2, 3], [1, 2, 3], [1, 2], [1], []]
 
 
 def test_a_cell_that_shows_less_than_min_visible_becomes_crowd():
     label_map = np.zeros((1, 20), np.int32)
     label_map[0, :10], label_map[0, 10:14] = 7, 8
-    layers, measures = layers_of({2: label_map})
+    layers = layers_of({2: label_map})
     for x1, crowd in ((2, 1), (3, 0), (4, 0), (10, 0)):  # of 10 pixels at 0.3: 3 are enough
-        (annotation,) = annotate(layers, (0, 0, x1, 1), measures, min_visible=0.3)
+        (annotation,) = annotate(layers, (0, 0, x1, 1), min_visible=0.3)
         assert (annotation["label"], annotation["area"], annotation["iscrowd"]) == (7, x1, crowd)
-    first, second = annotate(layers, (9, 0, 20, 1), measures, min_visible=0.3)
+    first, second = annotate(layers, (9, 0, 20, 1), min_visible=0.3)
     assert (first["iscrowd"], second["iscrowd"]) == (1, 0)
 
 
 def test_without_min_visible_nothing_is_crowd():
-    layers, measures = layers_of({1: np.ones((4, 9), np.int32)})
-    (annotation,) = annotate(layers, (0, 0, 1, 1), measures)
+    layers = layers_of({1: np.ones((4, 9), np.int32)})
+    (annotation,) = annotate(layers, (0, 0, 1, 1))
     assert annotation["iscrowd"] == 0
 
 
@@ -92,12 +92,38 @@ def test_large_ids_cost_no_memory():
     label_map = np.array([[0, 1, LARGEST_ID], [0, 1, LARGEST_ID]], np.int32)
     tracemalloc.start()
     try:
-        layers, measures = layers_of({1: label_map})
-        first, second = annotate(layers, (0, 0, 3, 1), measures, min_visible=0.6)
+        layers = layers_of({1: label_map})
+        first, second = annotate(layers, (0, 0, 3, 1), min_visible=0.6)
         assert tracemalloc.get_traced_memory()[1] < 10_000_000
     finally:
         tracemalloc.stop()
     assert [(a["label"], a["area"], a["iscrowd"]) for a in (first, second)] == [(1, 1, 1), (LARGEST_ID, 1, 1)]
+
+
+def test_windows_of_one_label_map_share_one_pass_over_its_pixels():
+    (layer,) = layers_of({1: np.array([[0, 5, 5], [7, 0, 0]], np.int32)})
+    annotate([layer], (0, 0, 2, 2))
+    ids, cells = layer.cells
+    annotate([layer], (1, 0, 3, 2))
+    assert layer.cells[1] is cells
+    assert ids.tolist() == [5, 7]
+
+
+def test_boxes_become_cocos_and_back():
+    boxes = np.array([[1.5, 2, 4, 8], [0, 0, 1, 1]])
+    assert to_xywh(boxes).tolist() == [[1.5, 2, 2.5, 6], [0, 0, 1, 1]]
+    assert to_xyxy(to_xywh(boxes)).tolist() == boxes.tolist()
+    assert to_xywh(np.zeros((0, 4))).shape == (0, 4)
+
+
+def test_results_state_the_boxes_that_are_given():
+    rles = [
+        annotation["segmentation"] for annotation in annotate(layers_of({1: np.eye(3, dtype=np.int32)}), (0, 0, 3, 3))
+    ]
+    cells = CellInstances.from_rles(rles, [0], (3, 3), [0.25])
+    (tight,), (stated,) = to_results(cells, 4), to_results(cells, 4, np.array([[0.5, 0, 2, 1.25]]))
+    assert (tight["bbox"], stated["bbox"]) == ([0, 0, 3, 3], [0.5, 0, 2, 1.25])
+    assert {**stated, "bbox": tight["bbox"]} == tight
 
 
 def test_datasets_number_images_and_annotations_from_1():

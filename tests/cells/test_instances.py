@@ -1,5 +1,6 @@
 """The cells of one image: boxes, scores, classes and cropped masks that stay together."""
 
+import cv2
 import numpy as np
 import pytest
 from drawing import drawn, overlapping_masks, pycocotools_rle
@@ -51,7 +52,7 @@ def test_cells_from_rles_have_their_masks_tight_boxes_and_texts(masks):
 @pytest.mark.parametrize(
     ("rle", "message"),
     [
-        pytest.param(pycocotools_rle(np.zeros(SIZE, bool)), "RLE 1 has no pixel", id="no pixel"),
+        pytest.param(pycocotools_rle(np.zeros(SIZE, bool)), "cell 1, counted from 0, has no pixel", id="no pixel"),
         pytest.param(pycocotools_rle(np.ones((12, 9), bool)), "expected a compressed RLE of size", id="other size"),
         pytest.param({"size": [9, 12], "counts": [0, 108]}, "expected a compressed RLE", id="uncompressed"),
     ],
@@ -153,3 +154,69 @@ def test_an_image_without_cells():
     assert none.mask_boxes.shape == (0, 4)
     assert len(none.trimmed()) == len(none[np.array([], bool)]) == len(none.moved(1, 1, (20, 20))) == 0
     assert len(CellInstances.from_rles([], [], SIZE)) == 0
+
+
+def three_cells(**more):
+    """Two cells of class 0 and one of class 1, which lies on the second and scores less."""
+    return CellInstances(
+        (5, 6),
+        np.zeros((3, 4), np.float32),
+        np.array([0.9, 0.8, 0.7], np.float32),
+        np.array([0, 0, 1]),
+        [np.ones((2, 2), bool), np.ones((2, 2), bool), np.ones((2, 3), bool)],
+        np.array([[0, 0], [3, 2], [3, 3]]),
+        **more,
+    )
+
+
+def test_a_label_image_has_the_better_cell_of_several():
+    expected = [[1, 1, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0], [0, 0, 0, 2, 2, 0], [0, 0, 0, 2, 2, 3], [0, 0, 0, 3, 3, 3]]
+    assert three_cells().label_image().tolist() == expected
+    assert three_cells().label_image().dtype == np.int32
+    assert CellInstances.empty((2, 3)).label_image().tolist() == [[0] * 3] * 2
+
+
+@pytest.mark.parametrize(
+    ("cells", "text"),
+    [
+        (three_cells(), "3 cells (2 class 0, 1 class 1) in an image of 5 x 6 pixels"),
+        (three_cells(class_names=("a", "b")), "3 cells (2 a, 1 b) in an image of 5 x 6 pixels"),
+        (three_cells(class_names=("a", "b"))[:1], "1 cell (1 a) in an image of 5 x 6 pixels"),
+        (CellInstances.empty((2, 3)), "0 cells in an image of 2 x 3 pixels"),
+    ],
+)
+def test_cells_say_in_a_line_how_many_they_are(cells, text):
+    assert repr(cells) == text
+
+
+def test_class_names_stay_with_the_cells():
+    cells = three_cells(class_names=("a", "b"))
+    kept = [cells[1:], cells.trimmed(), cells.moved(1, 1, (9, 9)), CellInstances.concatenate([cells, cells])]
+    assert {cells.class_names for cells in kept} == {("a", "b")}
+    assert cells.names == ["a", "a", "b"]
+
+
+def test_a_notebook_shows_a_picture_and_the_text():
+    cells = three_cells(class_names=("<b>", "b"))
+    picture = cv2.imdecode(np.frombuffer(cells._repr_png_(), np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    assert np.array_equal(picture, cells.picture())
+    labels = cells.label_image()
+    assert not picture[labels == 0].any()
+    assert len({tuple(picture[labels == number].mean(axis=0)) for number in (1, 2, 3)}) == 3
+    assert "<p>3 cells (2 &lt;b&gt;, 1 b) in an image of 5 x 6 pixels</p><img " in cells._repr_html_()
+
+
+@pytest.mark.parametrize("origin", [0, 1, 2, 3, 5])
+def test_a_picture_of_a_large_image_is_of_every_few_pixels(origin):
+    mask = np.random.default_rng(0).random((7, 9)) < 0.5
+    size = (2100, 2900)
+    cells = CellInstances(
+        size,
+        np.zeros((1, 4), np.float32),
+        np.ones(1, np.float32),
+        np.zeros(1, np.int64),
+        [mask],
+        np.full((1, 2), origin),
+    )
+    assert cells.picture().shape == (700, 967, 3)
+    assert np.array_equal(cells.picture().any(axis=2), cells.label_image()[::3, ::3] > 0)

@@ -6,7 +6,8 @@ from drawing import LARGEST_ID, drawn, label_maps
 from hypothesis import given
 from scipy.ndimage import label
 
-from cellseg_d2.cells.label_maps import measure_cells, split_blobs
+from cellseg_d2.cells.label_maps import count_parts, split_blobs
+from cellseg_d2.cells.rle import column_runs
 
 EIGHT_NEIGHBOURS = np.ones((3, 3), bool)
 
@@ -23,15 +24,16 @@ def holes(mask):
 @drawn
 @given(label_maps())
 def test_cells_measure_what_their_masks_measure(labels):
-    cells = measure_cells(labels)
-    assert cells.ids.tolist() == np.unique(labels[labels > 0]).tolist()
-    for number, cell in enumerate(cells.ids):
+    ids, cells = column_runs(labels)
+    blob_counts, hole_counts = count_parts(cells)
+    assert ids.tolist() == np.unique(labels[labels > 0]).tolist()
+    for number, cell in enumerate(ids):
         mask = labels == cell
         rows, columns = np.nonzero(mask)
         assert cells.areas[number] == len(rows)
         assert cells.boxes[number].tolist() == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
-        assert cells.blobs[number] == parts(mask)
-        assert cells.holes[number] == holes(mask)
+        assert blob_counts[number] == parts(mask)
+        assert hole_counts[number] == holes(mask)
 
 
 @pytest.mark.parametrize(
@@ -50,21 +52,21 @@ def test_cells_measure_what_their_masks_measure(labels):
 )
 def test_parts_touch_at_corners_and_holes_do_not(rows, blobs, holes):
     labels = np.array([[9 if pixel == "1" else 0 for pixel in row] for row in rows], np.int32)
-    cells = measure_cells(labels)
-    assert (cells.blobs.tolist(), cells.holes.tolist()) == ([blobs], [holes])
+    assert [counts.tolist() for counts in count_parts(column_runs(labels)[1])] == [[blobs], [holes]]
 
 
 def test_a_cell_inside_another_is_its_hole():
     labels = np.full((5, 5), 3, np.int32)
     labels[2, 2] = LARGEST_ID
-    cells = measure_cells(labels)
-    assert (cells.ids.tolist(), cells.holes.tolist()) == ([3, LARGEST_ID], [1, 0])
+    ids, cells = column_runs(labels)
+    assert (ids.tolist(), count_parts(cells)[1].tolist()) == ([3, LARGEST_ID], [1, 0])
 
 
 def test_nothing_measures_nothing():
-    cells = measure_cells(np.zeros((4, 7), np.int32))
+    _, cells = column_runs(np.zeros((4, 7), np.int32))
     assert len(cells) == 0
     assert cells.boxes.shape == (0, 4)
+    assert [counts.shape for counts in count_parts(cells)] == [(0,), (0,)]
 
 
 @drawn
@@ -72,13 +74,13 @@ def test_nothing_measures_nothing():
 def test_blobs_become_cells_of_one_part(labels):
     split = split_blobs(labels)
     assert np.array_equal(split > 0, labels > 0)
-    cells = measure_cells(split)
-    assert cells.ids.tolist() == list(range(1, measure_cells(labels).blobs.sum() + 1))
-    assert (cells.blobs == 1).all()
-    for cell in cells.ids:
+    ids, cells = column_runs(split)
+    assert ids.tolist() == list(range(1, count_parts(column_runs(labels)[1])[0].sum() + 1))
+    assert (count_parts(cells)[0] == 1).all()
+    for cell in ids:
         assert len(np.unique(labels[split == cell])) == 1
-    firsts = [labels.T[(split == cell).T][0] for cell in cells.ids]
-    places = [np.flatnonzero((split == cell).T)[0] for cell in cells.ids]
+    firsts = [labels.T[(split == cell).T][0] for cell in ids]
+    places = [np.flatnonzero((split == cell).T)[0] for cell in ids]
     assert list(zip(firsts, places)) == sorted(zip(firsts, places))
 
 

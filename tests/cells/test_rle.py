@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as mask_util
 
-from cellseg_d2.cells.rle import decode_runs, encode_crops, encode_label_map, paint
+from cellseg_d2.cells.rle import CROPS_AT_ONCE, Runs, column_runs, decode_runs, paint
 
 LABEL_MAPS = [
     pytest.param(np.zeros((4, 6), np.int32), id="no cell"),
@@ -27,16 +27,16 @@ LABEL_MAPS = [
 
 
 def assert_equals_pycocotools(label_map):
-    encoded = encode_label_map(label_map)
-    ids = [value for value in np.unique(label_map) if value != 0]
-    assert encoded.ids.tolist() == ids
-    assert len(encoded) == len(ids)
+    ids, cells = column_runs(label_map)
+    rles = cells.rles()
+    assert ids.tolist() == [value for value in np.unique(label_map) if value != 0]
+    assert len(cells) == len(rles) == len(ids)
     for number, value in enumerate(ids):
         expected = pycocotools_rle(label_map == value)
-        assert encoded.rles[number] == expected
-        assert encoded.areas[number] == mask_util.area(expected)
+        assert rles[number] == expected
+        assert cells.areas[number] == mask_util.area(expected)
         x, y, width, height = mask_util.toBbox(expected)
-        assert encoded.boxes[number].tolist() == [x, y, x + width, y + height]
+        assert cells.boxes[number].tolist() == [x, y, x + width, y + height]
 
 
 @pytest.mark.parametrize("label_map", LABEL_MAPS)
@@ -53,12 +53,12 @@ def test_each_drawn_cell_is_encoded_as_pycocotools_does(label_map):
 @drawn
 @given(label_maps())
 def test_painting_gives_back_the_label_map(label_map):
-    encoded = encode_label_map(label_map)
-    layers, layer_of = paint(encoded.rles, label_map.shape)
+    ids, cells = column_runs(label_map)
+    layers, layer_of = paint(cells.rles(), label_map.shape)
     assert layers.dtype == np.int32
     assert layers.shape == (1, *label_map.shape)
-    assert layer_of.tolist() == [0] * len(encoded)
-    assert np.array_equal(np.append(0, encoded.ids)[layers[0]], label_map)
+    assert layer_of.tolist() == [0] * len(ids)
+    assert np.array_equal(np.append(0, ids)[layers[0]], label_map)
 
 
 @drawn
@@ -116,15 +116,28 @@ def test_encoding_crops_equals_encoding_full_frames(masks, data):
         y1, x1 = data.draw(st.integers(rows[-1] + 1, size[0])), data.draw(st.integers(columns[-1] + 1, size[1]))
         crops.append(mask[y0:y1, x0:x1])
         origins.append((x0, y0))
-    rles = encode_crops(crops, np.array(origins, np.int64).reshape(-1, 2), size)
-    assert rles == [pycocotools_rle(mask) for mask in masks]
+    runs = Runs.from_crops(crops, np.array(origins, np.int64).reshape(-1, 2), size)
+    assert runs.rles() == [pycocotools_rle(mask) for mask in masks]
+    for mask, crop, (x0, y0, x1, y1) in zip(masks, runs.crops(), runs.boxes.tolist(), strict=True):
+        assert np.array_equal(crop, mask[y0:y1, x0:x1])
+        assert np.count_nonzero(crop) == np.count_nonzero(mask)
+
+
+def test_many_crops_are_encoded_part_by_part():
+    count = 2 * CROPS_AT_ONCE + 1
+    origins = np.stack([np.arange(count), np.arange(count) % 3], axis=1)
+    runs = Runs.from_crops([np.ones((2, 1), bool)] * count, origins, (4, count))
+    assert runs.boxes.tolist() == np.hstack([origins, origins + np.array([1, 2])]).tolist()
+    assert len(Runs.from_crops([], np.zeros((0, 2), np.int64), (4, 5))) == 0
 
 
 def test_a_crop_without_a_pixel_is_encoded_as_an_empty_mask():
     crops = [np.ones((1, 1), bool), np.zeros((2, 2), bool), np.ones((1, 2), bool)]
-    first, empty, last = encode_crops(crops, np.array([[0, 0], [1, 1], [2, 3]]), (5, 4))
+    runs = Runs.from_crops(crops, np.array([[0, 0], [1, 1], [2, 3]]), (5, 4))
+    first, empty, last = runs.rles()
     assert empty == pycocotools_rle(np.zeros((5, 4), bool))
     assert mask_util.area([first, last]).tolist() == [1, 2]
+    assert [crop.shape for crop in runs.crops()] == [(1, 1), (0, 0), (1, 2)]
 
 
 @drawn
@@ -132,8 +145,18 @@ def test_a_crop_without_a_pixel_is_encoded_as_an_empty_mask():
 def test_decoding_and_encoding_gives_back_the_text(masks):
     rles = [pycocotools_rle(mask) for mask in masks]
     runs = decode_runs(rles, masks[0].shape)
-    assert runs.rles(len(masks)) == rles
-    assert runs.areas(len(masks)).tolist() == [np.count_nonzero(mask) for mask in masks]
+    assert runs.rles() == rles
+    assert runs.areas.tolist() == [np.count_nonzero(mask) for mask in masks]
+
+
+@drawn
+@given(overlapping_masks(min_count=1), st.data())
+def test_picked_cells_are_those_asked_for_in_that_order(masks, data):
+    numbers = data.draw(st.lists(st.integers(0, len(masks) - 1), unique=True))
+    rles = [pycocotools_rle(mask) for mask in masks]
+    picked = decode_runs(rles, masks[0].shape).pick(np.array(numbers, np.int64))
+    assert len(picked) == len(numbers)
+    assert picked.rles() == [rles[number] for number in numbers]
 
 
 @pytest.mark.parametrize(
@@ -158,13 +181,17 @@ GOOD = pycocotools_rle(np.eye(4, 5, dtype=bool))
     [
         pytest.param({"size": [5, 4], "counts": GOOD["counts"]}, "expected a compressed RLE of size", id="other size"),
         pytest.param({"size": [4, 5], "counts": [0, 20]}, "expected a compressed RLE", id="uncompressed"),
-        pytest.param(pycocotools_rle(np.ones((4, 4), bool)) | {"size": [4, 5]}, "does not fill", id="too short"),
-        pytest.param(pycocotools_rle(np.ones((4, 6), bool)) | {"size": [4, 5]}, "does not fill", id="too long"),
-        pytest.param({"size": [4, 5], "counts": ""}, "does not fill", id="no text"),
-        pytest.param({"size": [4, 5], "counts": GOOD["counts"][:-1] + "P"}, "malformed|fill", id="cut off in a number"),
-        pytest.param({"size": [4, 5], "counts": "8N>"}, "malformed", id="negative run"),
-        pytest.param({"size": [4, 5], "counts": "8 <"}, "malformed|fill", id="character that RLEs do not have"),
-        pytest.param({"size": [4, 5], "counts": "4€"}, "ascii", id="not ASCII"),
+        pytest.param(pycocotools_rle(np.ones((4, 4), bool)) | {"size": [4, 5]}, "fills 16, not the 20", id="too short"),
+        pytest.param(pycocotools_rle(np.ones((4, 6), bool)) | {"size": [4, 5]}, "does not fit into", id="too long"),
+        pytest.param({"size": [4, 5], "counts": ""}, "is empty", id="no text"),
+        pytest.param({"size": [4, 5], "counts": GOOD["counts"][:-1] + "P"}, "in the middle of a number", id="cut off"),
+        pytest.param({"size": [4, 5], "counts": "8N>"}, "does not fit into the 20 pixels", id="negative run"),
+        pytest.param({"size": [4, 5], "counts": "8 <"}, "a character that no RLE has", id="space"),
+        pytest.param({"size": [4, 5], "counts": "4€"}, "a character that no RLE has", id="not ASCII"),
+        pytest.param({"size": [4, 5], "counts": GOOD["counts"] * 2}, "does not fit into the 20 pixels", id="doubled"),
+        pytest.param(
+            {"size": [4, 5], "counts": "P" * 40 + "0"}, "does not fit into the 20 pixels", id="endless number"
+        ),
     ],
 )
 def test_damaged_rles_are_refused_wherever_they_stand(rle, message):

@@ -53,8 +53,8 @@ def test_a_study_leaves_runs_a_table_and_a_figure(studied):
     text = (output / "augmentation.md").read_text()
     assert text in done.stdout
     assert f"figure: {output / 'augmentation.png'}" in done.stdout
-    assert "2 iterations a run, seeds an arm: 1." in text
-    assert "python tools/ablate.py --study augmentation" in text
+    assert "2 iterations per run, seeds per arm: 1." in text
+    assert "cellseg-d2 ablate --study augmentation" in text
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
     assert [row[0] for row in rows[2:]] == ["flips", "full augmentation"]
     assert all(0 <= float(row[1]) <= 100 and 0 <= float(row[2]) <= 100 and float(row[4]) > 0 for row in rows[2:])

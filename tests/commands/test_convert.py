@@ -1,20 +1,13 @@
 """tools/convert_tifs.py as a user runs it: a process, its exit code and what it prints."""
 
-import contextlib
 import json
 import os
-import resource
-import signal
-import subprocess
-import sys
-import time
 
 import faster_coco_eval
 import numpy as np
-import psutil
 import pytest
 import tifffile
-from drawing import discs, noise, read_folder, write_sample, write_test_images
+from drawing import read_folder, write_sample
 from pycocotools.coco import COCO
 
 import cellseg_d2
@@ -24,27 +17,6 @@ CONTRACT = [
     *("--min-visible", "--keep-empty", "--workers", "--scheduler", "--overwrite", "--on-error"),
     *("--intensity-rule", "--split-blobs", "--split", "--from-coco", "--max-pixels"),
 ]
-
-
-@pytest.fixture
-def small_root(tmp_path):
-    """Three small samples of two classes, and a test image."""
-    rng = np.random.default_rng(1)
-    for name in ("a", "b", "c"):
-        maps = {1: discs(rng, 40, 50, 8), 2: discs(rng, 40, 50, 2)}
-        write_sample(tmp_path / "input", name, noise(rng, 40, 50), maps, photometric="rgb")
-    write_test_images(tmp_path / "input", {"t.tif": noise(rng, 20, 30)}, None)
-    return tmp_path / "input"
-
-
-@pytest.fixture
-def convert_tifs(run_tool, small_root, tmp_path):
-    """Converts the small samples to ``out`` with further options, in one process."""
-
-    def run(*options):
-        return run_tool("convert_tifs", "--input", small_root, "--output", tmp_path / "out", "--workers", 1, *options)
-
-    return run
 
 
 def assert_one_line(process, *parts):
@@ -99,6 +71,7 @@ def test_options_arrive(convert_tifs, tmp_path):
         "val_fraction": 0.4,
         "seed": 7,
         "class_names": ["round", "flat"],
+        "merge_classes": "",
         "min_area": 3,
         "min_visible": 0.5,
         "keep_empty": 0.75,
@@ -106,6 +79,11 @@ def test_options_arrive(convert_tifs, tmp_path):
         "split_blobs": True,
         "max_pixels": 4000,
     }
+
+
+def test_classes_are_merged(convert_tifs, tmp_path):
+    assert convert_tifs("--merge-classes", "nucleus").returncode == 0
+    assert json.loads((tmp_path / "out" / "dataset.json").read_text())["class_names"] == ["nucleus"]
 
 
 def test_keep_empty_alone_keeps_all(convert_tifs, tmp_path):
@@ -182,128 +160,6 @@ def test_a_truncated_image_stops_with_one_line_or_is_skipped(convert_tifs, small
     assert len(skipped) == 1
     assert skipped[0].startswith("skipped: train/b/image.tif: ")
     assert json.loads((tmp_path / "out" / "dataset.json").read_text())["images"]["train"] != []
-
-
-# What no other process sees half done: a run that is killed, and one whose disk is full
-
-
-@pytest.fixture(scope="module")
-def reference(run_tool, sample_root, tmp_path_factory):
-    """The sample as an undisturbed run converts it."""
-    output = tmp_path_factory.mktemp("reference") / "cells"
-    assert run_tool("convert_tifs", "--input", sample_root, "--output", output, "--workers", 1).returncode == 0
-    return read_folder(output)
-
-
-@pytest.fixture
-def start(repo_root, sample_root, tmp_path):
-    """Starts to convert the sample to ``cells`` with two workers, in a process group of its own."""
-    started = []
-
-    def run(*options):
-        command = [sys.executable, repo_root / "tools" / "convert_tifs.py", "--input", sample_root, "--workers", "2"]
-        environment = {**os.environ, "PYTHONPATH": str(repo_root), "OMP_NUM_THREADS": "1"}
-        process = subprocess.Popen(
-            [*command, "--output", tmp_path / "cells", *options],
-            env=environment,
-            start_new_session=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        started.append(process)
-        return process
-
-    yield run
-    for process in started:
-        kill_group(process)
-
-
-def kill_group(process):
-    """Kills a process and its workers, as a scheduler or the kernel would; it may have ended before."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
-def wait_until(condition, process):
-    """Looks every millisecond, until it is so or the process has ended."""
-    deadline = time.monotonic() + 120
-    while process.poll() is None and not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-
-
-TEST_IMAGES = 25  # they are written first
-
-
-def images_written(count):
-    """Whether an unfinished conversion has written so many images."""
-    return lambda folder: folder.is_dir() and sum(1 for _ in folder.rglob("*.png")) >= count
-
-
-@pytest.mark.parametrize(
-    ("state", "overwrite"),
-    [
-        pytest.param(images_written(0), False, id="begun"),
-        pytest.param(images_written(10), False, id="test images"),
-        pytest.param(images_written(TEST_IMAGES + 10), False, id="10 tiles"),
-        pytest.param(images_written(TEST_IMAGES + 50), False, id="50 tiles"),
-        pytest.param(lambda folder: (folder / "annotations").exists(), False, id="annotations"),
-        pytest.param(lambda folder: (folder / "annotations").exists(), True, id="annotations, over another dataset"),
-        pytest.param(lambda folder: (folder / "dataset.json").exists(), False, id="summary"),
-    ],
-)
-def test_killed_in_any_state_a_second_run_finishes_the_job(
-    reference, run_tool, start, sample_root, tmp_path, state, overwrite
-):
-    before = {"dataset.json": b"{}", "train/old.png": b"of another run"}
-    if overwrite:
-        (tmp_path / "cells" / "train").mkdir(parents=True)
-        for name, content in before.items():
-            (tmp_path / "cells" / name).write_bytes(content)
-    process = start(*(["--overwrite"] if overwrite else []))
-    wait_until(lambda: state(tmp_path / ".cells.partial"), process)
-    kill_group(process)
-    if (tmp_path / "cells").exists():  # it appears whole or not at all
-        assert read_folder(tmp_path / "cells") in ([before, reference] if overwrite else [reference])
-    else:
-        assert not overwrite or read_folder(tmp_path / ".cells.old") == before
-    again = run_tool("convert_tifs", "--input", sample_root, "--output", tmp_path / "cells", "--overwrite")
-    assert again.returncode == 0, again.stderr
-    assert os.listdir(tmp_path) == ["cells"]
-    assert read_folder(tmp_path / "cells") == reference
-
-
-def test_workers_end_when_their_parent_alone_is_killed(start, tmp_path):
-    process = start("--tile-size", "16", "--keep-empty")  # some 20,000 tiles, so that they are in the middle of them
-    wait_until(lambda: images_written(TEST_IMAGES + 50)(tmp_path / ".cells.partial"), process)
-    children = psutil.Process(process.pid).children(recursive=True)
-    assert len(children) >= 2
-    process.kill()
-    process.wait()
-    _, alive = psutil.wait_procs(children, timeout=5)
-    assert alive == []
-
-
-def test_a_disk_without_room_leaves_what_was_there(convert_tifs, repo_root, sample_root, tmp_path):
-    assert convert_tifs().returncode == 0
-    before = read_folder(tmp_path / "out")
-    command = [sys.executable, repo_root / "tools" / "convert_tifs.py", "--input", sample_root, "--workers", "1"]
-    done = subprocess.run(
-        [*command, "--output", tmp_path / "out", "--overwrite"],
-        env={**os.environ, "PYTHONPATH": str(repo_root)},
-        # the kernel refuses to let any file grow beyond 20 kB
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 2
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert "cannot be written" in line
-    assert "Traceback" not in done.stderr
-    assert read_folder(tmp_path / "out") == before
-    assert sorted(os.listdir(tmp_path)) == ["input", "out"]
 
 
 # The user's own split, and what else decides what becomes of a cell

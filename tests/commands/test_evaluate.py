@@ -40,7 +40,7 @@ def test_the_printed_table_and_the_files_hold_the_same_numbers(files, run_tool):
         *("metrics.json", "metrics.csv", "counts.csv", "confusion.csv", "thresholds.json")
     }
     assert str(files) not in done.stdout + "".join(path.read_text() for path in out.iterdir())
-    assert "flattened by score" in done.stdout
+    assert "predictions that score 0.5 or more, but for those that\nbetter ones hide" in done.stdout
     metrics = json.loads((out / "metrics.json").read_text(), parse_constant=pytest.fail)  # no NaN, which is not JSON
     rows = {(row["group"], row["class"], row["metric"]): row["value"] for row in read(out / "metrics.csv")}
     for name in ("AP50", "AP"):
@@ -101,13 +101,11 @@ def test_no_results_are_scored_too(files, run_tool):
     ("results", "message"),
     [
         pytest.param('{"a": 1}', "results.json: is no list of COCO results", id="no list"),
-        pytest.param(
-            '[{"image_id": 4, "category_id": 1, "score": 1}]', "not every result has a segmentation", id="bare"
-        ),
+        pytest.param('[{"image_id": 4, "category_id": 1, "score": 1}]', "has neither a mask nor a box", id="bare"),
         pytest.param(
             '[{"image_id": 4, "category_id": 8, "score": 1, "bbox": [0, 0, 1, 1], "segmentation": '
             '{"size": [100, 100], "counts": "0T3"}}]',
-            "results have the category_id 8",
+            "result 0, counted from 0, has the category_id 8, which ",
             id="unknown class",
         ),
     ],

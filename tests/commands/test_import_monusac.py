@@ -29,7 +29,7 @@ def test_imported_files_are_converted_with_patients_apart_and_ambiguous_regions_
     assert process.returncode == 0, process.stderr
     first, following = process.stdout.splitlines()
     assert first == ("8 images of 4 patients: 8 Epithelial, 8 Lymphocyte, 8 Neutrophil, 8 Macrophage, 8 Ambiguous")
-    command = following.removeprefix("next: tools/convert_tifs.py ").split()
+    command = following.removeprefix("next: cellseg-d2 convert ").split()
     assert command[-2:] == ["--output", "datasets/monusac"]
     process = run_tool("convert_tifs", *command, "--workers", 1, cwd=tmp_path)
     assert process.returncode == 0, process.stderr
@@ -66,4 +66,4 @@ def test_an_unknown_class_can_be_taken_for_ambiguous(run_tool, tmp_path):
         "import_monusac", "--input", tmp_path / "set", "--output", tmp_path / "in", "--unknown", "ambiguous"
     )
     assert process.returncode == 0, process.stderr
-    assert process.stdout.startswith("1 images of 1 patients: 1 Ambiguous\n")
+    assert process.stdout.startswith("1 image of 1 patient: 1 Ambiguous\n")

@@ -18,6 +18,8 @@ from drawing import read_folder
 from pycocotools.coco import COCO
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from cellseg_d2.weights.checkpoint import WeightsFile
+
 ON_CPU = {"CUDA_VISIBLE_DEVICES": ""}  # also where there are GPUs: results are compared to the bit
 LITE = "configs/mask_rcnn_lite0_FPN.yaml"
 QUICK = [
@@ -91,6 +93,19 @@ def test_training_leaves_what_is_needed_to_go_on_and_to_look_at(trained):
     assert {"segm/AP50", "ema/segm/AP50", "validation/total_loss"} <= set(_metrics(output)[-1])
     # the ImageNet weights were found by their names: only what ImageNet does not have begins fresh
     assert "bottom_up" not in printed.split("initialised randomly: ")[1].split("; not used")[0]
+
+
+def test_the_best_checkpoints_carry_a_least_score_per_class(trained):
+    output, printed = trained
+    scores = {
+        name: _least_scores_of(output / f"{name}.pth") for name in ("model_best", "model_best_ema", "model_final")
+    }
+    assert [len(own) for own in scores.values()] == [4, 4, 0]
+    assert "least scores of the best F1, which prediction shows cells from: class1 " in printed
+
+
+def _least_scores_of(path):
+    return WeightsFile.read(path).cfg().CELLSEG.INFERENCE.MIN_SCORES
 
 
 def test_each_evaluation_draws_the_validation_images_with_the_most_cells(trained, nuclei):
@@ -244,6 +259,8 @@ def predicted(trained, run_tool, sample_root, tmp_path_factory):
 def test_a_checkpoint_alone_predicts_whole_images(predicted, sample_root):
     output, printed = predicted
     assert printed.startswith("25 images: ")
+    halves = ", ".join(f"class{number} 0.50" for number in range(1, 5))
+    assert f"least score in all formats but coco: {halves}\n" in printed
     truth = COCO(str(sample_root / "test_gt.json"))
     results = json.loads((output / "test-results.json").read_text())
     assert {result["image_id"] for result in results} <= set(truth.getImgIds())
@@ -319,7 +336,8 @@ def test_one_file_and_tiles_by_config(trained, run_tool, nuclei, repo_root, samp
         DETECTRON2_DATASETS=str(nuclei.parent),
     )
     assert done.returncode == 0, done.stderr
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"test-results.json", "image_ids.json"}
+    written = {"test-results.json", "image_ids.json", "counts.csv", "prediction.json"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == written
 
 
 @pytest.mark.parametrize(
@@ -331,8 +349,13 @@ def test_one_file_and_tiles_by_config(trained, run_tool, nuclei, repo_root, samp
         (["--eval-only", "CELLSEG.DATASET", "nuclei", "MODEL.WEIGHTS", "nowhere.pth"], "nowhere.pth"),
         (["--num-gpus", "3", "CELLSEG.DATASET", "nuclei"], "cannot be shared by 3 processes"),
         (["CELLSEG.DATASET", "nuclei", "--resume"], "options stand before config keys; move --resume"),
+        (["CELLSEG.DATASET", "nuclei", "SOLVER.IMS_PER_BATCH", "0"], "SOLVER.IMS_PER_BATCH is 0; write a number from"),
+        (["CELLSEG.DATASET", "nuclei", "MODEL.ROI_HEADS.NAME", "Hydra"], "NAME is Hydra; write CascadeROIHeads or"),
     ],
-    ids=["unknown key", "unknown dataset", "weights of another model", "no weights file", "batch", "option at the end"],
+    ids=[
+        *("unknown key", "unknown dataset", "weights of another model", "no weights file", "batch"),
+        *("option at the end", "empty batch", "unknown heads"),
+    ],
 )
 def test_training_refuses_in_one_line(args, named, train, tmp_path):
     done = train(*args, "OUTPUT_DIR", tmp_path / "out")

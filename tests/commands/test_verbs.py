@@ -46,6 +46,42 @@ def test_help_is_printed_without_torch(words, repo_root):
     assert done.stdout.startswith(f"usage: {' '.join(['cellseg-d2', *words[:-1]])} ")
 
 
+@pytest.mark.parametrize("verb", ["train", "predict", "export"])
+def test_help_of_the_daily_verbs_loads_no_library_for_arrays(verb, repo_root):
+    """It is printed in a fraction of a second, also where the disk is slow."""
+    heavy = ["cv2", "numpy", "scipy", "skimage", "shapely", "matplotlib", "pycocotools", "tifffile"]
+    code = f"import sys; sys.modules.update(dict.fromkeys({heavy}))\n"
+    code += f"from cellseg_d2.commands import main; main(['{verb}', '--help'])"
+    environment = {**os.environ, "PYTHONPATH": str(repo_root)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("words", [[], ["visualize", "dataset"], *([verb] for verb in VERBS)], ids=" ".join)
+def test_every_verb_prints_the_version(words, capsys):
+    try:
+        code = main([*words, "--version"])
+    except SystemExit as end:
+        code = end.code
+    assert code == 0
+    assert capsys.readouterr().out == f"cellseg-d2 {cellseg_d2.__version__}\n"
+
+
+@pytest.mark.parametrize("words", ["--help", "--version", "predict --help", "evaluate --help"])
+def test_help_may_be_read_by_one_who_leaves_early(words, repo_root):
+    """The reader is gone before a word is written."""
+    code = f"import sys; from cellseg_d2.commands import main; sys.exit(main({words.split()}))"
+    environment = {**os.environ, "PYTHONPATH": str(repo_root)}
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-c", code], stdout=writing, stderr=subprocess.PIPE, env=environment, check=False
+    )
+    os.close(writing)
+    assert done.returncode == 0
+    assert done.stderr == b""
+
+
 def test_every_verb_has_a_parser_and_the_tools_call_the_same(repo_root):
     for verb in VERBS:
         assert isinstance(command_module(verb).build_parser(), argparse.ArgumentParser)

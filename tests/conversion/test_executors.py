@@ -68,7 +68,7 @@ def test_worker_processes_give_results_errors_and_one_line_when_one_is_killed():
         assert sorted(run_unordered(executor, abs, [-3, -2, -1], 2)) == [(0, 3), (1, 2), (2, 1)]
         with pytest.raises(ZeroDivisionError):
             list(run_unordered(executor, partial(operator.truediv, 1), [1, 0], 2))
-        with pytest.raises(CellSegError, match=r"^a worker process was killed, perhaps for want of memory"):
+        with pytest.raises(CellSegError, match=r"^a worker process was killed, perhaps for lack of memory"):
             list(run_unordered(executor, signal.raise_signal, [signal.SIGKILL] * 3, 2))
         with pytest.raises(CellSegError, match=r"a worker process was killed"):  # nor does it wait for ever afterwards
             list(run_unordered(executor, abs, [1], 1))
@@ -102,7 +102,7 @@ def test_a_killed_dask_worker_is_one_clear_line():
         )
     with (
         cluster,
-        pytest.raises(CellSegError, match=r"^a Dask worker was killed, perhaps for want of memory"),
+        pytest.raises(CellSegError, match=r"^a Dask worker was killed, perhaps for lack of memory"),
         open_executor(1, cluster.scheduler_address) as executor,
     ):
         assert list(run_unordered(executor, abs, [-2], 1)) == [(0, 2)]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cellseg_d2.cells.coco import annotate
-from cellseg_d2.cells.label_maps import LabelMap, measure_cells
+from cellseg_d2.cells.label_maps import LabelMap
 from cellseg_d2.cells.tiling import tile_windows
 from cellseg_d2.conversion.cut import cut_sample, open_input
 from cellseg_d2.conversion.options import ConvertOptions
@@ -26,11 +26,10 @@ def measured(name, layers, options, image=None, class_count=2):
     """The statistics of an image with these (class number, label map[, crowd]) layers."""
     layers = [LabelMap((number,), label_map.astype(np.int32), *crowd) for number, label_map, *crowd in layers]
     height, width = layers[0].labels.shape
-    measures = [measure_cells(layer.labels) for layer in layers]
     windows = tile_windows(height, width, options.tile_size, options.overlap)
-    tiles = [(own, annotate(layers, own, measures, options.min_area, options.min_visible)) for own in windows]
+    tiles = [(own, annotate(layers, own, options.min_area, options.min_visible)) for own in windows]
     image = np.zeros((height, width, 3), np.uint8) if image is None else image
-    return measure_image(name, image, layers, measures, tiles, class_count, RGB)
+    return measure_image(name, image, layers, tiles, class_count, RGB)
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 
 from cellseg_d2.config import get_cfg
+from cellseg_d2.config_checks import check_sampler
 from cellseg_d2.data.image_kinds import image_kind, kind_factors
-from cellseg_d2.data.stream import check_sampler
 from cellseg_d2.errors import CellSegError
 
 DARK, BRIGHT = np.full((20, 20, 3), 12, np.uint8), np.full((20, 20, 3), 230, np.uint8)

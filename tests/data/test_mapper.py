@@ -6,7 +6,7 @@ import torch
 from detectron2.data import DatasetCatalog
 from detectron2.data import transforms as T
 
-from cellseg_d2.cells.rle import encode_label_map
+from cellseg_d2.cells.rle import column_runs
 from cellseg_d2.config import get_cfg
 from cellseg_d2.data.copy_paste import CopyPaste
 from cellseg_d2.data.mapper import CellDatasetMapper, instances_from_label_maps, to_model_input
@@ -25,10 +25,10 @@ def _sample(folder, label_map, classes, crowd=()):
     image = np.zeros((*label_map.shape, 3), np.uint8)
     image[..., 0] = 255  # pure red
     cv2.imwrite(str(folder / "image.png"), image[..., ::-1])
-    cells = encode_label_map(label_map)
+    _, cells = column_runs(label_map)
     annotations = [
         {"segmentation": rle, "category_id": classes[number], "iscrowd": int(number in crowd)}
-        for number, rle in enumerate(cells.rles)
+        for number, rle in enumerate(cells.rles())
     ]
     height, width = label_map.shape
     return {"file_name": str(folder / "image.png"), "height": height, "width": width, "annotations": annotations}

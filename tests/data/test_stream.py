@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cellseg_d2.config import get_cfg
+from cellseg_d2.config_checks import check_values
 from cellseg_d2.conversion.suggestions import repeat_threshold
 from cellseg_d2.data.copy_paste import build_copy_paste
 from cellseg_d2.data.mapper import CellDatasetMapper
-from cellseg_d2.data.stream import SEED_KEY, StreamDataset, StreamSampler, build_stream, check_sampler, repeat_factors
+from cellseg_d2.data.stream import SEED_KEY, StreamDataset, StreamSampler, build_stream, repeat_factors
 from cellseg_d2.errors import CellSegError
 
 DICTS = [{"image_id": number} for number in range(7)]
@@ -156,7 +157,7 @@ def test_a_dataset_of_crowds_is_not_repeated():
 
 def test_a_threshold_below_zero_is_refused():
     with pytest.raises(CellSegError, match=r"REPEAT_THRESHOLD is -0.5; write"):
-        check_sampler(_repeats(-0.5))
+        check_values(_repeats(-0.5))
 
 
 def test_a_sampler_that_cannot_be_resumed_is_refused(nuclei):

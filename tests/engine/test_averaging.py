@@ -18,8 +18,8 @@ class _Model(nn.Module):
         return {"loss": self.norm(self.layer(data)).square().sum() + self.layer.weight.sum()}
 
 
-def _trainer(model):
-    data = [torch.randn(4, 2) for _ in range(50)]
+def _trainer(model, data=None):
+    data = [torch.randn(4, 2) for _ in range(50)] if data is None else data
     return SimpleTrainer(model, data, torch.optim.SGD(model.parameters(), 0.1))
 
 
@@ -59,12 +59,12 @@ def test_a_resumed_average_is_that_of_an_unbroken_run():
     def run(*pieces):
         torch.manual_seed(0)
         model = _Model()
-        trainer, state = _trainer(model), None
+        data, state = iter([torch.randn(4, 2) for _ in range(50)]), None
         for start, end in pieces:
             average = WeightAverage(model, 0.9)
             if state is not None:
                 average.load_state_dict(state)
-            trainer._hooks.clear()
+            trainer = _trainer(model, data)
             trainer.register_hooks([average])
             trainer.train(start, end)
             state = average.state_dict()

@@ -1,15 +1,18 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, Instances
 from pycocotools import mask as mask_util
 
 from cellseg_d2.cells.instances import CellInstances
 from cellseg_d2.engine.evaluator import CellCOCOEvaluator
+from cellseg_d2.errors import CellSegError
+from cellseg_d2.evaluation.coco_ap import average_precision
 
 
 def _predictions(sample, keep, seed=0):
@@ -69,3 +72,49 @@ def test_a_model_that_finds_nothing_scores_zero(nuclei):
     results = evaluator.evaluate()
     assert results["segm"]["AP50"] == 0
     assert json.dumps(results)
+
+
+@pytest.mark.parametrize(
+    "number",
+    [lambda place: place, lambda place: 1, lambda place: -place, str],
+    ids=["from 0", "all the same", "negative", "text"],
+)
+def test_annotation_ids_are_of_no_account(nuclei, tmp_path, monkeypatch, number):
+    metadata = MetadataCatalog.get("nuclei_val")
+    content = json.loads(Path(metadata.json_file).read_text())
+    for place, cell in enumerate(content["annotations"]):
+        cell["id"] = number(place)
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    monkeypatch.setitem(metadata.__dict__, "json_file", str(tmp_path / "val.json"))
+    samples = DatasetCatalog.get("nuclei_val")
+    results = _evaluate(CellCOCOEvaluator("nuclei_val", max_dets_per_image=100), samples, keep=1)
+    monkeypatch.undo()
+    expected = _evaluate(CellCOCOEvaluator("nuclei_val", max_dets_per_image=100), samples, keep=1)
+    for task, metrics in expected.items():
+        assert results[task] == pytest.approx(metrics, nan_ok=True)
+
+
+def test_the_cap_follows_the_results(nuclei):
+    evaluator = CellCOCOEvaluator("nuclei_val", max_dets_per_image=1)
+    evaluator.reset()
+    (sample,) = [sample for sample in DatasetCatalog.get("nuclei_val") if len(sample["annotations"]) > 3][:1]
+    cells = _predictions(sample, keep=1)["cells"]
+    many = CellInstances.concatenate([cells] * (evaluator.max_detections + 1))
+    evaluator.process([sample], [{"cells": many}])
+    found = evaluator.evaluate()["segm"]["AP"]
+    most = max(np.bincount(many.classes))
+    high, low = (
+        average_precision(evaluator.truth, evaluator.results, "segm", cap)["AP"]
+        for cap in (most, evaluator.max_detections)
+    )
+    assert found == high > low
+
+
+def test_a_damaged_file_is_one_line(nuclei, tmp_path, monkeypatch):
+    metadata = MetadataCatalog.get("nuclei_val")
+    content = json.loads(Path(metadata.json_file).read_text())
+    content["annotations"][2]["segmentation"]["counts"] *= 2
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    monkeypatch.setitem(metadata.__dict__, "json_file", str(tmp_path / "val.json"))
+    with pytest.raises(CellSegError, match=r"val\.json: annotation 2, counted from 0, of image \d+, has an RLE that"):
+        CellCOCOEvaluator("nuclei_val", max_dets_per_image=100)

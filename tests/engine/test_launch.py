@@ -1,9 +1,11 @@
 import os
 import stat
+import subprocess
+import sys
 
 import pytest
 
-from cellseg_d2.engine.launch import StartedProcess, started_process
+from cellseg_d2.engine.launch import StartedProcess, check_loopback, started_process
 from cellseg_d2.errors import CellSegError
 
 TORCHRUN = {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}
@@ -63,3 +65,33 @@ def test_processes_that_cannot_meet_are_refused(environment, named, monkeypatch)
     monkeypatch.setenv("PATH", "")
     with pytest.raises(CellSegError, match=named):
         started_process(environment)
+
+
+def test_processes_of_one_machine_can_meet():
+    check_loopback()
+
+
+def test_a_meeting_place_that_this_machine_does_not_have_is_one_line():
+    with pytest.raises(CellSegError, match=r"meet at 192\.0\.2\.1, which cannot be reached here .*lo up") as raised:
+        check_loopback("192.0.2.1")  # of a net that is kept for documentation
+    assert "\n" not in str(raised.value)
+
+
+COMMANDS = {
+    "train": ["train", "--config-file", "mask_rcnn_lite0_FPN", "CELLSEG.DATASET", "nuclei", "OUTPUT_DIR"],
+    "predict": ["predict", "--weights", "nuclei", "--input", "datasets/sample/test_release", "--output"],
+}
+
+
+@pytest.mark.namespace
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_without_a_loopback_several_processes_are_refused_before_they_start(verb, nuclei, repo_root, tmp_path):
+    """In a network namespace of its own, where nothing is up."""
+    words = [verb, "--num-gpus", "2", *COMMANDS[verb][1:], str(tmp_path / "output")]
+    command = ["unshare", "-rn", sys.executable, "-m", "cellseg_d2", *words]
+    places = {"PYTHONPATH": str(repo_root), "DETECTRON2_DATASETS": str(nuclei.parent), "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd=repo_root, env={**os.environ, **places}, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: several processes on one machine meet at 127.0.0.1, which")
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "output").exists()

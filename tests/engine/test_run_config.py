@@ -14,6 +14,7 @@ from cellseg_d2.conversion.options import ConvertOptions
 from cellseg_d2.engine.run_config import build_cfg, check_processes, check_run, prediction_cfg, resolve
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.inference.predictor import WholeImagePredictor
+from cellseg_d2.modeling.build import cpu_computes_bfloat16
 from cellseg_d2.weights import checkpoint
 from cellseg_d2.weights.checkpoint import CellCheckpointer, open_weights
 
@@ -49,7 +50,8 @@ def test_a_dataset_given_detectron2s_way_wins(nuclei):
 
 def test_epochs_become_iterations_only_where_none_are_given(nuclei):
     tiles = 53  # of the sample's training part
-    epochs = get_cfg(LITE, ["CELLSEG.DATASET", "nuclei", "SOLVER.MAX_ITER", "0", "CELLSEG.EPOCHS", "3"])
+    schedule = ["CELLSEG.SCHEDULE", "epochs", "CELLSEG.EPOCHS", "3"]
+    epochs = get_cfg(LITE, ["CELLSEG.DATASET", "nuclei", "SOLVER.MAX_ITER", "0", *schedule])
     resolve(epochs)
     assert epochs.SOLVER.MAX_ITER == -(-3 * tiles // epochs.SOLVER.IMS_PER_BATCH)
     iterations = get_cfg(LITE, ["CELLSEG.DATASET", "nuclei", "SOLVER.MAX_ITER", "7"])
@@ -57,12 +59,27 @@ def test_epochs_become_iterations_only_where_none_are_given(nuclei):
     assert iterations.SOLVER.MAX_ITER == 7
 
 
-@pytest.mark.parametrize(("dtype", "kept"), [("float16", False), ("bfloat16", True)])
-def test_a_cpu_computes_in_bfloat16_but_not_in_float16(dtype, kept, nuclei):
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_cpu_computes_in_bfloat16_where_it_can_and_never_in_float16(dtype, nuclei):
     precision = ["SOLVER.AMP.ENABLED", "True", "CELLSEG.AMP_DTYPE", dtype]
     cfg = get_cfg(LITE, ["CELLSEG.DATASET", "nuclei", "MODEL.DEVICE", "cpu", *precision])
     resolve(cfg)
-    assert cfg.SOLVER.AMP.ENABLED == kept
+    assert cfg.SOLVER.AMP.ENABLED == (dtype == "bfloat16" and cpu_computes_bfloat16())
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("flags : fpu avx512f avx512_bf16 fma", True),
+        ("flags : amx_bf16 amx_tile", True),
+        ("flags : fpu avx2", False),
+        (None, False),
+    ],
+)
+def test_linux_tells_whether_a_cpu_has_bfloat16(text, expected, tmp_path):
+    if text is not None:
+        (tmp_path / "cpuinfo").write_text(text)
+    assert cpu_computes_bfloat16(tmp_path / "cpuinfo") == expected
 
 
 def test_published_weights_are_begun_from_with_other_classes(nuclei, caplog):
@@ -76,6 +93,22 @@ def test_published_weights_are_begun_from_with_other_classes(nuclei, caplog):
     assert "backbone" not in caplog.text
     published = opened.content["model"]["backbone.fpn_lateral2.weight"]
     assert torch.equal(model.backbone.fpn_lateral2.weight, published.float())
+
+
+@pytest.mark.parametrize(
+    ("weights", "config", "named"),
+    [
+        ("", "", "give --weights: a checkpoint"),
+        ("a.pth", LITE, "give either --weights"),
+        ("", LITE, r"mask_rcnn_lite0_FPN names no trained weights; give --weights CHECKPOINT"),
+        ("", "ablations/backbone_R50_laptop", "add MODEL.WEIGHTS CHECKPOINT"),
+        ("", "mask_rcnn_R_50_FPN", "names no trained weights; give --weights CHECKPOINT"),
+    ],
+)
+def test_prediction_without_trained_weights_says_what_to_give(weights, config, named, tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))  # not even the dataset of the config is there
+    with pytest.raises(CellSegError, match=named):
+        prediction_cfg(weights, config, [])
 
 
 def test_cuda_falls_back_to_the_cpu_where_there_is_none(nuclei):
@@ -167,12 +200,6 @@ def test_a_machine_with_gpus_gives_each_process_one(device, processes, named):
         check_processes(cfg, processes)  # processes on the CPU, as many as one likes
 
 
-@pytest.mark.parametrize(("weights", "config_file"), [("", ""), ("a.pth", LITE)], ids=["neither", "both"])
-def test_prediction_takes_a_checkpoint_or_a_config(weights, config_file):
-    with pytest.raises(CellSegError, match=r"either --weights.*or --config-file"):
-        prediction_cfg(weights, config_file, [])
-
-
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -183,11 +210,6 @@ def test_prediction_takes_a_checkpoint_or_a_config(weights, config_file):
 def test_values_of_prediction_that_cannot_be_meant_are_refused(key, value, nuclei):
     with pytest.raises(CellSegError, match=f"CELLSEG.INFERENCE.{key} is .*; write"):
         prediction_cfg("", LITE, ["CELLSEG.DATASET", "nuclei", f"CELLSEG.INFERENCE.{key}", value])
-
-
-def test_prediction_by_config_needs_weights(nuclei):
-    with pytest.raises(CellSegError, match=r"MODEL.WEIGHTS PATH"):
-        prediction_cfg("", LITE, ["CELLSEG.DATASET", "nuclei", "MODEL.WEIGHTS", ""])
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@ import logging
 import os
 import signal
 import time
+from unittest import mock
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from cellseg_d2.config import get_cfg
 from cellseg_d2.conversion.convert import convert
 from cellseg_d2.conversion.options import ConvertOptions
 from cellseg_d2.engine.averaging import WeightAverage
+from cellseg_d2.engine.evaluator import with_least_scores
 from cellseg_d2.engine.hooks import BestCheckpoint, EarlyStopping, Evaluation
 from cellseg_d2.engine.loop import build_loop
 from cellseg_d2.engine.run_config import build_cfg
@@ -40,16 +42,19 @@ def test_weights_of_classes_are_told_by_name(nuclei, caplog):
     assert "weights in the box loss: class1 1, class2 1, class3 2, class4 4, background 0.5" in caplog.messages
 
 
-def test_a_picture_that_cannot_be_drawn_is_a_line_in_the_log(nuclei, tmp_path, caplog):
+def test_a_picture_that_cannot_be_drawn_is_a_line_in_the_log(nuclei, tmp_path, caplog, monkeypatch):
     opts = ["CELLSEG.DATASET", "nuclei", "MODEL.DEVICE", "cpu", "OUTPUT_DIR", str(tmp_path)]
-    trainer = CellTrainer(build_cfg(LITE, [*opts, "DATALOADER.NUM_WORKERS", "0"]))
+    trainer = CellTrainer(build_cfg(LITE, [*opts, "DATALOADER.NUM_WORKERS", "0", "CELLSEG.VALIDATION_LOSS", "False"]))
     evaluator = CellTrainer.build_evaluator(trainer.cfg, trainer.cfg.DATASETS.TEST[0])
+    monkeypatch.setattr(trainer, "build_evaluator", lambda cfg, name: evaluator)
+    monkeypatch.setattr(trainer, "test", lambda cfg, model, evaluators: {})  # pictures of the ground truth are enough
     trainer.storage = EventStorage()
-    trainer._put_overlays([evaluator])
-    assert len(trainer.storage._vis_data) == 2
+    with mock.patch.object(trainer.storage, "put_image", wraps=trainer.storage.put_image) as put_image:
+        trainer.evaluate()
+    assert put_image.call_count == 2
     evaluator.image_root = tmp_path / "gone"
     with caplog.at_level(logging.WARNING, "cellseg_d2"):
-        trainer._put_overlays([evaluator])
+        trainer.evaluate()
     assert "no picture of this evaluation: " in caplog.text
 
 
@@ -201,10 +206,26 @@ def test_a_process_that_loads_tiles_and_is_killed_is_one_line(drawn_cfg):
         _Trained(drawn_cfg("DATALOADER.NUM_WORKERS", "1", "SOLVER.MAX_ITER", "50"), after=kill).train()
 
 
+def test_a_checkpoint_gets_the_least_scores_of_the_best_f1(nuclei, caplog):
+    cfg = build_cfg(LITE, ["CELLSEG.DATASET", "nuclei", "MODEL.DEVICE", "cpu"])
+    evaluator = CellTrainer.build_evaluator(cfg, cfg.DATASETS.TEST[0])
+    cells = [cell for cell in evaluator.truth["annotations"] if not cell["iscrowd"]]
+    renamed = {1: 2, 2: 3, 3: 4, 4: 1}  # a guess of another class for each cell, of which none is right
+    wrong = [{**cell, "category_id": renamed[cell["category_id"]], "score": 0.2} for cell in cells]
+    evaluator.results = [*({**cell, "score": 0.6} for cell in cells), *wrong]
+    with caplog.at_level(logging.INFO, "cellseg_d2"):
+        found = with_least_scores(cfg, [evaluator])
+    assert found.CELLSEG.INFERENCE.MIN_SCORES == pytest.approx([0.4, 0.4, 0.4, 0.4])
+    assert cfg.CELLSEG.INFERENCE.MIN_SCORES == []
+    assert "class1 0.40, class2 0.40, class3 0.40, class4 0.40" in caplog.text
+    evaluator.truth = {"images": evaluator.truth["images"], "categories": evaluator.truth["categories"]}
+    assert with_least_scores(cfg, [evaluator]) is with_least_scores(cfg, []) is cfg
+
+
 def test_what_a_checkpoint_keeps_is_known_before_it_is_written(nuclei, tmp_path):
     opts = ["CELLSEG.DATASET", "nuclei", "MODEL.DEVICE", "cpu", "OUTPUT_DIR", str(tmp_path), "CELLSEG.EMA_DECAY", "0.9"]
     trainer = CellTrainer(build_cfg(LITE, [*opts, "DATALOADER.NUM_WORKERS", "0", "CELLSEG.EARLY_STOPPING", "3"]))
-    kinds = [type(hook) for hook in trainer._hooks]
+    kinds = [type(hook) for hook in trainer.build_hooks()]
     wanted = [
         WeightAverage,
         Evaluation,

@@ -42,7 +42,7 @@ def test_all_losses_are_given_and_the_total(cfg, model):
 
 
 def test_neither_weights_nor_statistics_nor_random_state_nor_log_notice(cfg, model):
-    model.backbone.bottom_up._bn0.eval()  # whatever mode a part was in
+    next(model.backbone.bottom_up.children()).eval()  # whatever mode a part was in
     before = {name: value.clone() for name, value in model.state_dict().items()}
     modes = [module.training for module in model.modules()]
     random = torch.get_rng_state()

@@ -11,7 +11,7 @@ from scipy.optimize import linear_sum_assignment
 from stardist.matching import matching_dataset
 from torchmetrics.detection import PanopticQuality
 
-from cellseg_d2.evaluation.cell_metrics import F1_NAMES, Cells, flat_overlaps, summarise, tally
+from cellseg_d2.evaluation.cell_metrics import ACCURACY_NAMES, F1_NAMES, Cells, flat_overlaps, summarise, tally
 from cellseg_d2.evaluation.tally import IOU_THRESHOLDS
 
 K = 3
@@ -79,7 +79,7 @@ def test_panoptic_quality_equals_torchmetrics(seed):
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_f1_and_the_parts_of_pq_equal_stardists_matching(seed):
+def test_f1_accuracy_and_the_parts_of_pq_equal_stardists_matching(seed):
     images = draw_images(seed)
     metrics = measure(images)
     for number, name in enumerate(NAMES):
@@ -93,6 +93,7 @@ def test_f1_and_the_parts_of_pq_equal_stardists_matching(seed):
             assert math.isnan(own["F1"])
             continue
         assert [own[metric] for metric in F1_NAMES] == pytest.approx([100 * one.f1 for one in reference])
+        assert [own[metric] for metric in ACCURACY_NAMES] == pytest.approx([100 * one.accuracy for one in reference])
         half = reference[0]
         assert [own[key] for key in ("hit", "spurious", "missed")] == [half.tp, half.fp, half.fn]
         strictly = matching_dataset(*zip(*maps), thresh=0.5 + 1e-6, show_progress=False)  # PQ wants more than a half

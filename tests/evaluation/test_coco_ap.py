@@ -3,7 +3,6 @@
 import contextlib
 import copy
 import io
-import json
 import math
 
 import pytest
@@ -13,7 +12,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from cellseg_d2.errors import CellSegError
-from cellseg_d2.evaluation.coco_ap import average_precision, read_files, tasks_of
+from cellseg_d2.evaluation.coco_ap import average_precision, detection_cap, tasks_of
 
 
 def pycocotools_precision(truth, results, task, cap):
@@ -110,7 +109,7 @@ def test_results_of_foreign_images_are_refused():
         )
 
 
-# Files
+# Tasks
 
 
 @pytest.mark.parametrize(
@@ -127,33 +126,21 @@ def test_results_with_neither_masks_nor_boxes_are_refused():
         tasks_of([{"image_id": 4, "category_id": 1, "score": 0.5}])
 
 
-def test_files_are_read(tmp_path):
-    truth, results = draw_case(1)
-    (tmp_path / "gt.json").write_text(json.dumps(truth))
-    (tmp_path / "results.json").write_text(json.dumps(results))
-    assert read_files(tmp_path / "gt.json", tmp_path / "results.json") == (truth, results)
+def test_the_cap_follows_the_densest_image():
+    truth, results = draw_case(0, cells=40, side=120, crowds=False)
+    cells = [cell for cell in truth["annotations"] if (cell["image_id"], cell["category_id"]) == (4, 1)]
+    assert detection_cap(truth, []) == detection_cap(truth, results) == 1000
+    many = [{**cells[0], "id": number} for number in range(1, 1201)]
+    assert detection_cap({**truth, "annotations": many}, []) == 1200
+    assert detection_cap(truth, many * 2) == 2400
 
 
-@pytest.mark.parametrize(
-    ("truth", "results", "message"),
-    [
-        pytest.param(None, "[]", r"gt\.json: cannot be read \(No such file", id="no truth"),
-        pytest.param("{}", "[]", r"gt\.json: is no COCO dataset with images, annotations and", id="truth without keys"),
-        pytest.param("[]", "[]", r"gt\.json: is no COCO dataset", id="a list for the truth"),
-        pytest.param("{", "[]", r"gt\.json: is not JSON", id="truth cut off"),
-        pytest.param('{"images": [], "annotations": [], "categories": []}', None, r"r\.json: cannot", id="no results"),
-        pytest.param('{"images": [], "annotations": [], "categories": []}', "{}", r"r\.json: is no list", id="object"),
-        pytest.param(
-            '{"images": [{"id": 1}], "annotations": [], "categories": []}',
-            '[{"score": 1}]',
-            r"r\.json: is no list of COCO results",
-            id="results without image ids",
-        ),
-    ],
-)
-def test_files_of_another_form_are_refused(tmp_path, truth, results, message):
-    for name, text in (("gt.json", truth), ("r.json", results)):
-        if text is not None:
-            (tmp_path / name).write_text(text)
-    with pytest.raises(CellSegError, match=message):
-        read_files(tmp_path / "gt.json", tmp_path / "r.json")
+def test_a_cap_below_the_densest_image_is_told(caplog):
+    truth, results = draw_case(0, crowds=False)
+    cells = sum((cell["image_id"], cell["category_id"]) == (4, 1) for cell in truth["annotations"])
+    assert detection_cap(truth, results, cells) == cells and not caplog.messages
+    assert detection_cap(truth, results, cells - 1) == cells - 1
+    assert caplog.messages == [
+        f"an image has {cells} cells of one class, of which {cells - 1} detections cannot find all; "
+        f"give --max-detections {cells}, or leave it out"
+    ]

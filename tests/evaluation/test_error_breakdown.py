@@ -1,4 +1,4 @@
-"""Errors by kind: AP50 against faster-coco-eval, and each kind and what mending it adds on cases worked by hand."""
+"""Errors by kind: AP50 against faster-coco-eval, and each kind and what fixing it adds on cases worked by hand."""
 
 import math
 
@@ -16,7 +16,7 @@ SIZE = (40, 40)
 
 
 @pytest.mark.parametrize(("case", "cap"), CASES)
-def test_ap50_is_cocos_and_no_mending_lowers_it(case, cap):
+def test_ap50_is_cocos_and_no_fix_lowers_it(case, cap):
     truth, results = draw_case(**case)
     images = list(image_cells(truth, results))
     judged = Judged.concatenate([judge(image.truth, image.predictions, cap) for image in images])

@@ -7,9 +7,9 @@ import pytest
 from coco_cases import draw_case
 
 from cellseg_d2.evaluation.coco_cells import image_cells
+from cellseg_d2.evaluation.coco_matching import unmatched
 from cellseg_d2.evaluation.image_scores import ImageScore, image_scores, worst_first
 from cellseg_d2.evaluation.judgement import judge_results
-from cellseg_d2.evaluation.unmatched import unmatched
 
 
 @pytest.mark.parametrize("threshold", [0, 0.3, 0.8, 1.0])
@@ -18,7 +18,7 @@ def test_counts_are_of_what_matching_leaves_over(case, threshold):
     truth, results = draw_case(**case)
     scores = image_scores(judge_results(truth, results, 1000, threshold).cells)
     for image, score in zip(image_cells(truth, results), scores, strict=True):
-        missed, spurious = unmatched(image.truth, image.predictions, threshold)
+        missed, spurious = unmatched(image.truth, image.predictions.visible(threshold), threshold)
         cells = int(np.count_nonzero(~image.truth.crowd))
         assert score == ImageScore(image.name, cells, len(missed), len(spurious))
 

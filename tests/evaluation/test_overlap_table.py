@@ -1,12 +1,15 @@
 """Pairs of cells and predictions against masks that are compared one by one."""
 
+import tracemalloc
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from drawing import drawn, label_maps, overlapping_masks, pycocotools_rle
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cellseg_d2.cells.rle import encode_label_map
+from cellseg_d2.cells.rle import Runs, column_runs, without_gaps
 from cellseg_d2.evaluation.overlap_table import Cells, flat_overlaps, whole_overlaps
 
 
@@ -89,15 +92,44 @@ def test_whole_predictions_share_all_of_their_pixels_with_cells_that_overlap(sce
 
 
 @drawn
+@given(scenes())
+def test_pixels_that_nothing_covers_may_be_left_out(scene):
+    truth, found, scores, crowd, classes = scene
+    size = (truth + found)[0].shape
+    cells = cells_of(truth, size, classes=classes[: len(truth)], crowd=crowd)
+    predictions = cells_of(found, size, classes=classes[len(truth) :], scores=scores)
+    compact = [
+        replace(own, runs=runs) for own, runs in zip((cells, predictions), without_gaps(cells.runs, predictions.runs))
+    ]
+    covered = np.any(truth + found, axis=0)
+    assert compact[0].runs.size == (covered.sum(), 1)
+    for overlaps in (flat_overlaps, whole_overlaps):
+        assert repr(overlaps(*compact)) == repr(overlaps(cells, predictions))
+
+
+def test_an_image_of_any_size_needs_memory_for_its_cells_alone():
+    size, edges = (60_000, 60_000), [[0, 7], [60_000**2 - 5, 60_000**2], [60_000 * 9, 60_000 * 9 + 3]]
+    starts, stops = np.array(edges, np.int64).T
+    cells = Cells.from_rles(Runs(np.arange(3), starts, stops, size, 3).rles(), size, classes=[0, 0, 1])
+    tracemalloc.start()
+    try:
+        assert as_dict(whole_overlaps(cells, cells)) == {(0, 0): 7, (1, 1): 5, (2, 2): 3}
+        assert as_dict(flat_overlaps(cells, cells).pairs) == {(0, 0): 7, (1, 1): 5, (2, 2): 3}
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+
+
+@drawn
 @given(label_maps(shape=(9, 11)), label_maps(shape=(9, 11)))
 def test_label_maps_of_any_ids_give_what_their_rles_give(first, second):
-    encoded = [encode_label_map(label_map) for label_map in (first, second)]
-    kinds = [np.arange(len(one)) % 3 for one in encoded]
+    encoded = [column_runs(label_map) for label_map in (first, second)]
+    kinds = [np.arange(len(ids)) % 3 for ids, _ in encoded]
     direct = [Cells.from_label_map(one, classes) for one, classes in zip((first, second), kinds)]
-    by_rle = [Cells.from_rles(one.rles, first.shape, classes) for one, classes in zip(encoded, kinds)]
+    by_rle = [Cells.from_rles(runs.rles(), first.shape, classes) for (_, runs), classes in zip(encoded, kinds)]
     ours, theirs = flat_overlaps(*direct), flat_overlaps(*by_rle)
     assert as_dict(ours.pairs) == as_dict(theirs.pairs) == as_dict(whole_overlaps(*direct))
-    masks = [[label_map == number for number in one.ids] for label_map, one in zip((first, second), encoded)]
+    masks = [[label_map == number for number in ids] for label_map, (ids, _) in zip((first, second), encoded)]
     assert as_dict(ours.pairs) == shared(*masks)
 
 

@@ -1,15 +1,23 @@
-"""Score thresholds against trying all of them, and their file."""
+"""Thresholds against trying all of them, their file, and precision by recall against faster-coco-eval's AP50."""
 
 import json
 
 import numpy as np
 import pytest
-from coco_cases import NAMES, draw_case
+from coco_cases import CASES, NAMES, draw_case
 
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.evaluation.coco_cells import image_cells
 from cellseg_d2.evaluation.error_breakdown import HIT, Judged, judge
-from cellseg_d2.evaluation.thresholds import best_thresholds, read_thresholds, write_thresholds
+from cellseg_d2.evaluation.judgement import judge_results
+from cellseg_d2.evaluation.thresholds import (
+    ENOUGH_CELLS,
+    best_thresholds,
+    least_scores,
+    precision_curves,
+    read_thresholds,
+    write_thresholds,
+)
 
 
 def judge_above(truth, results, score):
@@ -58,6 +66,18 @@ def test_a_class_that_is_never_found_has_none():
     assert best_thresholds(judged_of([0.9], [False], 2), ["A", "B"]) == {}
 
 
+def test_least_scores_are_those_thresholds_in_the_order_of_the_classes_or_a_half():
+    truth, results = draw_case(3, cells=40, side=100)
+    best = best_thresholds(judge_above(truth, results, 0), NAMES)
+    assert min(best[name].cells for name in ("A", "B")) >= ENOUGH_CELLS
+    assert least_scores(truth, results, 1000) == [best["A"].score, best["B"].score, 0.5]
+
+    few = [cell for cell in truth["annotations"] if cell["category_id"] == 1][: ENOUGH_CELLS - 1]
+    rare = {**truth, "annotations": few + [cell for cell in truth["annotations"] if cell["category_id"] != 1]}
+    assert least_scores(rare, results, 1000) == [0.5, best["B"].score, 0.5]
+    assert least_scores({**truth, "images": [], "annotations": []}, [], 1000) == [0.5, 0.5, 0.5]
+
+
 def test_the_file_says_what_it_was_computed_from_and_is_read_back(tmp_path):
     best = best_thresholds(judged_of([0.9, 0.8, 0.4], [True, True, False], 2), ["A", "B"])
     write_thresholds(tmp_path / "t.json", best, tmp_path / "gt.json", tmp_path / "results.json")
@@ -89,3 +109,28 @@ def test_files_of_another_form_are_refused(tmp_path, content, message):
     (tmp_path / "t.json").write_text(content)
     with pytest.raises(CellSegError, match=message):
         read_thresholds(tmp_path / "t.json", ["A", "B"])
+
+
+@pytest.mark.parametrize(("case", "cap"), CASES)
+def test_the_mean_of_a_curve_is_cocos_ap50_of_its_class(case, cap):
+    judgement = judge_results(*draw_case(**case), cap, 0.5)
+    curves = precision_curves(judgement.cells.detections, NAMES)
+    assert list(curves) == ["A", "B"]  # of the third class there are no cells
+    for name, curve in curves.items():
+        assert (np.diff(curve) <= 0).all()
+        assert 100 * curve.mean() == pytest.approx(judgement.ap["segm"][f"AP50-{name}"], abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 3])
+def test_the_best_f1_lies_on_the_curve(seed):
+    cells = judge_results(*draw_case(seed), 100, 0.5).cells
+    curves = precision_curves(cells.detections, NAMES)
+    for name, best in cells.thresholds.items():
+        below, above = int(np.floor(best.recall + 1e-9)), int(np.ceil(best.recall - 1e-9))
+        assert 100 * curves[name][above] - 1e-9 <= best.precision <= 100 * curves[name][below] + 1e-9
+
+
+def test_a_class_that_nothing_finds_has_a_curve_of_zeros():
+    truth, _ = draw_case(0)
+    curves = precision_curves(judge_results(truth, [], 100, 0.5).cells.detections, NAMES)
+    assert [curve.tolist() for curve in curves.values()] == [[0] * 101] * 2

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 from drawing import noise, overlapping_masks, pycocotools_rle, written
 from hypothesis import given
 from skimage.measure import regionprops
@@ -18,7 +19,7 @@ def table_of(folder, masks, **options):
     cells = CellInstances.from_rles(
         [pycocotools_rle(mask) for mask in masks], np.arange(len(masks)) % 2, masks[0].shape, scores
     )
-    write_cell_table(folder / "cells.csv", cells, NAMES, **options)
+    write_cell_table(folder / "cells.csv", cells, NAMES, image_name="plate/a.tif", **options)
     return pd.read_csv(folder / "cells.csv")
 
 
@@ -28,6 +29,7 @@ def test_measures_are_those_of_scikit_image_in_the_full_frame(tmp_path_factory, 
     image = noise(np.random.default_rng(len(masks)), *masks[0].shape)
     table = table_of(tmp_path_factory.mktemp("table"), masks, image=image)
     assert table["id"].tolist() == list(range(1, len(masks) + 1))
+    assert set(table["image"]) == {"plate/a.tif"}
     assert table["class"].tolist() == [NAMES[number % 2] for number in range(len(masks))]
     assert table["score"].to_numpy() == pytest.approx(np.linspace(1 / 3, 1, len(masks)), abs=1e-6)
     for (_, row), mask in zip(table.iterrows(), masks):
@@ -71,7 +73,7 @@ def test_a_cell_of_one_pixel_has_every_measure(tmp_path):
 
 
 def test_columns_come_with_what_they_need(tmp_path):
-    plain = ["id", "class", "score", *MEASURES]
+    plain = ["image", "id", "class", "score", *MEASURES]
     means = ["mean_red", "mean_green", "mean_blue"]
     image = np.zeros((20, 30, 3), np.uint8)
     assert list(table_of(tmp_path, [square()]).columns) == plain
@@ -82,5 +84,29 @@ def test_columns_come_with_what_they_need(tmp_path):
 
 def test_an_image_without_cells_is_a_header(tmp_path):
     write_cell_table(tmp_path / "cells.csv", CellInstances.empty((4, 4)), NAMES)
-    assert list(pd.read_csv(tmp_path / "cells.csv").columns) == ["id", "class", "score", *MEASURES]
+    assert list(pd.read_csv(tmp_path / "cells.csv").columns) == ["image", "id", "class", "score", *MEASURES]
     assert (tmp_path / "cells.csv").read_text().count("\n") == 1
+
+
+@pytest.mark.parametrize("at_once", [1, 300, 2**21])
+def test_cells_that_are_measured_together_or_apart_have_the_same_measures(tmp_path, monkeypatch, sample_root, at_once):
+    """Real nuclei, ragged and large; groups of one cell, of some and of all."""
+    labels = tifffile.imread(next((sample_root / "train").iterdir()) / "class1.tif")
+    masks = [labels == number for number in np.unique(labels[labels > 0])]
+    monkeypatch.setattr("cellseg_d2.export.measures.AT_ONCE", at_once)
+    table = table_of(tmp_path, masks)
+    regions = regionprops(np.unique(labels, return_inverse=True)[1].reshape(labels.shape))
+    assert len(table) == len(regions) > 5
+    for _, row in table.iterrows():
+        region = regions[row["id"] - 1]
+        y, x = region.centroid
+        expected = [region.area, x, y, region.perimeter, region.eccentricity, region.solidity]
+        assert row[list(MEASURES)].to_numpy(float) == pytest.approx(expected, abs=1e-6)
+
+
+def test_names_that_a_spreadsheet_would_run_are_text(tmp_path):
+    cells = CellInstances.from_rles([pycocotools_rle(square())] * 2, [0, 1], (20, 30))
+    write_cell_table(tmp_path / "cells.csv", cells, ['=HYPERLINK("http://x")', "CD4+"], image_name="-1+2.tif")
+    table = pd.read_csv(tmp_path / "cells.csv")
+    assert table["class"].tolist() == ['\'=HYPERLINK("http://x")', "CD4+"]
+    assert table["image"].tolist() == ["'-1+2.tif"] * 2

@@ -31,7 +31,7 @@ def pixels(count, size, scores=None):
 def painted(masks, scores, chosen):
     """The label map, one full frame a cell."""
     labels = np.zeros(masks[0].shape, np.int64)
-    for number in sorted(chosen, key=lambda number: (scores[number], number)):
+    for number in sorted(chosen, key=lambda number: (scores[number], -number)):
         labels[masks[number]] = number + 1
     return labels
 
@@ -60,8 +60,8 @@ def test_tifffile_reads_the_ids_back(tmp_path_factory, tiled, masks, data):
             assert file.pages[0].is_tiled == tiled
 
 
-def test_the_better_cell_lies_on_top_and_of_equal_ones_the_last(tmp_path):
-    for scores, expected in {(0.9, 0.1): 1, (0.1, 0.9): 2, (0.5, 0.5): 2}.items():
+def test_the_better_cell_lies_on_top_and_of_equal_ones_the_first(tmp_path):
+    for scores, expected in {(0.9, 0.1): 1, (0.1, 0.9): 2, (0.5, 0.5): 1}.items():
         cells = CellInstances(
             (3, 3),
             np.zeros((2, 4), np.float32),

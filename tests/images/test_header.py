@@ -10,6 +10,7 @@ import tifffile
 import zarr
 from PIL import Image
 
+from cellseg_d2.errors import CellSegError
 from cellseg_d2.images.formats import image_header, open_image
 
 FORMAT_2 = {} if zarr.__version__.startswith("2.") else {"zarr_format": 2}
@@ -45,3 +46,14 @@ def test_the_header_of_a_turned_picture_is_that_of_its_pixels(tmp_path, orientat
     Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(tmp_path / "a.jpg", exif=exif)
     with open_image(tmp_path / "a.jpg") as image:
         assert image_header(tmp_path / "a.jpg").size == image.size
+
+
+def test_a_large_picture_has_a_size_and_is_refused_by_it(tmp_path):
+    """Pillow's ``open`` refuses so many pixels, as if the file were an attack."""
+    path = tmp_path / "large.png"
+    Image.new("1", (20_000, 20_000)).save(path)
+    assert image_header(path).size == (20_000, 20_000)
+    with pytest.raises(
+        CellSegError, match=r"is 20000 x 20000, over the limit of 1000000 pixels; save it as a tiled TIFF"
+    ):
+        open_image(path, max_pixels=10**6)

@@ -136,7 +136,7 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path):
 
 
 def test_tags_that_are_damaged_state_nothing():
-    file = SimpleNamespace(is_ome=False, is_imagej=False)
+    file = SimpleNamespace(pages=SimpleNamespace(first=SimpleNamespace(is_ome=False)), is_imagej=False)
     for value in (None, 5, (), (0, 0), ("a", "b")):
         tags = SimpleNamespace(valueof=lambda tag, default=None, value=value: default if "Unit" in tag else value)
         assert tiff_pixel_size(file, SimpleNamespace(tags=tags)) is None

@@ -44,15 +44,15 @@ def _read(folder):
 
 
 def test_every_format_is_written_for_every_image(images, tmp_path):
-    counts = predict_images(_predictor(), images, Output(tmp_path / "out", FORMATS, pack=True))
+    summary = predict_images(_predictor(), images, Output(tmp_path / "out", FORMATS, pack=True))
     names = [f"image{number}" for number in range(3)]
-    expected = {"test-results.json", "test-results.zip", "image_ids.json"}
+    expected = {"test-results.json", "test-results.zip", "image_ids.json", "counts.csv", "prediction.json"}
     expected |= {f"{folder}/{name}.{suffix}" for name in names for folder, suffix in
                  [("geojson", "geojson"), ("rois", "zip"), ("csv", "csv"), ("overlays", "png")]}  # fmt: skip
     expected |= {f"labels/{name}/{file}.tif" for name in names for file in ("labels", "class1")}
     assert set(_read(tmp_path / "out")) == expected
     results = json.loads((tmp_path / "out" / "test-results.json").read_text())
-    assert len(results) == counts["nucleus"] > 6
+    assert len(results) == summary.results == summary.counts["nucleus"] > 6
     table = pd.read_csv(tmp_path / "out" / "csv" / "image0.csv")
     assert table["area_um2"].tolist() == pytest.approx((table["area_px"] / 4).tolist())  # 0.5 um a pixel
     assert table["mean_red"].min() > 127
@@ -60,7 +60,8 @@ def test_every_format_is_written_for_every_image(images, tmp_path):
 
 def test_only_what_is_asked_for_is_written(images, tmp_path):
     predict_images(_predictor(), images, Output(tmp_path / "out", ("csv",)))
-    assert set(_read(tmp_path / "out")) == {f"csv/image{number}.csv" for number in range(3)}
+    tables = {f"csv/image{number}.csv" for number in range(3)}
+    assert set(_read(tmp_path / "out")) == {*tables, "counts.csv", "prediction.json"}
 
 
 @pytest.mark.parametrize(
@@ -137,8 +138,8 @@ def test_each_class_keeps_its_own_least_score(suppressed, rows, images, tmp_path
     """Two classes see each cell: the second guess has a score that is enough for its class, but not once lowered."""
 
     class TwoClasses(BlobModel):
-        def _instances(self, image):
-            once = super()._instances(image)[:1]
+        def instances_of(self, image):
+            once = super().instances_of(image)[:1]
             once.scores = torch.tensor([0.9])
             other = Instances(once.image_size, **once.get_fields())
             other.scores, other.pred_classes = torch.tensor([0.85]), torch.tensor([1])
@@ -218,3 +219,92 @@ def test_two_processes_find_what_one_finds(shared_tiles, images, tmp_path, monke
     assert sum(calls) == int(one.pop("calls0"))
     assert min(calls) > 0
     assert one == two
+
+
+def test_images_in_folders_below_have_results_in_the_same_tree(images, tmp_path):
+    folder = images[0].path.parent
+    for place in ("one", "two/deep"):
+        (folder / place).mkdir(parents=True)
+    images[0].path.rename(folder / "one" / "same.tif")
+    images[1].path.rename(folder / "two" / "deep" / "same.tif")
+    predict_images(_predictor(), list_images(folder, None), Output(tmp_path / "out", FORMATS))
+    names = ["image2", "one/same", "two/deep/same"]
+    written = set(_read(tmp_path / "out"))
+    for kind, suffix in (("geojson", ".geojson"), ("rois", ".zip"), ("csv", ".csv"), ("overlays", ".png")):
+        assert {f"{kind}/{name}{suffix}" for name in names} <= written
+    assert {f"labels/{name}/labels.tif" for name in names} <= written
+    entries = json.loads((tmp_path / "out" / "image_ids.json").read_text())
+    assert [entry["file_name"] for entry in entries] == [f"{name}.tif" for name in names]
+    counts = pd.read_csv(tmp_path / "out" / "counts.csv").set_index("image")["cells"]
+    for name in names:
+        table = pd.read_csv(tmp_path / "out" / "csv" / f"{name}.csv")
+        assert set(table["image"]) == {f"{name}.tif"}
+        assert len(table) == counts[f"{name}.tif"]
+    assert [image.id for image in list_images(folder, tmp_path / "out" / "image_ids.json")] == [1, 2, 3]
+
+
+@pytest.fixture
+def damaged(images):
+    """The same images, the second of them cut off; and one that goes away after it was listed."""
+    images[1].path.write_bytes(images[1].path.read_bytes()[:200])
+    gone = images[0].path.with_name("gone.tif")
+    gone.write_bytes(b"")
+    listed = list_images(gone.parent, None)
+    gone.unlink()
+    return listed
+
+
+def test_images_that_cannot_be_read_are_skipped_and_listed(damaged, tmp_path):
+    output = Output(tmp_path / "out", FORMATS, skip_errors=True)
+    summary = predict_images(_predictor(), damaged, output)
+    skipped = json.loads((output.folder / "skipped.json").read_text())
+    assert [own["file_name"] for own in skipped] == ["gone.tif", "image1.tif"]
+    assert [own["id"] for own in skipped] == [1, 3]
+    assert all(own["file_name"] in own["reason"] for own in skipped)
+    assert [own.file_name for own in summary.skipped] == ["gone.tif", "image1.tif"]
+    good = [damaged[1], damaged[3]]
+    alone = Output(tmp_path / "alone", FORMATS)
+    assert predict_images(_predictor(), good, alone).counts == summary.counts
+    left, expected = _read(output.folder), _read(alone.folder)
+    del left["skipped.json"]
+    assert left == expected
+
+
+def test_by_default_an_image_that_cannot_be_read_ends_the_run(damaged, tmp_path):
+    with pytest.raises(CellSegError, match=r"gone\.tif"):
+        predict_images(_predictor(), damaged, Output(tmp_path / "out"))
+
+
+def test_a_file_that_cannot_be_written_is_no_image_that_cannot_be_read(images, tmp_path):
+    (tmp_path / "csv").write_text("in the way")
+    with pytest.raises(CellSegError, match=r"image0\.csv: cannot be written"):
+        predict_images(_predictor(), images, Output(tmp_path, ("csv",), skip_errors=True))
+
+
+def test_images_none_of_which_can_be_read_are_an_error(damaged, tmp_path):
+    with pytest.raises(CellSegError, match=r"none of the 2 images can be read; the first: .*gone\.tif"):
+        predict_images(_predictor(), [damaged[0], damaged[2]], Output(tmp_path / "out", skip_errors=True))
+
+
+def test_skipped_images_are_tried_again_and_the_list_of_an_earlier_run_goes(images, tmp_path):
+    whole = images[1].path.read_bytes()
+    images[1].path.write_bytes(whole[:200])
+    output = Output(tmp_path / "out", skip_errors=True)
+    assert predict_images(_predictor(), images, output).images == 2
+    images[1].path.write_bytes(whole)
+    assert predict_images(_predictor(), images, output).skipped == []
+    assert not (tmp_path / "out" / "skipped.json").exists()
+
+
+@pytest.mark.parametrize("shared_tiles", [0, 100], ids=["tiles are shared", "images are shared"])
+def test_two_processes_skip_what_one_skips(shared_tiles, damaged, tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    alone = Output(tmp_path / "alone", skip_errors=True)
+    together = Output(tmp_path / "together", skip_errors=True)
+    predict_in_a_process(damaged, alone, shared_tiles)
+    launch(predict_in_a_process, 2, dist_url="auto", args=(damaged, together, shared_tiles))
+    one, two = _read(alone.folder), _read(together.folder)
+    for rank in range(2):
+        one.pop(f"calls{rank}", None), two.pop(f"calls{rank}")
+    assert one == two
+    assert len(json.loads(two["skipped.json"])) == 2

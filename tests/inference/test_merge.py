@@ -281,27 +281,27 @@ RLE = GOOD["segmentation"]
     ("content", "words"),
     [
         pytest.param({"images": []}, "is no list of COCO results", id="dataset"),
-        pytest.param([GOOD, 3], "result 1, counted from 0, is no object", id="no object"),
-        pytest.param([{k: v for k, v in GOOD.items() if k != "score"}], "has no score", id="no score"),
-        pytest.param([{k: v for k, v in GOOD.items() if k != "segmentation"}], "has no segmentation", id="boxes only"),
-        pytest.param([{**GOOD, "image_id": "x"}], "has image_id 'x'", id="image id"),
-        pytest.param([{**GOOD, "category_id": 0}], "has category_id 0", id="category id"),
-        pytest.param([{**GOOD, "score": 1.5}], "has score 1.5", id="score"),
-        pytest.param([{**GOOD, "score": float("nan")}], "has score nan", id="nan"),
-        pytest.param([{**GOOD, "score": None}], "has score None", id="null"),
-        pytest.param([{**GOOD, "bbox": [0, 0, -1, 2]}], "has bbox", id="box"),
-        pytest.param([{**GOOD, "bbox": [0, 0, float("inf"), 2]}], "has bbox", id="infinite box"),
-        pytest.param([{**GOOD, "bbox": [0, 0, 5]}], "has bbox", id="short box"),
-        pytest.param([{**GOOD, "segmentation": [[0, 0, 5, 0, 5, 2]]}], "polygons.*frPyObjects", id="polygons"),
+        pytest.param([GOOD, 3], "result 1, counted from 0, is 3; write an object", id="no object"),
+        pytest.param([{k: v for k, v in GOOD.items() if k != "score"}], "has the score None", id="no score"),
         pytest.param(
-            [{**GOOD, "segmentation": {"size": [2, 40], "counts": [0, 80]}}], "not compressed.*frPyObjects", id="counts"
+            [{k: v for k, v in GOOD.items() if k != "segmentation"}], "results without masks", id="boxes only"
         ),
-        pytest.param([{**GOOD, "segmentation": "x"}], "has a segmentation that is no", id="text"),
-        pytest.param([{**GOOD, "segmentation": {"counts": "x"}}], "has a segmentation that is no", id="no size"),
-        pytest.param([{**GOOD, "segmentation": {**RLE, "size": [2]}}], "has a segmentation that is no", id="size"),
-        pytest.param([{**GOOD, "segmentation": {**RLE, "counts": "0"}}], "image 1: an RLE does not fill", id="damaged"),
-        pytest.param([{**GOOD, "segmentation": {**RLE, "counts": "ä"}}], "image 1: .*ascii", id="no ascii"),
-        pytest.param([_result(_bar(0, 10, 50))], "image 1 has masks of 2 x 50 pixels, and of 2 x 40 in", id="sizes"),
+        pytest.param([{**GOOD, "image_id": None}], "has the image_id None; write", id="image id"),
+        pytest.param([{**GOOD, "category_id": 1.5}], "has the category_id 1.5; write", id="category id"),
+        pytest.param([{**GOOD, "score": 1.5}], "has score 1.5", id="score"),
+        pytest.param([{**GOOD, "score": float("nan")}], "has the score nan", id="nan"),
+        pytest.param([{**GOOD, "score": None}], "has the score None", id="null"),
+        pytest.param([{**GOOD, "bbox": [0, 0, -1, 2]}], "has the bbox", id="box"),
+        pytest.param([{**GOOD, "bbox": [0, 0, float("inf"), 2]}], "has the bbox", id="infinite box"),
+        pytest.param([{**GOOD, "bbox": [0, 0, 5]}], "has the bbox", id="short box"),
+        pytest.param([{**GOOD, "image_id": 2, "segmentation": [[0, 0, 5, 0, 5, 2]]}], "nothing tells", id="polygons"),
+        pytest.param([{**GOOD, "segmentation": {"size": [2, 40], "counts": [0, 81]}}], "make the pixels", id="counts"),
+        pytest.param([{**GOOD, "segmentation": "x"}], "neither polygons nor an RLE", id="text"),
+        pytest.param([{**GOOD, "segmentation": {"counts": "x"}}], "RLE whose size is not", id="no size"),
+        pytest.param([{**GOOD, "segmentation": {**RLE, "size": [2]}}], "RLE whose size is not", id="size"),
+        pytest.param([{**GOOD, "segmentation": {**RLE, "counts": "0"}}], "of image 1, has an RLE that", id="damaged"),
+        pytest.param([{**GOOD, "segmentation": {**RLE, "counts": "ä"}}], "a character that no RLE has", id="no ascii"),
+        pytest.param([_result(_bar(0, 10, 50))], "has a mask of 2 x 50, but its image is 2 x 40", id="sizes"),
     ],
 )
 def test_a_file_that_cannot_be_merged_is_named(tmp_path, content, words):
@@ -312,6 +312,17 @@ def test_a_file_that_cannot_be_merged_is_named(tmp_path, content, words):
     assert str(error.value).startswith(f"{bad}: ")
     assert json.loads(output.read_text()) == "before"
     assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize("number", [str, lambda number: 2**70 + number, lambda number: f"image {number}"])
+def test_ids_of_any_kind_come_back_as_they_were(tmp_path, number):
+    a, b = _bar(0, 10), _bar(20, 30)
+    first = [_result(a, image=number(1), category="7"), _result(b, image=number(2), category=number(30))]
+    polygon = {**_result(a, 0.4, image=number(1), category=7), "segmentation": [[0, 0, 10, 0, 10, 2, 0, 2]]}
+    paths = [_write(tmp_path / "a.json", first), _write(tmp_path / "b.json", [polygon])]
+    assert merge_files(paths, tmp_path / "out.json") == MergeCounts(2, (2, 1), 2)
+    merged = json.loads((tmp_path / "out.json").read_text())
+    assert merged == [{**first[0], "score": 0.45}, {**first[1], "score": 0.25}]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from ground_truth_model import BlobModel
 from cellseg_d2.config import get_cfg
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.export.formats import WRITERS
+from cellseg_d2.export.overlay import draw_overlay
 from cellseg_d2.inference import segment
 from cellseg_d2.inference.one_image import as_rgb
 from cellseg_d2.inference.predictor import WholeImagePredictor
@@ -92,6 +93,16 @@ def test_cells_of_low_score_are_left_out(two_cells, scoring):
     assert len(segment(two_cells, scoring, min_score_of_class={"nucleus": 0.2})) == 2
 
 
+def test_a_checkpoints_least_scores_are_used_unless_others_are_given(two_cells, predictor):
+    cfg = predictor.cfg.clone()
+    cfg.defrost()
+    cfg.CELLSEG.INFERENCE.MIN_SCORES = [0.2]
+    own = WholeImagePredictor(Scored(), cfg)
+    assert len(segment(two_cells, own)) == 2
+    assert len(segment(two_cells, own, min_score=0.5)) == 1
+    assert len(segment(two_cells, own, min_score_of_class={"nucleus": 0.95})) == 0
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [
@@ -137,6 +148,12 @@ def test_a_config_without_weights_is_refused(predictor):
         segment(np.zeros((8, 8), np.uint8), get_cfg("mask_rcnn_lite0_FPN", ["MODEL.WEIGHTS", ""]))
 
 
+def test_a_config_with_a_value_that_is_not_allowed_is_refused():
+    cfg = get_cfg("mask_rcnn_lite0_FPN", ["MODEL.WEIGHTS", "nuclei", "INPUT.FORMAT", "HSV"])
+    with pytest.raises(CellSegError, match=r"INPUT\.FORMAT is HSV; write RGB or BGR"):
+        segment(np.zeros((8, 8), np.uint8), cfg)
+
+
 @pytest.mark.parametrize("shape", [(5,), (4, 4, 2), (2, 4, 4, 3), (0, 4)])
 def test_other_shapes_are_refused(shape, predictor):
     with pytest.raises(ValueError, match="an image has the shape"):
@@ -146,3 +163,33 @@ def test_other_shapes_are_refused(shape, predictor):
 def test_the_package_is_imported_without_torch(repo_root):
     code = "import sys; sys.modules.update(torch=None, detectron2=None); import cellseg_d2.inference.stitch"
     subprocess.run([sys.executable, "-c", code], cwd=repo_root, check=True)
+
+
+def test_the_result_shows_the_cells_on_the_image(two_cells, scoring):
+    found = segment(two_cells, scoring, min_score=0.2)
+    assert repr(found) == "2 cells (2 nucleus) in an image of 40 x 80 pixels"
+    assert found.class_names == ("nucleus",)
+    assert np.array_equal(found.image, as_rgb(two_cells, RULE))
+    assert np.array_equal(found.picture(), draw_overlay(found.image, found))
+    best = found[found.scores > 0.5]
+    assert np.array_equal(best.picture(), draw_overlay(found.image, best))
+    assert np.array_equal(found.label_image() > 0, two_cells > 0)
+    assert found._repr_png_().startswith(b"\x89PNG")
+
+
+def test_the_picture_of_a_large_image_is_smaller(predictor):
+    image = np.zeros((1500, 300), np.uint8)
+    image[700:760, 100:160] = 200
+    found = segment(image, predictor)
+    assert found.picture().shape == (1024, 205, 3)
+    assert len(found) == 1
+
+
+def test_nothing_but_the_result_is_printed(repo_root, sample_root):
+    image = sample_root / "test_release" / "7d40ea6ead1b.tif"
+    code = "import tifffile; from cellseg_d2.inference import segment; print(repr(segment(tifffile.imread(%r))))"
+    command = [sys.executable, "-c", code % str(image)]
+    done = subprocess.run(command, cwd=repo_root, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert done.stdout.endswith(" nucleus) in an image of 360 x 360 pixels\n")
+    assert done.stdout.count("\n") == 1

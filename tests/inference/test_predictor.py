@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
-from ground_truth_model import GroundTruthModel, coded_image
+from ground_truth_model import BlobModel, GroundTruthModel, coded_image
 
 import cellseg_d2.modeling  # noqa: F401  (registers the laptop model's backbone)
 from cellseg_d2.config import get_cfg
@@ -92,6 +92,23 @@ def test_red_is_red_for_the_model(image_format):
     red[..., 0] = 255
     _predictor(model, "INPUT.FORMAT", image_format).predict(red)
     assert [int(channel.max()) for channel in model.image] == ([255, 0, 0] if image_format == "RGB" else [0, 0, 255])
+
+
+@pytest.mark.parametrize(
+    ("trained", "given", "expected"),
+    [
+        ([], {}, [0.5, 0.5]),
+        ([], {"min_score": 0.3}, [0.3, 0.3]),
+        ([0.2, 0.7], {}, [0.2, 0.7]),
+        ([0.2, 0.7], {"min_score": 0.3}, [0.3, 0.3]),
+        ([0.2, 0.7], {"min_score_of_class": {"b": 0.9}}, [0.2, 0.9]),
+        ([0.2, 0.7], {"min_score": 0.3, "min_score_of_class": {"a": 0}}, [0, 0.3]),
+    ],
+)
+def test_least_scores_are_those_given_or_the_checkpoints_or_a_half(trained, given, expected):
+    names = ["CELLSEG.CLASS_NAMES", "['a', 'b']", "CELLSEG.INFERENCE.MIN_SCORES", str(trained)]
+    predictor = WholeImagePredictor(BlobModel(), get_cfg("mask_rcnn_lite0_FPN", names))
+    assert predictor.selection(**given).least == dict(zip("ab", expected))
 
 
 def test_a_checkpoint_that_does_not_exist_is_named(tmp_path):

@@ -1,3 +1,5 @@
+from bisect import bisect
+
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
@@ -28,16 +30,20 @@ def test_norm_is_frozen_where_asked(norm, frozen):
     assert any(isinstance(module, torch.nn.BatchNorm2d) for module in modules) != frozen
 
 
+def stage_of(name):
+    """The stage, 1 .. 5, of a parameter or module by its name in checkpoints; None for what is of no stage."""
+    part, _, rest = name.partition(".")
+    if part == "_blocks" and rest:
+        return 2 + bisect([3, 5, 11], int(rest.split(".")[0]))
+    return 1 if part in ("_conv_stem", "_bn0") else None
+
+
 @pytest.mark.parametrize("freeze_at", range(6))
 def test_stages_from_the_beginning_are_frozen(freeze_at):
     backbone = EfficientNetLite0(STAGES, "BN", freeze_at)
-    stages = [
-        [backbone._conv_stem, backbone._bn0],  # the convolution's weight, the norm's weight and bias
-        *(list(backbone._blocks[first:end]) for first, end in ((0, 3), (3, 5), (5, 11), (11, 16))),
-    ]
-    for number, modules in enumerate(stages, start=1):
-        inner = [module for part in modules for module in part.modules()]
-        parameters = [parameter for part in modules for parameter in part.parameters()]
+    for number in range(1, 6):
+        parameters = [value for name, value in backbone.named_parameters() if stage_of(name) == number]
+        inner = [module for name, module in backbone.named_modules() if stage_of(name) == number]
         assert {parameter.requires_grad for parameter in parameters} == {number > freeze_at}
         assert any(isinstance(module, FrozenBatchNorm2d) for module in inner) == (number <= freeze_at)
         assert any(isinstance(module, torch.nn.BatchNorm2d) for module in inner) == (number > freeze_at)
@@ -59,7 +65,7 @@ def test_the_config_freezes_stages():
     for freeze_at in (cfg.MODEL.BACKBONE.FREEZE_AT, 1):
         cfg.MODEL.BACKBONE.FREEZE_AT = freeze_at
         bottom_up = build_efficientnet_lite0_fpn_backbone(cfg, ShapeSpec(channels=3)).bottom_up
-        trained.append(bottom_up._conv_stem.weight.requires_grad)
+        trained.append(dict(bottom_up.named_parameters())["_conv_stem.weight"].requires_grad)
     assert trained == [True, False]
 
 

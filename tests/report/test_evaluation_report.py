@@ -103,12 +103,13 @@ def test_tables_have_the_numbers_of_the_judgement(write):
             assert value == (
                 f"{exact:.0f}" if name in ("cells", "predictions", "hit", "spurious", "missed") else number(exact)
             )
-    assert by_iou[1][1:] == [number(cells.metrics.summary[f"F1@{iou}"]) for iou in by_iou[0][1:]]
+    for row, metric in zip(by_iou[1:], ("F1", "accuracy"), strict=True):
+        assert row == [metric, *(number(cells.metrics.summary[f"{metric}@{iou}"]) for iou in by_iou[0][1:])]
     shown = {name: value for name, value, _ in summary}
     assert shown["mPQ+"] == number(cells.metrics.summary["mPQ+"]) and shown["hidden"] == str(
         int(cells.metrics.summary["hidden"])
     )
-    assert len(shown) + len(by_iou[0]) - 1 == len(cells.metrics.summary)
+    assert len(shown) + 2 * (len(by_iou[0]) - 1) == len(cells.metrics.summary)
 
     (thresholds,) = page.tables["recall"]
     assert [row[:3] for row in thresholds[1:]] == [
@@ -143,7 +144,7 @@ def test_a_picture_has_its_layers_and_says_its_numbers(write):
         assert [group["class"] for group in parts["g"]] == ["truth", "prediction"]
         assert not parts["image"]
         assert len(parts["title"]) == len(parts["path"])
-    assert "outlines alone" in page.text
+    assert "these are only outlines" in page.text
 
 
 def test_half_of_the_pictures_are_the_worst_and_half_the_best(write):
@@ -171,20 +172,21 @@ def test_boxes_alone_give_ap_and_the_reason(write):
     page = write(truth, [{key: own[key] for key in own if key != "segmentation"} for own in results])
     assert set(page.tables) == {"ap"} and not page.viewers and not page.elements["script"]
     assert page.tables["ap"][0][0] == ["all classes", "box"]
-    assert "since not every result has a mask" in page.text
+    assert "since no result has a mask" in page.text
 
 
 @pytest.mark.parametrize("segmentation", [None, []])
 def test_cells_without_masks_are_another_reason(write, segmentation):
     truth, results = draw_case(0)
-    truth["annotations"][0]["segmentation"] = segmentation
+    for own in truth["annotations"]:
+        own["segmentation"] = segmentation
     page = write(truth, results)
     assert set(page.tables) == {"ap"} and page.tables["ap"][0][0] == ["all classes", "box"]
-    assert "since not every cell of the ground truth has a mask" in page.text
+    assert "since no cell of the ground truth has a mask" in page.text
+    boxes = page.tables["ap"][0]
     for own in results:
-        del own["bbox"]
-    with pytest.raises(CellSegError, match="results have masks alone"):
-        write(truth, results)
+        del own["bbox"]  # they are those of the masks
+    assert write(truth, results).tables["ap"][0] == boxes
 
 
 @pytest.mark.parametrize("cells", [True, False])

@@ -12,9 +12,9 @@ from drawing import noise
 
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.evaluation.coco_cells import image_cells
+from cellseg_d2.evaluation.coco_matching import unmatched
 from cellseg_d2.evaluation.image_scores import image_scores
 from cellseg_d2.evaluation.judgement import judge_results
-from cellseg_d2.evaluation.unmatched import unmatched
 from cellseg_d2.export.overlay import PALETTE
 from cellseg_d2.images.tiff import INTENSITY_RULE
 from cellseg_d2.report.gallery import TOLERANCE, ImageFiles, draw_gallery, outline_path
@@ -77,7 +77,8 @@ def test_a_picture_counts_as_the_table_of_images_does(most):
 def test_kinds_titles_and_colours_are_those_of_the_cells():
     truth, results = draw_case(1)
     for picture, image in zip(draw(truth, results), image_cells(truth, results), strict=True):
-        missed, spurious = unmatched(image.truth, image.predictions, 0.4)
+        predictions = image.predictions.visible(0.4)
+        missed, spurious = unmatched(image.truth, predictions, 0.4)
         assert picture.score.missed == len(missed) == sum(own.kind == "missed" for own in picture.truth)
         assert picture.score.spurious == len(spurious) == sum(own.kind == "spurious" for own in picture.predictions)
         assert [own.kind == "crowd" for own in picture.truth] == image.truth.crowd.tolist()
@@ -90,10 +91,9 @@ def test_kinds_titles_and_colours_are_those_of_the_cells():
                 bool(image.truth.crowd[number]),
             )
             assert own.color == "#{:02x}{:02x}{:02x}".format(*PALETTE[image.truth.classes[number]])
-        shown = np.flatnonzero(image.predictions.scores >= 0.4)
-        assert len(picture.predictions) == len(shown) < len(image.predictions) or not len(image.predictions)
-        for number, own in zip(shown, picture.predictions):
-            assert f"score {image.predictions.scores[number]:.2f}, " in own.title
+        assert len(picture.predictions) == len(predictions) < len(image.predictions) or not len(image.predictions)
+        for number, own in enumerate(picture.predictions):
+            assert f"score {predictions.scores[number]:.2f}, " in own.title
             assert (own.kind == "spurious") == (number in spurious)
     assert any(picture.score.spurious for picture in draw(truth, results))
 

@@ -9,7 +9,7 @@ from drawing import places, pycocotools_rle
 from cellseg_d2.cells.coco import to_results
 from cellseg_d2.cells.instances import CellInstances
 from cellseg_d2.errors import CellSegError
-from cellseg_d2.export.coco_results import write_results
+from cellseg_d2.export.coco_results import ResultsWriter
 from cellseg_d2.export.overlay import draw_crosses, draw_overlay
 from cellseg_d2.images.listing import list_images
 from cellseg_d2.report.prediction_grid import write_prediction_grid
@@ -38,7 +38,8 @@ def instances(cells, classes=None, scores=None):
 
 def draw(folder, images, found, truth=None):
     """The grid of results of the first image, as RGB."""
-    write_results(folder / "results.json", to_results(found, images[0].id))
+    with ResultsWriter.open(folder / "results.json") as writer:
+        writer.append(to_results(found, images[0].id))
     write_prediction_grid(images, folder / "results.json", folder / "grid.png", ground_truth=truth)
     return cv2.imread(str(folder / "grid.png"))[..., ::-1]
 
@@ -77,7 +78,11 @@ def test_with_ground_truth_what_is_missed_and_what_is_spurious_is_crossed(images
 def test_a_crowd_is_not_drawn_and_excuses_what_lies_on_it(images, cells, tmp_path):
     height, width = cells[0]["segmentation"]["size"]
     crowd = {**cells[0], "iscrowd": 1, "segmentation": pycocotools_rle(np.ones((height, width), bool))}
-    truth = {"images": [{"id": images[0].id}], "annotations": [crowd], "categories": [{"id": 1, "name": "a"}]}
+    truth = {
+        "images": [{"id": images[0].id}],
+        "annotations": [crowd],
+        "categories": [{"id": number} for number in range(1, 7)],
+    }
     (tmp_path / "gt.json").write_text(json.dumps(truth))
     found = instances(cells[:2], [crowd["category_id"] - 1] * 2)
     grid = draw(tmp_path, images[:1], found, tmp_path / "gt.json")
@@ -98,12 +103,12 @@ def test_results_without_a_pixel_are_left_out(images, cells, tmp_path):
 def test_a_mask_of_another_size_is_refused_with_the_image(images, cells, tmp_path):
     other = {**cells[0], "score": 1, "segmentation": pycocotools_rle(np.ones((3, 3), bool))}
     (tmp_path / "results.json").write_text(json.dumps([other]))
-    with pytest.raises(CellSegError, match=rf"{images[0].path.name}: one of its masks does not fit it"):
+    with pytest.raises(CellSegError, match=rf"{images[0].path.name}: is \d+ x \d+, one of its masks 3 x 3"):
         write_prediction_grid(images, tmp_path / "results.json", tmp_path / "grid.png")
 
 
 def test_a_dataset_instead_of_results_is_named(images, sample_root, tmp_path):
-    with pytest.raises(CellSegError, match=r"test_gt.json: holds no COCO results"):
+    with pytest.raises(CellSegError, match=r"test_gt.json: is no list of COCO results"):
         write_prediction_grid(images, sample_root / "test_gt.json", tmp_path / "grid.png")
 
 
@@ -123,3 +128,31 @@ def test_images_without_ids_are_those_of_their_names_in_the_ground_truth(images,
     unknown = [replace(images[0], path=tmp_path / "unknown.tif")]
     with pytest.raises(CellSegError, match=r"unknown\.tif: is not listed by .*test_gt\.json; give .*--image-ids"):
         write_prediction_grid(unknown, tmp_path / "results.json", tmp_path / "none.png", **paths)
+
+
+def test_results_of_other_images_are_told(images, cells, tmp_path, caplog):
+    (tmp_path / "results.json").write_text(json.dumps(to_results(instances(cells[:3]), 77)))
+    write_prediction_grid(images, tmp_path / "results.json", tmp_path / "grid.png")
+    (message,) = caplog.messages
+    assert message.startswith(f"{tmp_path / 'results.json'}: has no result of the images shown")
+    other = [{**result, "image_id": f"image {images[0].id}"} for result in to_results(instances(cells[:3]), 1)]
+    (tmp_path / "results.json").write_text(json.dumps(other))  # text is not taken for a number by chance
+    write_prediction_grid(images, tmp_path / "results.json", tmp_path / "grid.png")
+    assert len(caplog.messages) == 2
+
+
+@pytest.mark.parametrize("number", [str, lambda number: f"image {number}", lambda number: 2**70 + number])
+def test_ids_of_any_kind_show_the_same(images, cells, sample_root, tmp_path, number):
+    found = instances(cells[:3])
+    expected = draw(tmp_path, images[:1], found, sample_root / "test_gt.json")
+    truth = json.loads((sample_root / "test_gt.json").read_text())
+    results = json.loads((tmp_path / "results.json").read_text())
+    for own in truth["images"]:
+        own["id"] = number(own["id"])
+    for own in [*truth["annotations"], *results]:
+        own["image_id"] = number(own["image_id"])
+    (tmp_path / "gt.json").write_text(json.dumps(truth))
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    paths = {"ground_truth": tmp_path / "gt.json", "numbered": False}
+    write_prediction_grid(images[:1], tmp_path / "results.json", tmp_path / "other.png", **paths)
+    assert (cv2.imread(str(tmp_path / "other.png"))[..., ::-1] == expected).all()

@@ -40,7 +40,7 @@ def report(tmp_path, *runs):
 
 
 def headings(page):
-    return [title for title in ("Scores", "Its parts", "Learning rate", "What sets them apart") if title in page.text]
+    return [title for title in ("Scores", "Its parts", "Learning rate", "Differing settings") if title in page.text]
 
 
 def rows(table):
@@ -59,7 +59,7 @@ def test_a_run_is_summed_up_in_a_row(tmp_path):
             "best box AP50": "45.0 at 59",
             "loss at the end": "1.500",
             "on validation": "2.750",
-            "s an iteration": "0.50",
+            "s per iteration": "0.50",
             "hours": "0.01",
             "peak memory, MiB": "3,456",
         }

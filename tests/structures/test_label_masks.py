@@ -8,7 +8,7 @@ from drawing import discs, drawn, overlapping_masks
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cellseg_d2.cells.rle import encode_label_map, paint
+from cellseg_d2.cells.rle import column_runs, paint
 from cellseg_d2.structures import LabelMasks
 
 
@@ -31,9 +31,9 @@ def both(masks):
 
 def drawn_cells(seed, height=200, width=240, count=60, radius=20):
     labels = discs(np.random.default_rng(seed), height, width, count, radius)
-    cells = encode_label_map(labels)
-    layers, layer_of = paint(cells.rles, labels.shape)
-    masks = np.stack([labels == number for number in cells.ids])
+    values, cells = column_runs(labels)
+    layers, layer_of = paint(cells.rles(), labels.shape)
+    masks = np.stack([labels == value for value in values])
     ids = torch.arange(1, len(cells) + 1)
     return LabelMasks(torch.from_numpy(layers), torch.from_numpy(layer_of), ids), BitMasks(torch.from_numpy(masks))
 

@@ -104,7 +104,7 @@ def finished_runs(study, seeds, tests=True):
 
 def test_the_table_has_means_ranges_and_the_ratio():
     text = markdown(STUDIES["recipe"], finished_runs("recipe", 2), "python tools/ablate.py")
-    assert "`python tools/ablate.py`; 300 iterations a run, seeds an arm: 2." in text
+    assert "`python tools/ablate.py`; 300 iterations per run, seeds per arm: 2." in text
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert rows[2:] == [
         "| original recipe | 11.5 (11.0-12.0) | 5.8 (5.5-6.0) | 1.00 | 2.000 (2.000-2.000) | 100 (100-100) |",

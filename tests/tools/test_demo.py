@@ -18,13 +18,14 @@ def test_the_demo_runs_to_the_end_and_says_where_everything_lies(repo_root, tmp_
         timeout=900,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    metrics = json.loads((tmp_path / "predictions" / "metrics.json").read_text())
+    metrics = json.loads((tmp_path / "scores" / "metrics.json").read_text())
     summary = done.stdout[done.stdout.rindex("Done in ") :]
     assert f"mask AP50 on the 25 test images   {metrics['segm']['AP50']:.1f}" in summary
     results = ("predictions/test-results.json", "predictions/overlays", "model/model_best.pth")
     for name in (*results, "evaluation.html", "training.html"):
         assert (tmp_path / name).exists()
         assert str(tmp_path / name) in summary
-    for name in ("curves.png", "augmentation.png", "predictions.png"):
+    assert "Nuclei found without any training, after " in done.stdout
+    for name in ("nuclei.png", "curves.png", "augmentation.png", "predictions.png"):
         assert cv2.imread(str(tmp_path / name)).std() > 10
         assert str(tmp_path / name) in summary

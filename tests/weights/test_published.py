@@ -43,6 +43,21 @@ def test_a_threshold_becomes_a_half_and_the_order_stays(tmp_path):
     assert moved[1].item() == pytest.approx(opened.cfg().MODEL.ROI_HEADS.SCORE_THRESH_TEST)
 
 
+def test_the_threshold_is_the_checkpoints_where_none_is_given(tmp_path):
+    keys = ["OUTPUT_DIR", str(tmp_path), "CELLSEG.CLASS_NAMES", "['nucleus']", "CELLSEG.INFERENCE.MIN_SCORES", "[0.9]"]
+    model = torch.nn.Module()
+    model.roi_heads = torch.nn.Module()
+    model.roi_heads.box_predictor = torch.nn.Module()
+    model.roi_heads.box_predictor.cls_score = torch.nn.Linear(3, 2)
+    CellCheckpointer(model, get_cfg("mask_rcnn_lite0_FPN", keys), strict=True).save("model")
+    publish(tmp_path / "model.pth", tmp_path / "small.pth")
+    publish(tmp_path / "model.pth", tmp_path / "asked.pth", 0.9)
+    small, asked = (WeightsFile.read(tmp_path / f"{name}.pth") for name in ("small", "asked"))
+    assert small.content["cellseg_d2_config"] == asked.content["cellseg_d2_config"]
+    assert torch.equal(small.content["model"][CLASS_BIAS], asked.content["model"][CLASS_BIAS])
+    assert small.cfg().CELLSEG.INFERENCE.MIN_SCORES == []
+
+
 def test_publishing_keeps_the_weights_but_for_their_rounding(tmp_path):
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
     cfg = get_cfg("mask_rcnn_lite0_FPN", ["OUTPUT_DIR", str(tmp_path), "CELLSEG.DATASET", "mine"])

@@ -11,8 +11,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from cellseg_d2.evaluation.coco_cells import image_cells
+from cellseg_d2.evaluation.coco_matching import unmatched
 from cellseg_d2.evaluation.overlap_table import Cells
-from cellseg_d2.evaluation.unmatched import unmatched
 
 SIZE = (40, 40)
 

@@ -1,25 +1,25 @@
-"""Which instances lie on each other, and by how many pixels: near pairs by a spatial index, masks by their crops."""
+"""Which instances lie on each other, and by how many pixels.
+
+A spatial index finds the pairs whose boxes meet; only these pairs' masks are compared, where their boxes overlap.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 import shapely
-from numpy.typing import NDArray
 
+from cellseg_d2.cells.arrays import Bools, Floats, Ints
 from cellseg_d2.cells.instances import CellInstances
-
-Bools = NDArray[np.bool_]
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
+from cellseg_d2.cells.tiling import Window
 
 
 def neighbours(first: Ints, second: Ints) -> tuple[Ints, Ints]:
-    """Numbers of all pairs of boxes, one of each set, that overlap or touch."""
+    """Numbers of all pairs of boxes (x0, y0, x1, y1), one from each set, that overlap or touch."""
     pairs = shapely.STRtree(shapely.box(*second.T)).query(shapely.box(*first.T))
     return pairs[0].astype(np.int64), pairs[1].astype(np.int64)
 
 
-def crop(mask: Bools, origin: tuple[int, int], window: tuple[int, int, int, int]) -> Bools:
+def crop(mask: Bools, origin: tuple[int, int], window: Window) -> Bools:
     """The part of a mask inside a window; empty where they do not meet."""
     x0, y0, x1, y1 = window
     x, y = origin
@@ -27,7 +27,7 @@ def crop(mask: Bools, origin: tuple[int, int], window: tuple[int, int, int, int]
 
 
 def shared_pixels(first: CellInstances, second: CellInstances, a: Ints, b: Ints) -> Ints:
-    """(M,), pixels that the masks ``first[a[m]]`` and ``second[b[m]]`` have in common."""
+    """(M,) number of pixels that the masks ``first[a[m]]`` and ``second[b[m]]`` share."""
     boxes, others = first.mask_boxes[a], second.mask_boxes[b]
     common = np.concatenate([np.maximum(boxes, others)[:, :2], np.minimum(boxes, others)[:, 2:]], axis=1)
     shared = np.zeros(len(a), np.int64)
@@ -40,7 +40,7 @@ def shared_pixels(first: CellInstances, second: CellInstances, a: Ints, b: Ints)
 
 
 def overlapping_pairs(cells: CellInstances, iou: float) -> tuple[Ints, Ints, Floats]:
-    """Numbers of the pairs of instances, the lower first, whose masks' IoU is above ``iou``, and that IoU."""
+    """Indices of the pairs of instances whose masks have an IoU above ``iou``, the lower index first, and this IoU."""
     areas, boxes = cells.areas, cells.mask_boxes
     a, b = neighbours(boxes, boxes)
     small, large = np.minimum(areas[a], areas[b]), np.maximum(areas[a], areas[b])
@@ -53,7 +53,14 @@ def overlapping_pairs(cells: CellInstances, iou: float) -> tuple[Ints, Ints, Flo
 
 
 def suppress_pairs(stays: Bools, rank: Ints, a: Ints, b: Ints) -> None:
-    """Takes the worse one of each matching pair out of ``stays``; one that is out itself takes out no other."""
+    """Sets ``stays`` to False for the worse one of each pair; an instance that is out already takes out no other.
+
+    Args:
+        stays: (N,) bool, changed in place.
+        rank: (N,) int64, 0 is the best.
+        a: (M,) int64, one number of each pair.
+        b: (M,) int64, the other number.
+    """
     better, worse = np.where(rank[a] < rank[b], (a, b), (b, a))
     for pair in np.argsort(rank[better], kind="stable").tolist():
         if stays[better[pair]]:

@@ -1,0 +1,1 @@
+"""Compares a machine's GPUs with its CPU: models, steps, resume, several processes and prediction."""

@@ -1,0 +1,53 @@
+"""How long to train, at what rate and when to look: from a config, or from the data where the config leaves it open."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+from detectron2.config import CfgNode
+
+logger = logging.getLogger(__name__)
+
+TIMES_SEEN = 25
+"""How often a training of the data's own length sees each tile and learns from each cell.
+
+A rule of thumb from two runs: the 53 tiles of the sample, whose AP from ``nuclei`` grew little after 150 of 300
+iterations, and the 864 tiles of ``nuclei`` itself, which had 5,350.
+"""
+
+LEAST, MOST = 300, 20_000
+"""Iterations of such a training."""
+
+LONGEST_WARM_UP = 200
+EVALUATIONS = 5
+
+
+def set_schedule(cfg: CfgNode, tiles: int, cells: int | None) -> None:
+    """Fills in, in place, SOLVER.MAX_ITER where it is 0, as CELLSEG.SCHEDULE says.
+
+    With ``epochs`` it is CELLSEG.EPOCHS of the tiles. With ``data`` it follows tiles and cells; the warm-up is a tenth
+    of it, the rate falls to zero along a cosine, and validation comes five times.
+
+    Args:
+        cfg: its SOLVER, TEST and CELLSEG are used.
+        tiles: for training.
+        cells: in these tiles; None where that is not known.
+    """
+    solver = cfg.SOLVER
+    if solver.MAX_ITER > 0:
+        return
+    if cfg.CELLSEG.SCHEDULE == "epochs":
+        solver.MAX_ITER = math.ceil(cfg.CELLSEG.EPOCHS * tiles / solver.IMS_PER_BATCH)
+        return
+    heads = cfg.MODEL.ROI_HEADS
+    learnt_at_once = max(solver.IMS_PER_BATCH * heads.BATCH_SIZE_PER_IMAGE * heads.POSITIVE_FRACTION, 1)
+    for_all = max(tiles / solver.IMS_PER_BATCH, (cells or 0) / learnt_at_once)
+    solver.MAX_ITER = min(max(math.ceil(TIMES_SEEN * for_all), LEAST), MOST)
+    solver.LR_SCHEDULER_NAME = "WarmupCosineLR"
+    solver.WARMUP_ITERS = min(solver.MAX_ITER // 10, LONGEST_WARM_UP)
+    cfg.TEST.EVAL_PERIOD = solver.CHECKPOINT_PERIOD = math.ceil(solver.MAX_ITER / EVALUATIONS)
+    logger.info(
+        "chosen for %d tiles with %s cells: %d iterations, %d of them warm-up, a cosine to zero, validation every %d",
+        *(tiles, "unknown" if cells is None else cells, solver.MAX_ITER, solver.WARMUP_ITERS, cfg.TEST.EVAL_PERIOD),
+    )

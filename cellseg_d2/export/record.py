@@ -1,0 +1,59 @@
+"""``prediction.json``: what a folder of results says of itself, so that other formats can be made from it later."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cellseg_d2.errors import CellSegError
+from cellseg_d2.files import read_json, write_json
+from cellseg_d2.images.listing import RESULTS_RECORD
+from cellseg_d2.images.pixel_size import PixelSize
+from cellseg_d2.images.tiff import INTENSITY_RULE
+
+RESULTS_FILE = "test-results.json"
+IDS_FILE = "image_ids.json"
+SKIPPED_FILE = "skipped.json"
+
+
+@dataclass(frozen=True)
+class Record:
+    """What results do not say themselves.
+
+    Attributes:
+        class_names: the names of category 1, 2, ...
+        selection: which cells people see, as the arguments of :class:`cellseg_d2.inference.suppress.Selection`.
+        intensity_rule: how images that are not 8 bit were scaled.
+        pixel_sizes_um: (x, y) in microns per pixel by file name, of images where that is known.
+    """
+
+    class_names: list[str]
+    selection: dict[str, Any] = field(default_factory=dict)
+    intensity_rule: str = INTENSITY_RULE
+    pixel_sizes_um: Mapping[str, PixelSize] = field(default_factory=dict)
+
+    def write(self, folder: Path) -> None:
+        """Writes it into a folder of results."""
+        write_json(folder / RESULTS_RECORD, asdict(self), indent=1)
+
+    @classmethod
+    def read(cls, folder: Path) -> Record:
+        """That of a folder of results.
+
+        Raises:
+            CellSegError: there is none, or it is of another form.
+        """
+        path = folder / RESULTS_RECORD
+        if not path.is_file():
+            raise CellSegError(f"{path}: there is no such file; give --results a folder that predict wrote")
+        content = read_json(path)
+        try:
+            sizes = {str(name): (float(x), float(y)) for name, (x, y) in content["pixel_sizes_um"].items()}
+            names, selection = content["class_names"], dict(content["selection"])
+            if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+                raise TypeError("class names are no list of texts")
+            return cls(names, selection, str(content["intensity_rule"]), sizes)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CellSegError(f"{path}: is not what predict writes ({error}); predict again") from error

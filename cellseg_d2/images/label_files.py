@@ -1,0 +1,87 @@
+"""Label maps as people keep them: TIFF, or PNG in grey or with a palette."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cellseg_d2.errors import CellSegError, one_line, size_text
+from cellseg_d2.images.planes import is_opaque
+from cellseg_d2.images.tiff import MAX_PIXELS, as_labels, check_file, only_image, opened, read_label_map
+
+LABEL_SUFFIXES = (".tif", ".tiff", ".png")
+
+
+def read_label_file(path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.int32]:
+    """Reads an instance-label image: 0 is background, each other value one cell.
+
+    Of a PNG the values themselves are the ids, of one with a palette its indices. Equal channels and an opaque alpha
+    are dropped.
+
+    Args:
+        path: a TIFF, see :func:`cellseg_d2.images.tiff.read_label_map`, or a PNG.
+        max_pixels: label maps that declare more pixels are refused from the header.
+
+    Returns:
+        (H, W) int32, values >= 0.
+
+    Raises:
+        CellSegError: missing, damaged, too large, of another format, or no label map.
+    """
+    if path.suffix.lower() not in LABEL_SUFFIXES:
+        raise CellSegError(f"{path}: is neither TIFF nor PNG; save the label map as one, JPEG would change its ids")
+    if path.suffix.lower() != ".png":
+        return read_label_map(path, max_pixels)
+    check_file(path)
+    try:
+        with Image.open(path) as picture:
+            size = (picture.height, picture.width)
+            if picture.height * picture.width > max_pixels:
+                raise CellSegError(f"{path}: is {size_text(size)}, over the limit of {max_pixels} pixels")
+            if "16" in str(picture.tile[0].args) and len(picture.getbands()) > 1:  # Pillow would keep the high bytes
+                raise CellSegError(f"{path}: has several channels of 16 bit; save the label map with one")
+            pixels = np.asarray(picture)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise CellSegError(f"{path}: cannot be read as a PNG ({one_line(error)}); export it again") from error
+    return as_labels(path, _only_channel(path, pixels))
+
+
+def _only_channel(path: Path, pixels: NDArray[Any]) -> NDArray[Any]:
+    if pixels.ndim == 2:
+        return pixels
+    if pixels.shape[2] in (2, 4) and is_opaque(pixels[..., -1]):
+        pixels = pixels[..., :-1]
+    if (pixels != pixels[..., :1]).any():
+        raise CellSegError(f"{path}: its channels differ, so it is no label map; save one value a cell")
+    return pixels[..., 0]
+
+
+def plane_count(path: Path) -> int:
+    """2 for a TIFF of two planes, 1 for all others, from the header alone.
+
+    Raises:
+        CellSegError: the TIFF cannot be read.
+    """
+    if path.suffix.lower() == ".png":
+        return 1
+    with opened(path) as file:
+        sides = [side for side in only_image(path, file, None).shape if side > 1]
+    return 2 if len(sides) == 3 and 2 in (sides[0], sides[-1]) else 1
+
+
+def read_label_and_class(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """The two planes of a TIFF, (2, H, W) or (H, W, 2): labels, and each pixel's class number, 0 for none.
+
+    Raises:
+        CellSegError: it cannot be read, has not two planes, or one of them holds no whole numbers from 0 on.
+    """
+    if plane_count(path) != 2:
+        raise CellSegError(f"{path}: has not two planes, as other label maps have; save the labels and their classes")
+    with opened(path) as file:
+        pixels = only_image(path, file, max_pixels).asarray().squeeze()
+    labels, classes = np.moveaxis(pixels, 0 if pixels.shape[0] == 2 else -1, 0)
+    return as_labels(path, labels), as_labels(path, classes)

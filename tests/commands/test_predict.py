@@ -1,0 +1,42 @@
+"""Prediction with the published weights as a user runs it: a batch with an image that cannot be read."""
+
+import json
+
+import pandas as pd
+import pytest
+
+
+@pytest.fixture
+def batch(sample_root, tmp_path):
+    """A real image, and in a folder below one that is cut off."""
+    image = sample_root / "test_release" / "7d40ea6ead1b.tif"
+    (tmp_path / "batch" / "below").mkdir(parents=True)
+    (tmp_path / "batch" / "good.tif").write_bytes(image.read_bytes())
+    (tmp_path / "batch" / "below" / "cut.tif").write_bytes(image.read_bytes()[:300])
+    return tmp_path / "batch"
+
+
+def predict(run_tool, batch, output, *options):
+    words = ("--weights", "nuclei", "--input", batch, "--output", output, "--formats", "csv", *options)
+    return run_tool("predict", *words, CUDA_VISIBLE_DEVICES="")
+
+
+def test_skipping_ends_well_with_a_warning_and_a_list(run_tool, batch, tmp_path):
+    done = predict(run_tool, batch, tmp_path / "out", "--on-error", "skip")
+    assert done.returncode == 0, done.stderr
+    skipped, reason = done.stderr.splitlines()[-2:]
+    assert skipped == f"WARNING 1 image could not be read and left out, see {tmp_path / 'out' / 'skipped.json'}"
+    assert reason.startswith(f"WARNING left out: {batch / 'below' / 'cut.tif'}: ")
+    (entry,) = json.loads((tmp_path / "out" / "skipped.json").read_text())
+    assert (entry["file_name"], f"WARNING left out: {entry['reason']}") == ("below/cut.tif", reason)
+    cells = len(pd.read_csv(tmp_path / "out" / "csv" / "good.csv"))
+    assert done.stdout == f"1 image: {cells} nucleus\nresults: {tmp_path / 'out'}\n"
+    assert pd.read_csv(tmp_path / "out" / "counts.csv")["cells"].tolist() == [cells]
+
+
+def test_by_default_the_image_ends_the_run_in_one_line(run_tool, batch, tmp_path):
+    done = predict(run_tool, batch, tmp_path / "out")
+    assert done.returncode == 2
+    assert [line for line in done.stderr.splitlines() if not line.startswith("INFO ")] == [
+        f"error: {batch / 'below' / 'cut.tif'}: ends after 300 of 73333 bytes; copy or export it again"
+    ]
