@@ -287,6 +287,9 @@ def _ids(path: Path, kind: str, records: Any, numbering: Callable[[Iterable[Any]
 
 def _image(path: Path, place: int, record: Record, ids: Ids) -> Record:
     name, number = record.get("file_name"), ids.find(record["id"])
+    tissue = record.get("tissue")
+    if isinstance(tissue, (int, float)):  # PanNuke numbers them
+        record = {**record, "tissue": str(tissue)}
     for key in ("file_name", "tissue"):
         value = record.get(key)
         if value is not None and not (isinstance(value, str) and is_utf8(value)):
