@@ -241,14 +241,16 @@ def _joined(files: Sequence[NamedImages]) -> tuple[list[NamedIds], list[Entry]]:
         names, used = Names([name for name, _, _ in entries]), {number for _, number, _ in entries}
         fresh = max([*used, *(number for _, number, _ in file.entries)], default=0) + 1
         numbers: dict[int, int] = {}
+        taken: set[int] = set()
         for name, number, size in file.entries:
             places = names.find(name)
-            if len(places) > 1 or (places and entries[places[0]][1] in numbers.values()):
+            if len(places) > 1 or (places and places[0] in taken):
                 raise CellSegError(
                     f"{file.path}: {name!r} may be another image too than {entries[places[0]][0]!r} of "
                     f"{sources[places[0]]}; write both names with their folders"
                 )
             if places:
+                taken.add(places[0])
                 _, numbers[number], known = entries[places[0]]
                 _check_sizes(file.path, name, size, sources[places[0]], known)
                 continue
@@ -269,8 +271,11 @@ def write_image_ids(results: Path, entries: Sequence[Entry] | None) -> None:
     if entries is None:
         path.unlink(missing_ok=True)
         return
-    sizes = [{} if size is None else {"height": size[0], "width": size[1]} for _, _, size in entries]
-    write_json(path, [{"file_name": e[0], "id": e[1], **size} for e, size in zip(entries, sizes)], indent=1)
+    content = [
+        {"file_name": name, "id": number, **({} if size is None else {"height": size[0], "width": size[1]})}
+        for name, number, size in entries
+    ]
+    write_json(path, content, indent=1)
 
 
 def read_image_ids(path: Path) -> list[Entry]:
