@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from cellseg_d2.annotations.pairs import Pair, all_classes, left_out, match_images
 from cellseg_d2.annotations.reader import ImageLabels, LabelledImage, LabelledSet, Reader
 from cellseg_d2.annotations.shapes import named
+from cellseg_d2.cells.image_names import plain_name
 from cellseg_d2.cells.label_maps import LabelMap, split_classes
 from cellseg_d2.errors import CellSegError, one_line, size_text
 from cellseg_d2.files import visible_entries
 from cellseg_d2.images.formats import is_image, read_whole
 from cellseg_d2.images.label_files import LABEL_SUFFIXES, plane_count, read_label_and_class, read_label_file
-from cellseg_d2.images.listing import plain_name
 
 logger = logging.getLogger(__name__)
 

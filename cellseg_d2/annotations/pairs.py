@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cellseg_d2.annotations.shapes import named
+from cellseg_d2.cells.image_names import plain_name
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.files import refuse_other_than_utf8, visible_entries
 from cellseg_d2.images.formats import is_image
-from cellseg_d2.images.listing import plain_name
 
 
 class Pair(NamedTuple):
