@@ -17,7 +17,7 @@ run() {
 }
 
 printf 'Everything goes to %s; DETECTRON2_DATASETS=%s\n' "$output" "$DETECTRON2_DATASETS"
-run tools/predict.py --weights nuclei --score-threshold 0.5 --input datasets/sample/test_release \
+run tools/predict.py --weights nuclei --input datasets/sample/test_release \
     --image-ids datasets/sample/test_image_name_to_ids.json --output "$output/nuclei" --overwrite
 run tools/visualize.py predictions --input datasets/sample/test_release \
     --image-ids datasets/sample/test_image_name_to_ids.json --predictions "$output/nuclei/test-results.json" \
