@@ -91,7 +91,8 @@ PREDICTION = Kind(
     ),
     (
         *("counts.csv", "prediction.json", "skipped.json"),
-        *("test-results.zip", "test-results.json.*", ".parts/settings", ".parts/*.json*"),
+        *("test-results.zip", "test-results.json.*", "test-results.image_ids.json"),
+        *(".parts/settings", ".parts/*.json*"),
     ),
 )
 STUDY = Kind("a study", ())  # it goes on by itself, and refuses one of other settings

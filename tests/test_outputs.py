@@ -98,6 +98,7 @@ def test_results_go_with_their_folders_and_nothing_else(tmp_path):
     for name in ("csv/a/b.csv", "labels/a/labels.tif", "test-results.json", "csv/thesis.txt", ".parts/settings"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("old")
+    _file(tmp_path / "test-results.image_ids.json")  # of results merged into this folder; it would count for new ones
     assert PREDICTION.is_in(tmp_path)
     PREDICTION.remove(tmp_path)
     assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")) == ["csv", "csv/thesis.txt"]

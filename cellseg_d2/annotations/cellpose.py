@@ -94,8 +94,8 @@ def find_labelled(root: Path, annotation_file: Path | None = None) -> LabelledSe
             by_place[path.parent, match["name"]].append(path)
     if not by_place:
         raise CellSegError(f"{root}: holds no *_seg.npy and no *_cp_masks.png or .tif, nor does a folder in it")
-    chosen = [(name, max(own, key=_is_seg)) for (_, name), own in by_place.items()]
-    unused = {path for own in by_place.values() for path in own} - {path for _, path in chosen}
+    chosen = [(name, max(paths, key=_is_seg)) for (_, name), paths in by_place.items()]
+    unused = {path for paths in by_place.values() for path in paths} - {path for _, path in chosen}
     if unused:
         names = named(path.name for path in sorted(unused))
         logger.info("%s: beside a _seg.npy, which is read instead: %s", root, names)

@@ -32,11 +32,11 @@ class ConicImage(StackedImage):
 
     def layers(self, where: str, labels: NDArray[Any], class_count: int) -> list[LabelMap]:
         """See :meth:`StackedImage.layers`."""
-        own, classes = as_labels(where, labels[..., 0]), as_labels(where, labels[..., 1])
-        numbers = class_of_labels(where, own, classes)
+        ids, classes = as_labels(where, labels[..., 0]), as_labels(where, labels[..., 1])
+        numbers = class_of_labels(where, ids, classes)
         if (largest := max(numbers.values(), default=0)) > class_count:
             raise CellSegError(f"{where}: has the class {largest}; known are 1 to {class_count}")
-        return split_classes(own, numbers)
+        return split_classes(ids, numbers)
 
 
 def find_labelled(root: Path, annotation_file: Path | None = None) -> LabelledSet:

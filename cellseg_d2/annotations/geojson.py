@@ -121,8 +121,8 @@ def _class_name(classification: Any) -> str | None:
         return classification or None
     names = classification.get("names")
     if names is None:
-        parent, own = _class_name(classification.get("parentClass")), classification.get("name")
-        names = [name for name in (parent, own) if name]
+        parent, child = _class_name(classification.get("parentClass")), classification.get("name")
+        names = [name for name in (parent, child) if name]
     return ": ".join(str(name) for name in names) or None
 
 

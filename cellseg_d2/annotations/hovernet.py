@@ -88,8 +88,8 @@ def find_labelled(root: Path, annotation_file: Path | None = None) -> LabelledSe
 
 def _numbers_in(path: Path) -> set[str]:
     found = read_mat(path, (TYPES, TYPE_MAP))
-    own = found.get(TYPES, found.get(TYPE_MAP, np.zeros((1, 1))))
-    return {str(number) for number in np.unique(as_labels(path, own.reshape(1, -1)))}
+    types = found.get(TYPES, found.get(TYPE_MAP, np.zeros((1, 1))))
+    return {str(number) for number in np.unique(as_labels(path, types.reshape(1, -1)))}
 
 
 def name_of(path: Path) -> str | None:

@@ -85,7 +85,7 @@ class RoiImage(LabelledImage):
         rois = read_rois(self.rois)
         kinds = {"in another plane": [roi for roi in rois if roi.is_area and not roi.plane]}
         kinds["without an area"] = [roi for roi in rois if not roi.is_area]
-        if notes := [f"{named(roi.name for roi in own)} {reason}" for reason, own in kinds.items() if own]:
+        if notes := [f"{named(roi.name for roi in group)} {reason}" for reason, group in kinds.items() if group]:
             logger.warning("%s: left out: %s", self.rois, "; ".join(notes))
         return ImageLabels(image, paint_shapes(self.rois, self._shapes(_cells(rois), size), size))
 
@@ -149,7 +149,7 @@ def _name_of(path: Path) -> str | None:
         return path.stem
     if name := match["front"] or match["back"] or match["rois"]:
         return name
-    images = [own for own in visible_entries(path.parent) if is_image(own)]
+    images = [entry for entry in visible_entries(path.parent) if is_image(entry)]
     return images[0].name if len(images) == 1 else path.stem
 
 

@@ -70,7 +70,7 @@ def _parse(path: Path) -> Element:
         with path.open("rb") as file:
             parser.ParseFile(file)
         return builder.close()
-    except (expat.ExpatError, OSError) as error:
+    except (expat.ExpatError, LookupError, ValueError, OSError) as error:  # an unknown encoding is a LookupError
         raise CellSegError(f"{path}: is damaged ({error}); copy or unpack it again") from error
 
 

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from cellseg_d2.annotations.pairs import Pair, all_classes, left_out, match_images
 from cellseg_d2.annotations.reader import ImageLabels, LabelledImage, LabelledSet, Reader
 from cellseg_d2.annotations.shapes import named
+from cellseg_d2.cells.image_names import plain_name
 from cellseg_d2.cells.label_maps import LabelMap, split_classes
 from cellseg_d2.errors import CellSegError, one_line, size_text
 from cellseg_d2.files import visible_entries
 from cellseg_d2.images.formats import is_image, read_whole
 from cellseg_d2.images.label_files import LABEL_SUFFIXES, plane_count, read_label_and_class, read_label_file
-from cellseg_d2.images.listing import plain_name
 
 logger = logging.getLogger(__name__)
 
@@ -92,10 +92,10 @@ def class_of_labels(path: Path | str, labels: NDArray[np.int32], classes: NDArra
     """
     inside = labels > 0
     both = np.unique(labels[inside].astype(np.int64) << 32 | classes[inside])
-    own, classes_of = both >> 32, both & 0xFFFFFFFF
-    ids, counts = np.unique(own, return_counts=True)
+    label_of, classes_of = both >> 32, both & 0xFFFFFFFF
+    ids, counts = np.unique(label_of, return_counts=True)
     if (several := ids[counts > 1]).size:
-        numbers = " and ".join(map(str, classes_of[own == several[0]]))
+        numbers = " and ".join(map(str, classes_of[label_of == several[0]]))
         raise CellSegError(f"{path}: label {several[0]} has pixels of the classes {numbers}; give it one")
     if (none := ids[classes_of == 0]).size:
         raise CellSegError(f"{path}: has no class for {named(map(str, none))} of the labels; write a number above 0")
@@ -139,14 +139,14 @@ def find_labelled(root: Path, annotation_file: Path | None = None) -> LabelledSe
         raise CellSegError(f"{root}: holds no images folder with a masks folder beside it; give the folder of both")
     files = [path for path in visible_entries(images) if is_image(path)]
     folders = [path for path in visible_entries(masks) if path.is_dir()]
-    own = _label_files(masks)
-    if folders and own:
-        raise CellSegError(f"{own[0]}: lies beside folders of classes; move it into one of them")
+    label_files = _label_files(masks)
+    if folders and label_files:
+        raise CellSegError(f"{label_files[0]}: lies beside folders of classes; move it into one of them")
     if folders:
         return _classes_by_folder(root, files, folders)
-    if not own:
+    if not label_files:
         raise CellSegError(f"{masks}: holds no label map, neither TIFF nor PNG; add them, with their images' names")
-    pairs = match_images([(plain_name(path), path) for path in own], files)
+    pairs = match_images([(plain_name(path), path) for path in label_files], files)
     notes = left_out(root, files, pairs)
     tables = {pair.id: pair.annotations.with_name(f"{plain_name(pair.annotations)}.csv") for pair in pairs}
     if any(table.is_file() for table in tables.values()):
@@ -156,7 +156,7 @@ def find_labelled(root: Path, annotation_file: Path | None = None) -> LabelledSe
             list(names),
             notes,
         )
-    with_plane = [path for path in own if _has_class_plane(path)]
+    with_plane = [path for path in label_files if _has_class_plane(path)]
     return LabelledSet(
         [MaskPair(pair.id, pair.image, {1: pair.annotations}, class_plane=bool(with_plane)) for pair in pairs],
         _plane_names(with_plane),
@@ -177,13 +177,13 @@ def _classes_by_folder(root: Path, images: Sequence[Path], folders: Sequence[Pat
     masks: dict[Path, dict[int, Path]] = {}
     pairs: list[Pair] = []
     for number, folder in enumerate(folders, start=1):
-        own = match_images([(plain_name(path), path) for path in _label_files(folder)], images)
-        for pair in own:
+        matched = match_images([(plain_name(path), path) for path in _label_files(folder)], images)
+        for pair in matched:
             masks.setdefault(pair.image, {})[number] = pair.annotations
-        pairs += own
+        pairs += matched
     notes = left_out(root, images, pairs)
     ids = {pair.image: pair.id for pair in pairs}
-    samples = [MaskPair(ids[image], image, own) for image, own in masks.items()]
+    samples = [MaskPair(ids[image], image, label_maps) for image, label_maps in masks.items()]
     return LabelledSet(sorted(samples, key=lambda sample: sample.id), [folder.name for folder in folders], notes)
 
 

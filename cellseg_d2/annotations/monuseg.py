@@ -39,7 +39,7 @@ class MoNuSegImage(LabelledImage):
         """See :meth:`LabelledImage.read`; coordinates are those of pixels' centres, as in MoNuSAC."""
         image = read_whole(self.image, rule, max_pixels)
         size = (image.shape[0], image.shape[1])
-        rings = [ring for _, own in read_layers(self.outlines) for ring in own]
+        rings = [ring for _, outlines in read_layers(self.outlines) for ring in outlines]
         shapes = [
             Shape.of_rings(f"region {place}", 1, [ring], size, centre=0.0) for place, ring in enumerate(rings, start=1)
         ]

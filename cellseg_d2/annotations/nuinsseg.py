@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from cellseg_d2.annotations.pairs import Pair, left_out, match_images
 from cellseg_d2.annotations.reader import ImageLabels, LabelledImage, LabelledSet, Reader
+from cellseg_d2.cells.image_names import plain_name
 from cellseg_d2.cells.label_maps import LabelMap
 from cellseg_d2.errors import CellSegError, size_text
 from cellseg_d2.files import visible_entries
 from cellseg_d2.images.formats import is_image, read_whole
 from cellseg_d2.images.label_files import LABEL_SUFFIXES, read_label_file
-from cellseg_d2.images.listing import plain_name
 
 CLASS_NAME = "nucleus"
 

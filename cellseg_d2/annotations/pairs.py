@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cellseg_d2.annotations.shapes import named
+from cellseg_d2.cells.image_names import plain_name
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.files import refuse_other_than_utf8, visible_entries
 from cellseg_d2.images.formats import is_image
-from cellseg_d2.images.listing import plain_name
 
 
 class Pair(NamedTuple):
@@ -104,9 +104,11 @@ def match_images(annotations: Sequence[tuple[str, Path]], images: Sequence[Path]
     pairs: dict[str, Pair] = {}
     for image, path in found:
         name = plain_name(image)
-        own = name if len(folders[name]) == 1 else f"{image.parent.name}_{name}"
-        if (first := pairs.setdefault(own, Pair(own, image, path))).annotations != path:
-            raise CellSegError(f"{path}: is of image {own}, as {first.annotations} is; keep or rename one of the two")
+        pair_id = name if len(folders[name]) == 1 else f"{image.parent.name}_{name}"
+        if (first := pairs.setdefault(pair_id, Pair(pair_id, image, path))).annotations != path:
+            raise CellSegError(
+                f"{path}: is of image {pair_id}, as {first.annotations} is; keep or rename one of the two"
+            )
     refuse_other_than_utf8(pair.image for pair in pairs.values())
     return [pairs[name] for name in sorted(pairs)]
 

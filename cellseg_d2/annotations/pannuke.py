@@ -30,7 +30,7 @@ class PanNukeImage(StackedImage):
     def layers(self, where: str, labels: NDArray[Any], class_count: int) -> list[LabelMap]:
         """See :meth:`StackedImage.layers`; classes may share pixels."""
         maps = (as_labels(where, labels[..., number]) for number in range(len(CLASS_NAMES)))
-        return [LabelMap((number,), own) for number, own in enumerate(maps, start=1) if own.any()]
+        return [LabelMap((number,), labels) for number, labels in enumerate(maps, start=1) if labels.any()]
 
 
 def _masks_of(images: Path) -> Path | None:

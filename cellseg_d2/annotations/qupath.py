@@ -124,7 +124,7 @@ class QuPathImage(LabelledImage):
         return kept
 
     def _report(self, found: Sorted) -> None:
-        notes = [f"{named(own.name for own in objects)} {reason}" for reason, objects in sorted(found.others.items())]
+        notes = [f"{named(item.name for item in objects)} {reason}" for reason, objects in sorted(found.others.items())]
         if self.choice.region and not found.regions:
             logger.warning("%s: has no annotation of %s, so all of it is ignored", self.objects, self.choice.region)
         if notes:
@@ -171,8 +171,8 @@ def _around_others(cells: Sequence[GeoObject], choice: Choice) -> list[GeoObject
     if len(cells) < 3:
         return []
     corners = [np.concatenate(choice.outline(cell)) for cell in cells]
-    low = np.array([own.min(axis=0) for own in corners])
-    high = np.array([own.max(axis=0) for own in corners])
+    low = np.array([ring.min(axis=0) for ring in corners])
+    high = np.array([ring.max(axis=0) for ring in corners])
     areas = (high - low).prod(axis=1)
     large = np.flatnonzero(areas >= REGION_SIZE * np.median(areas))
     return [
@@ -183,7 +183,7 @@ def _around_others(cells: Sequence[GeoObject], choice: Choice) -> list[GeoObject
 
 
 def _covered(objects: Sequence[GeoObject], size: tuple[int, int]) -> NDArray[np.bool_]:
-    return cover([Shape.of_rings(own.name, 0, own.rings, size) for own in objects], size)
+    return cover([Shape.of_rings(item.name, 0, item.rings, size) for item in objects], size)
 
 
 def find_labelled(

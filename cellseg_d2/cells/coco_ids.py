@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Protocol
 
 LARGEST_ID = 2**31 - 1
 """Of categories and annotations."""
@@ -13,6 +13,13 @@ LARGEST_ID = 2**31 - 1
 FIRST_OF_TEXT = 2**62
 
 NUMBER = re.compile(r"-?[0-9]{1,400}", re.ASCII)
+
+
+class Finder(Protocol):
+    """Whatever knows ids."""
+
+    def find(self, raw: Any) -> int | None:
+        """The number of an id; None for what it does not know."""
 
 
 class Ids:

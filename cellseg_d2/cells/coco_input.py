@@ -11,11 +11,12 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cellseg_d2.cells.coco import MAX_PIXELS, Record, Result, to_rle
-from cellseg_d2.cells.coco_ids import Ids, category_ids, image_ids, is_id
+from cellseg_d2.cells.coco_ids import Finder, Ids, category_ids, image_ids, is_id
 from cellseg_d2.cells.coco_masks import Size, has_mask, is_side
 from cellseg_d2.cells.coco_records import (
     LARGEST_NUMBER,
@@ -29,6 +30,7 @@ from cellseg_d2.cells.coco_records import (
     number_records,
     short,
 )
+from cellseg_d2.cells.image_names import IDS_FILE, Entry, NamedIds, NamedImages, common_ids
 from cellseg_d2.errors import CellSegError, size_text
 from cellseg_d2.files import read_json
 
@@ -62,11 +64,13 @@ class ResultFiles:
     Attributes:
         files: the results of each in one form.
         image_ids, category_ids: what the files call them.
+        images: all images that were predicted; None where not every file names its own.
     """
 
     files: list[list[Result]]
     image_ids: Ids
     category_ids: Ids
+    images: list[Entry] | None
 
 
 def read_truth(path: Path) -> Record:
@@ -80,54 +84,84 @@ def read_truth(path: Path) -> Record:
     return _dataset(open_truth(path))
 
 
-def read_pair(ground_truth: Path, results: Path) -> tuple[Record, list[Result]]:
+def read_pair(ground_truth: Path, results: Path, only_predicted: bool = False) -> tuple[Record, list[Result]]:
     """A COCO dataset and COCO results of it in one form, see :func:`read_truth`.
 
-    A result without a mask among others with masks gets an empty one, which finds nothing.
+    A result without a mask among others with masks gets an empty one, which finds nothing. Images are the same if they
+    have the same name, where a file beside the results names them, and otherwise if they have the same id.
+
+    Args:
+        ground_truth: the dataset.
+        results: the results.
+        only_predicted: leaves out images of the dataset that were not predicted; otherwise a log line counts them.
 
     Raises:
-        CellSegError: also where a result is of an image or category that the dataset does not list.
+        CellSegError: also where a result is of an image or category that the dataset does not list; with
+            ``only_predicted`` also where no file beside the results says what was predicted.
     """
     content = _list(results, read_json(results), "is no list of COCO results")
-    truth = open_truth(ground_truth, content)
+    predicted = NamedImages.beside(results)
+    if only_predicted and predicted is None:
+        raise CellSegError(
+            f"{results}: there is no {IDS_FILE} beside it that says which images were predicted; predict again, or "
+            "leave --only-predicted out"
+        )
+    find_images = None if predicted is None else partial(predicted.among, source=ground_truth)
+    truth = open_truth(ground_truth, content, find_images=find_images)
     if truth.annotations is None:
         raise CellSegError(f"{ground_truth}: is no COCO dataset with images, annotations and categories")
+    images = truth.image_ids if find_images is None else find_images(truth.images)
+    if predicted is not None:
+        predicted.add_sizes(truth.images, images)
     sizes = {image["id"]: (image["height"], image["width"]) for image in truth.images if "height" in image}
-    found = number_records(
-        results, "result", content, truth.image_ids, truth.category_ids, sizes.get, f"{ground_truth}"
-    )
+    found = number_records(results, "result", content, images, truth.category_ids, sizes.get, f"{ground_truth}")
     found.refuse_heaps(MOST_PIXELS)
-    return _dataset(truth), _results(found, sizes)
+    dataset = _dataset(truth)
+    if isinstance(images, NamedIds):
+        dataset = images.predicted(dataset, ground_truth, only_predicted)
+    return dataset, _results(found, sizes)
 
 
 def read_results(paths: Sequence[Path]) -> ResultFiles:
     """COCO results without their ground truth, each file in one form; masks of one image may differ in size.
 
+    Images are the same if they have the same name, where files beside all results name them, and otherwise if they have
+    the same id.
+
     Raises:
-        CellSegError: a file cannot be read, is of another form, or has a damaged record.
+        CellSegError: a file cannot be read, is of another form, or has a damaged record; names contradict each other.
     """
     contents = [_list(path, read_json(path), "is no list of COCO results") for path in paths]
     records = [record for content in contents for record in content if isinstance(record, dict)]
-    images = image_ids(filter(is_id, (record.get("image_id") for record in records)))
+    named, entries = common_ids(paths)
+    raws = [record.get("image_id") for record in records] if entries is None else [number for _, number, _ in entries]
+    images = image_ids(filter(is_id, raws))
+    finders: Sequence[Finder] = [images] * len(paths) if entries is None else named
     categories = category_ids(filter(is_id, (record.get("category_id") for record in records)))
     sizes: dict[int | None, Size] = {}
-    for content in contents:
-        add_sizes(sizes, content, images)
+    for content, finder in zip(contents, finders):
+        add_sizes(sizes, content, finder)
     files = []
-    for path, content in zip(paths, contents):
-        found = number_records(path, "result", content, images, categories, sizes.get, "")
+    for path, content, finder in zip(paths, contents, finders):
+        found = number_records(path, "result", content, finder, categories, sizes.get, "")
         found.refuse_heaps(math.inf)
         files.append(_results(found, sizes))
-    return ResultFiles(files, images, categories)
+    return ResultFiles(files, images, categories, entries)
 
 
-def open_truth(path: Path, results: Iterable[Any] = (), find_size: Callable[[Record], Size] | None = None) -> Truth:
+def open_truth(
+    path: Path,
+    results: Iterable[Any] = (),
+    find_size: Callable[[Record], Size] | None = None,
+    find_images: Callable[[list[Record]], Finder] | None = None,
+) -> Truth:
     """A COCO dataset whose masks are read and not refused yet.
 
     Args:
         path: the file.
         results: results whose masks tell the sizes of images that neither their records nor the annotations' masks do.
         find_size: finds the size of an image, given its record, that nothing else tells.
+        find_images: the images of the results by their ids, given the dataset's; None where ids are the same.
 
     Raises:
         CellSegError: the file cannot be read, or is of another form.
@@ -147,7 +181,7 @@ def open_truth(path: Path, results: Iterable[Any] = (), find_size: Callable[[Rec
     }
     if len(sizes) < len(images):
         add_sizes(sizes, annotations, image_numbers)
-        add_sizes(sizes, results, image_numbers)
+        add_sizes(sizes, results, image_numbers if find_images is None else find_images(images))
     for image in images:
         if image["id"] not in sizes and find_size is not None:
             sizes[image["id"]] = find_size(image)
@@ -253,6 +287,9 @@ def _ids(path: Path, kind: str, records: Any, numbering: Callable[[Iterable[Any]
 
 def _image(path: Path, place: int, record: Record, ids: Ids) -> Record:
     name, number = record.get("file_name"), ids.find(record["id"])
+    tissue = record.get("tissue")
+    if isinstance(tissue, (int, float)):  # PanNuke numbers them
+        record = {**record, "tissue": str(tissue)}
     for key in ("file_name", "tissue"):
         value = record.get(key)
         if value is not None and not (isinstance(value, str) and is_utf8(value)):

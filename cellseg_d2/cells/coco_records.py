@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from cellseg_d2.cells.coco import Record
-from cellseg_d2.cells.coco_ids import LARGEST_ID, Ids, is_id
+from cellseg_d2.cells.coco_ids import LARGEST_ID, Finder, is_id
 from cellseg_d2.cells.coco_masks import Masks, Size, read_masks, size_of
 from cellseg_d2.errors import CellSegError
 
@@ -94,8 +94,8 @@ def number_records(
     path: Path,
     kind: str,
     given: Sequence[Any],
-    image_ids: Ids,
-    category_ids: Ids,
+    image_ids: Finder,
+    category_ids: Finder,
     size: Callable[[int], Size | None],
     listed_in: str,
 ) -> Records:
@@ -121,7 +121,7 @@ def number_records(
     return Records(path, kind, list(given), images, categories, masks)
 
 
-def add_sizes(sizes: dict[int | None, Size], records: Iterable[Any], image_ids: Ids) -> None:
+def add_sizes(sizes: dict[int | None, Size], records: Iterable[Any], image_ids: Finder) -> None:
     """Adds the sizes that RLEs tell of images whose size is not known yet."""
     for record in records:
         if isinstance(record, dict):

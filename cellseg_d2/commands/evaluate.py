@@ -27,6 +27,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--score-threshold", type=float, default=0.5, metavar="S", help="for PQ, AJI, F1 and counts")
     parser.add_argument(
+        "--only-predicted", action="store_true", help="leave out images that were not predicted, by image_ids.json"
+    )
+    parser.add_argument(
         "--output",
         type=output_folder,
         metavar="DIR",
@@ -39,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     with claimed(args.output, EVALUATION, may_hold=args.overwrite) if args.output else nullcontext():
-        truth, results = read_pair(args.ground_truth, args.predictions)
+        truth, results = read_pair(args.ground_truth, args.predictions, args.only_predicted)
         max_detections = detection_cap(truth, results, args.max_detections)
         judgement = judge_results(truth, results, max_detections, args.score_threshold)
         if args.output:  # first, since a reader such as head may leave in the middle of the table

@@ -75,6 +75,9 @@ def add_evaluation(commands: argparse._SubParsersAction[ToolParser]) -> None:
         metavar="N",
         help="for AP, per image and class (default: 1000, or as many as the densest image has)",
     )
+    parser.add_argument(
+        "--only-predicted", action="store_true", help="leave out images that were not predicted, by image_ids.json"
+    )
 
 
 def report_dataset(args: argparse.Namespace) -> None:
@@ -109,6 +112,7 @@ def report_evaluation(args: argparse.Namespace) -> None:
         gallery,
         score_threshold=args.score_threshold,
         max_detections=args.max_detections,
+        only_predicted=args.only_predicted,
     )
 
 

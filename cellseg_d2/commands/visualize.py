@@ -66,14 +66,14 @@ def draw_augmentation(args: argparse.Namespace) -> None:
 def draw_predictions(args: argparse.Namespace) -> None:
     from cellseg_d2.report.prediction_grid import write_prediction_grid
 
-    images = list_images(args.input, args.image_ids)[: args.samples]
     write_prediction_grid(
-        images,
+        list_images(args.input, args.image_ids),
         args.predictions,
         args.output,
         ground_truth=args.ground_truth,
         numbered=args.image_ids is not None,
         score_threshold=args.score_threshold,
+        samples=args.samples,
     )
 
 

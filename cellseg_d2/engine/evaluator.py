@@ -17,7 +17,6 @@ from detectron2.utils.logger import create_small_table
 
 from cellseg_d2.cells.coco import Result, to_results, to_xywh
 from cellseg_d2.cells.coco_input import read_truth
-from cellseg_d2.errors import CellSegError, one_line
 from cellseg_d2.evaluation.coco_ap import average_precision, densest
 from cellseg_d2.evaluation.thresholds import least_scores
 
@@ -42,12 +41,14 @@ class CellCOCOEvaluator(COCOEvaluator):
     """
 
     def __init__(self, dataset_name: str, *, max_dets_per_image: int) -> None:
-        json_file = Path(MetadataCatalog.get(dataset_name).json_file)
-        self.truth: dict[str, Any] = read_truth(json_file)
-        try:
-            super().__init__(dataset_name, ("segm", "bbox"), max_dets_per_image=max_dets_per_image)
-        except ValueError as error:  # pycocotools reads plain UTF-8 alone
-            raise CellSegError(f"{json_file}: pycocotools cannot read it ({one_line(error, 100)})") from error
+        # What COCOEvaluator sets, without pycocotools, which would read the file once more and takes less.
+        self._metadata = MetadataCatalog.get(dataset_name)
+        self.truth: dict[str, Any] = read_truth(Path(self._metadata.json_file))
+        self._logger = logging.getLogger("detectron2.evaluation.coco_evaluation")
+        self._tasks = ("segm", "bbox")
+        self._distributed, self._output_dir = True, None
+        self._do_evaluation = "annotations" in self.truth
+        self.reset()
         self.image_root = Path(self._metadata.get("image_root", ""))
         self.results: list[Result] = []
         cells = Counter(cell["image_id"] for cell in self.truth.get("annotations", ()))

@@ -21,7 +21,7 @@ import torch.distributed as dist
 from detectron2.engine import launch as detectron2_launch
 from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.utils import comm
-from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException, set_start_method
 
 from cellseg_d2.errors import CellSegError, Stopped, one_line
 from cellseg_d2.signals import ENDING, end_with_parent, stop_request
@@ -164,6 +164,10 @@ def launch(
 def _in_a_child(main: Callable[..., Any], *arguments: Any) -> None:
     """Runs ``main`` in a process that was started for it, and that is not to outlive the one that started it."""
     end_with_parent()
+    if sys.platform == "linux":
+        # As under torchrun. Processes of a loader that are spawned import torch anew, which takes long, and where this
+        # one is killed meanwhile, they wait for it for ever.
+        set_start_method("fork", force=True)
     try:
         main(*arguments)
     except Stopped as stopped:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -11,7 +10,6 @@ from detectron2.engine import AMPTrainer, SimpleTrainer
 
 from cellseg_d2.engine.run_config import AMP_DTYPES
 from cellseg_d2.errors import one_line
-from cellseg_d2.signals import StopRequest
 
 
 class StopTraining(BaseException):
@@ -20,20 +18,11 @@ class StopTraining(BaseException):
 
 def say_what_ended(error: BaseException) -> None:
     """Raises StopTraining for what torch raises, wherever a training is, when a process that loads tiles has ended."""
-    if "DataLoader worker" in str(error):
+    if "DataLoader worker" in str(error) or isinstance(error, (ConnectionError, EOFError)):  # while it sent a tile
         raise StopTraining(
             f"a process that loads tiles has ended ({one_line(error, 100)}), as it does where memory or /dev/shm "
             "runs out; lower DATALOADER.NUM_WORKERS, and go on with --resume"
         ) from error
-
-
-def stoppable(batches: Iterable[Any], request: StopRequest) -> Iterator[Any]:
-    """The same batches; a request to stop ends the wait for one, which may be long at the start."""
-    iterator = iter(batches)
-    while True:
-        with request.at_once():
-            batch = next(iterator)
-        yield batch
 
 
 def build_loop(cfg: CfgNode, model: torch.nn.Module, data_loader: Any, optimizer: Any) -> SimpleTrainer:

@@ -31,7 +31,7 @@ from cellseg_d2.engine.hooks import (
     TimeLeft,
     is_due,
 )
-from cellseg_d2.engine.loop import StopTraining, build_loop, say_what_ended, stoppable
+from cellseg_d2.engine.loop import StopTraining, build_loop, say_what_ended
 from cellseg_d2.engine.run_config import resumes_from
 from cellseg_d2.engine.validation import validation_losses
 from cellseg_d2.errors import CellSegError, Stopped, one_line
@@ -264,8 +264,7 @@ class CellTrainer(DefaultTrainer):
 
     def before_train(self) -> None:
         """Builds the data loader, now that it is known where it begins, and runs Detectron2's hooks."""
-        loader = self.build_train_loader(self.cfg, self.stream_seed, self.stream_start)
-        self._trainer.data_loader = stoppable(loader, self.stop_request) if comm.get_world_size() == 1 else loader
+        self._trainer.data_loader = self.build_train_loader(self.cfg, self.stream_seed, self.stream_start)
         super().before_train()
         self.done = self.start_iter
         if self.unevaluated:
@@ -289,7 +288,7 @@ class CellTrainer(DefaultTrainer):
             super().run_step()
         except FloatingPointError:
             self.diverged = DIVERGED
-        except (RuntimeError, Stopped) as error:
+        except (RuntimeError, OSError, EOFError) as error:
             if self.stop_request:  # the loader's processes, or other processes of the run, may have ended by it too
                 self._end_before_step()
             say_what_ended(error)
@@ -327,7 +326,7 @@ class CellTrainer(DefaultTrainer):
             raise StopTraining(self._describe_divergence(DIVERGED)) from error
         except CellSegError as error:  # such as a full disk
             raise StopTraining(str(error)) from error
-        except RuntimeError as error:
+        except (RuntimeError, OSError, EOFError) as error:
             say_what_ended(error)
             raise
         self.done = self.iter + 1

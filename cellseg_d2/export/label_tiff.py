@@ -50,8 +50,8 @@ def write_label_maps(
     by_score = instances.ranking[::-1]
     _write(folder / JOINT_FILE, instances, by_score, pixel_size)
     for number in range(len(class_names)):
-        own = by_score[instances.classes[by_score] == number]
-        _write(folder / f"class{number + 1}.tif", instances, own, pixel_size)
+        chosen = by_score[instances.classes[by_score] == number]
+        _write(folder / f"class{number + 1}.tif", instances, chosen, pixel_size)
 
 
 def _write(

@@ -14,7 +14,6 @@ from cellseg_d2.images.pixel_size import PixelSize
 from cellseg_d2.images.tiff import INTENSITY_RULE
 
 RESULTS_FILE = "test-results.json"
-IDS_FILE = "image_ids.json"
 SKIPPED_FILE = "skipped.json"
 
 

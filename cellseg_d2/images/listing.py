@@ -12,8 +12,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
+from cellseg_d2.cells.image_names import plain_name, read_image_ids
 from cellseg_d2.errors import CellSegError, size_text
-from cellseg_d2.files import read_json, visible_entries
+from cellseg_d2.files import visible_entries
 from cellseg_d2.images.formats import TIFF_SUFFIXES, is_image, open_image, read_whole
 from cellseg_d2.images.regions import ImageRegions
 from cellseg_d2.images.sources import is_slide, is_zarr, tiffslide_missing
@@ -94,11 +95,6 @@ class InputImage:
             raise CellSegError(
                 f"{self.path}: is {size_text(shape)}, the id file says {size_text(self.size)}; correct it"
             )
-
-
-def plain_name(path: Path) -> str:
-    """The name of an image's results: its file's name without ``.tif``, ``.ome.tif`` and the like."""
-    return path.name.removesuffix(path.suffix).removesuffix(".ome")
 
 
 def find_test_images(root: Path) -> list[InputImage]:
@@ -255,35 +251,3 @@ def _check_once(images: Sequence[InputImage], ids: Path) -> None:
     twice = next((name for name, count in Counter(image.file_name for image in images).items() if count > 1), None)
     if twice is not None:
         raise CellSegError(f"{ids}: names {twice!r} twice, with its folder and without; leave one out")
-
-
-def read_image_ids(path: Path) -> list[tuple[str, int, tuple[int, int] | None]]:
-    """File name, image id and (height, width) of each entry, in the file's order; a size may be left out.
-
-    Raises:
-        CellSegError: no such file, not JSON, of another form, a name or id twice, or a name that leads elsewhere.
-    """
-    try:
-        content = read_json(path)
-        entries = [(entry["file_name"], entry["id"], entry.get("height"), entry.get("width")) for entry in content]
-    except (TypeError, KeyError, AttributeError) as error:
-        raise CellSegError(f'{path}: is not a JSON list of {{"file_name": ..., "id": ...}} entries') from error
-    for name, number, height, width in entries:
-        if not isinstance(name, str) or type(number) is not int or not _is_below(name):
-            raise CellSegError(
-                f"{path}: entry {name!r}: {number!r} is not a plain file name, or a path below the folder of the "
-                "images, with a whole-number id"
-            )
-        if not all(side is None or (type(side) is int and side > 0) for side in (height, width)):
-            raise CellSegError(f"{path}: {name!r} has the height {height!r} and width {width!r}; write whole numbers")
-    for kind, values in ("file name", [name for name, *_ in entries]), ("id", [number for _, number, *_ in entries]):
-        twice = next((value for value, count in Counter(values).items() if count > 1), None)
-        if twice is not None:
-            raise CellSegError(f"{path}: has the {kind} {twice!r} twice; write one entry and another id for each image")
-    return [(name, number, (height, width) if height and width else None) for name, number, height, width in entries]
-
-
-def _is_below(name: str) -> bool:
-    """Whether a stated name is that of a file in a folder or below it, written plainly."""
-    path = PurePosixPath(name)
-    return str(path) == name and not path.is_absolute() and path.parts != () and ".." not in path.parts

@@ -103,7 +103,7 @@ def ome_xml_pixel_size(xml: str) -> PixelSize | None:
     """
     try:
         root = ElementTree.fromstring(xml)
-    except ElementTree.ParseError:
+    except (ElementTree.ParseError, LookupError, ValueError):  # an unknown encoding is a LookupError
         return None
     pixels = next((element for element in root.iter() if element.tag.rpartition("}")[2] == "Pixels"), None)
     if pixels is None:

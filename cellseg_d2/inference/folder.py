@@ -17,12 +17,13 @@ from detectron2.data.samplers import InferenceSampler
 from detectron2.utils import comm
 
 from cellseg_d2.cells.coco import to_results
+from cellseg_d2.cells.image_names import IDS_FILE
 from cellseg_d2.cells.instances import CellInstances
 from cellseg_d2.errors import CellSegError, one_line
 from cellseg_d2.export.coco_results import ResultsWriter, check_results, zip_results
 from cellseg_d2.export.counts import COUNTS_FILE, ImageCounts, write_counts
 from cellseg_d2.export.formats import COCO, DEFAULT_FORMATS, ImageCells, pixels_for, write_image
-from cellseg_d2.export.record import IDS_FILE, RESULTS_FILE, SKIPPED_FILE, Record
+from cellseg_d2.export.record import RESULTS_FILE, SKIPPED_FILE, Record
 from cellseg_d2.files import whole_file, write_json
 from cellseg_d2.images.formats import image_header
 from cellseg_d2.images.listing import InputImage

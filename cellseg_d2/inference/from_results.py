@@ -9,13 +9,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cellseg_d2.cells.coco import Result, by_image, to_rle
+from cellseg_d2.cells.image_names import IDS_FILE, read_image_ids
 from cellseg_d2.cells.instances import CellInstances
 from cellseg_d2.errors import CellSegError, one_line
 from cellseg_d2.export.counts import COUNTS_FILE, ImageCounts, write_counts
 from cellseg_d2.export.formats import ImageCells, pixels_for, write_image
-from cellseg_d2.export.record import IDS_FILE, RESULTS_FILE, Record
+from cellseg_d2.export.record import RESULTS_FILE, Record
 from cellseg_d2.files import read_json
-from cellseg_d2.images.listing import ByFileName, InputImage, read_image_ids
+from cellseg_d2.images.listing import ByFileName, InputImage
 from cellseg_d2.inference.suppress import Selection
 from cellseg_d2.progress import track
 

@@ -21,6 +21,7 @@ from cellseg_d2.cells.arrays import Bools, Floats, Ints
 from cellseg_d2.cells.coco import Result, by_image, to_results, to_xywh, to_xyxy
 from cellseg_d2.cells.coco_ids import Ids
 from cellseg_d2.cells.coco_input import ResultFiles, read_results
+from cellseg_d2.cells.image_names import write_image_ids
 from cellseg_d2.cells.instances import CellInstances
 from cellseg_d2.cells.overlaps import overlapping_pairs
 from cellseg_d2.cells.rle import decode_runs
@@ -177,7 +178,8 @@ def merge_files(
     Args:
         paths: results files with masks, of the same images. COCO results do not tell an image without a
             cell from one that was never predicted: an image that a file lacks counts as one without a cell.
-        output: the merged results, by image id and then by score; it appears whole and checked, or not at all.
+        output: the merged results, by image id and then by score; it appears whole and checked, or not at all. A file
+            beside it names the images where all files name theirs; then images are the same by name, not by id.
         weights: one per file; all 1 if not given.
         iou: two masks with an IoU above this show one cell.
         score_threshold: cells that score less after merging are left out.
@@ -212,6 +214,7 @@ def merge_files(
                 categories |= {result["category_id"] for result in results}
                 writer.append(results)
         check_results(unchecked, {given.image_ids.original(image): size for image, size in sizes.items()}, categories)
+    write_image_ids(output, given.images)
     return MergeCounts(len(sizes), tuple(sum(map(len, file.values())) for file in files), writer.count)
 
 

@@ -36,6 +36,6 @@ class SizedPooler(nn.Module):
     def forward(self, features: list[Tensor], boxes: list[Boxes]) -> Tensor:
         """See ``ROIPooler``: (B, C, h, w) of the boxes of all images."""
         pooled = self.pooler(features, boxes)
-        corners = torch.cat([own.tensor for own in boxes]).float()
+        corners = torch.cat([image_boxes.tensor for image_boxes in boxes]).float()
         sides = (corners[:, 2:] - corners[:, :2]).clamp(min=1).log() - math.log(USUAL_SIDE)
         return pooled + GAIN * self.size(sides)[:, :, None, None]

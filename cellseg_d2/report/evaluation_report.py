@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from cellseg_d2.cells.coco import Record
 from cellseg_d2.cells.coco_input import read_pair
+from cellseg_d2.cells.image_names import NamedImages
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.evaluation.cell_metrics import ACCURACY_NAMES, F1_NAMES
 from cellseg_d2.evaluation.coco_ap import AREAS, detection_cap, tasks_of
@@ -105,6 +106,7 @@ def write_evaluation_report(
     *,
     score_threshold: float = 0.5,
     max_detections: int | None = None,
+    only_predicted: bool = False,
 ) -> None:
     """Writes the page; where results or cells have no masks, it has only AP and says so.
 
@@ -116,12 +118,16 @@ def write_evaluation_report(
         score_threshold: for the metrics of cells, the counts and the gallery, predictions below it are left out.
         max_detections: for AP, precision by recall and errors: scored per image and class, the best first; None for
             1,000, or as many as the densest image has.
+        only_predicted: see :func:`cellseg_d2.cells.coco_input.read_pair`.
 
     Raises:
         CellSegError: a file cannot be read or written, is of another form, or does not fit the others.
     """
     files = None if gallery.images is None else ImageFiles.find(gallery.images, gallery.image_ids, gallery.rule)
-    truth, results = read_pair(ground_truth, predictions)
+    truth, results = read_pair(ground_truth, predictions, only_predicted)
+    named = NamedImages.beside(predictions)
+    if files is not None and named is not None:
+        files = files.renumbered(named.among(truth["images"], ground_truth).numbers)
     max_detections = detection_cap(truth, results, max_detections)
     judgement = judge_results(truth, results, max_detections, score_threshold)
     content: dict[str, Any] = {"cells": None, "missing": _what_is_missing(judgement, results)}
@@ -135,6 +141,8 @@ def write_evaluation_report(
         ground_truth=ground_truth.name,
         predictions=predictions.name,
         image_count=len(truth["images"]),
+        absent=0 if named is None else len(truth["images"]) - len(named.entries),
+        only_predicted=only_predicted,
         cell_count=sum(not cell.get("iscrowd") for cell in truth["annotations"]),
         result_count=len(results),
         max_detections=max_detections,

@@ -95,6 +95,13 @@ class ImageFiles:
         files = ByFileName(images) if ids is None else {image.id: image for image in images}
         return cls(source, files, ids is None, rule)
 
+    def renumbered(self, numbers: Mapping[int, int]) -> ImageFiles:
+        """The same files where the ground truth has other ids than the id file: ``numbers`` has its ids by theirs."""
+        if isinstance(self.files, ByFileName):
+            return self
+        moved = {numbers[number]: image for number, image in self.files.items() if number in numbers}
+        return replace(self, files={**self.files, **moved})
+
     def check_names(self, records: Sequence[Record]) -> None:
         """Raises CellSegError where several records state a name that is found without their folders alone."""
         if not isinstance(self.files, ByFileName):

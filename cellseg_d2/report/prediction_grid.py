@@ -10,6 +10,7 @@ from pathlib import Path
 from cellseg_d2.cells.coco import Record, by_image
 from cellseg_d2.cells.coco_input import read_pair, read_results
 from cellseg_d2.cells.hidden import visible
+from cellseg_d2.cells.image_names import NamedImages, Names
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.export.overlay import draw_grid, draw_overlay, write_picture
 from cellseg_d2.images.listing import ByFileName, InputImage
@@ -28,6 +29,7 @@ def write_prediction_grid(
     ground_truth: Path | None = None,
     numbered: bool = True,
     score_threshold: float = 0.5,
+    samples: int | None = None,
     rule: str = INTENSITY_RULE,
 ) -> None:
     """Writes a PNG with one row per image: the image, its ground truth if given, and its predicted cells.
@@ -37,25 +39,35 @@ def write_prediction_grid(
 
     Args:
         images: the images to show, with their ids.
-        results: COCO results, such as ``test-results.json``.
+        results: COCO results, such as ``test-results.json``. Where a file beside them names their images, the names
+            count instead of ids, and images that were not predicted are left out.
         output: the PNG.
         ground_truth: a COCO dataset.
         numbered: whether ``images`` have the ids of the results; if not, the ground truth gives them by file name.
         score_threshold: cells with a lower score are neither drawn nor matched.
+        samples: how many of the images, the first ones; None for all.
         rule: how images that are not 8 bit are scaled.
 
     Raises:
-        CellSegError: a file cannot be read or is of another form, or the ground truth does not list an image.
+        CellSegError: a file cannot be read or is of another form, or the ground truth does not list an image; none of
+            the images was predicted.
     """
+    predicted = NamedImages.beside(results)
+    if predicted is not None:
+        images = _predicted(images, predicted)
+    images = images[:samples]
     if ground_truth is None:
         truth, given = None, read_results([results]).files[0]
     else:
-        dataset, given = read_pair(ground_truth, results)
+        dataset, given = read_pair(ground_truth, results, only_predicted=predicted is not None)
         truth = by_image(dataset["annotations"])
-        if not numbered:
+        if predicted is not None:
+            ids = predicted.among(dataset["images"], ground_truth).numbers
+            images = [replace(image, id=ids[image.id]) for image in images]
+        elif not numbered:
             images = _numbered_as(images, dataset["images"], ground_truth)
     found = by_image(result for result in given if result["score"] >= score_threshold)
-    if given and not {image.id for image in images} & {result["image_id"] for result in given}:
+    if given and predicted is None and not {image.id for image in images} & {result["image_id"] for result in given}:
         logger.warning("%s: has no result of the images shown; do their ids agree? --image-ids names them", results)
     rows = []
     for shown in images:
@@ -68,6 +80,24 @@ def write_prediction_grid(
         row = [titled(panel, text) for panel, text in [(image, shown.file_name), *panels]]
         rows.append(draw_grid(row, columns=len(row)))
     write_picture(output, stacked(rows))
+
+
+def _predicted(images: Sequence[InputImage], predicted: NamedImages) -> list[InputImage]:
+    """The images that were predicted, with the ids of the results."""
+    names = Names([name for name, _, _ in predicted.entries])
+    found = []
+    for image in images:
+        places = names.find(image.file_name)
+        if len(places) > 1:
+            first, second = (predicted.entries[place][0] for place in places[:2])
+            raise CellSegError(f"{image.path}: may be {first!r} or {second!r} of {predicted.path}; give their folder")
+        found += [replace(image, id=predicted.entries[place][1]) for place in places]
+    if not found:
+        raise CellSegError(f"{predicted.path}: has none of the images to show, such as {images[0].path}; predict them")
+    if len(found) < len(images):
+        count = len(images) - len(found)
+        logger.warning("%s: %d of %d images were not predicted, and left out", predicted.path, count, len(images))
+    return found
 
 
 def _numbered_as(images: Sequence[InputImage], records: Sequence[Record], source: Path) -> list[InputImage]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cellseg_d2.cells.image_names import NamedImages
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.files import read_json
 from cellseg_d2.images.listing import TEST_FOLDER, TEST_IDS, list_images
@@ -17,7 +18,7 @@ def has_truth(data: Path) -> bool:
 
 
 def check_truth(data: Path, class_count: int) -> None:
-    """Checks that the ground truth of the test images, where there is one, knows their ids and all classes.
+    """Checks that the ground truth of the test images, where there is one, lists all of them, by name, and all classes.
 
     Raises:
         CellSegError: it does not; the message names the first one that is missing.
@@ -27,18 +28,13 @@ def check_truth(data: Path, class_count: int) -> None:
     path = data / TEST_TRUTH
     truth = read_json(path)
     try:
-        names = {image["id"]: str(image.get("file_name", "")) for image in truth["images"]}
+        records = [{**image, "file_name": str(image.get("file_name") or image["id"])} for image in truth["images"]]
         categories = {category["id"] for category in truth["categories"]}
     except (KeyError, TypeError, AttributeError) as error:
         raise CellSegError(f"{path}: is no COCO dataset with images and categories; export it again") from error
-    ids = data / TEST_IDS
-    for image in list_images(data / TEST_FOLDER, ids if ids.is_file() else None):
-        if image.id not in names:
-            raise CellSegError(f"{path}: has no image of the id {image.id}, which is {image.path.name}'s; fix {ids}")
-        if names[image.id] and Path(names[image.id]).stem != image.path.stem:
-            raise CellSegError(
-                f"{path}: calls image {image.id} {names[image.id]}, the images' ids {image.path.name}; fix {ids}"
-            )
+    ids = data / TEST_IDS if (data / TEST_IDS).is_file() else None
+    images = [(image.file_name, image.id, image.size) for image in list_images(data / TEST_FOLDER, ids)]
+    NamedImages(ids or data / TEST_FOLDER, images).among(records, path)
     if missing := set(range(1, class_count + 1)) - categories:
         raise CellSegError(
             f"{path}: has no category of the id {min(missing)}; the classes are numbered as class<k>.tif"

@@ -12,8 +12,9 @@ import zarr
 from drawing import write_sample, write_test_images
 
 from cellseg_d2.annotations.class_tiffs import find_samples
+from cellseg_d2.cells.image_names import read_image_ids
 from cellseg_d2.errors import CellSegError
-from cellseg_d2.images.listing import find_test_images, list_images, read_image_ids
+from cellseg_d2.images.listing import find_test_images, list_images
 from cellseg_d2.images.tiff import INTENSITY_RULE, MAX_PIXELS
 
 IMAGE = np.zeros((6, 8, 3), np.uint8)

@@ -149,6 +149,7 @@ BILLION_LAUGHS = (
     ("content", "message"),
     [
         pytest.param("", "is damaged (no element found", id="empty"),
+        pytest.param('<?xml version="1.0" encoding="foo-8"?><Annotations/>', "is damaged (", id="unknown encoding"),
         pytest.param(xml(OUTLINES)[:400], "is damaged (", id="truncated"),
         pytest.param("<html></html>", "begins with <html>, not with ImageScope's <Annotations>", id="other XML"),
         pytest.param(BILLION_LAUGHS, "has a document type (DTD)", id="billion laughs"),

@@ -235,6 +235,12 @@ def test_whole_numbers_of_images_stay_as_files_beside_name_them(tmp_path):
     assert [image["id"] for image in read_truth(write(tmp_path / "gt.json", truth))["images"]] == [-5, 2**70, 31]
 
 
+def test_tissues_may_be_numbers(tmp_path):
+    truth = small()
+    truth["images"][0]["tissue"] = 7
+    assert read_truth(write(tmp_path / "gt.json", truth))["images"][0]["tissue"] == "7"
+
+
 def test_text_is_the_name_of_a_category_without_one(tmp_path):
     truth = {**small(), "categories": [{"id": "tumour"}], "annotations": []}
     assert read_truth(write(tmp_path / "gt.json", truth))["categories"] == [{"id": 1, "name": "tumour"}]

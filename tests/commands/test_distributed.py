@@ -103,12 +103,13 @@ def test_processes_end_with_the_one_that_started_them(number, place, tmp_path):
     """The signal goes to the first process alone. Asked to end, the others save what they have."""
     command = _command(tmp_path, "--num-gpus", "2")
     command[command.index("SOLVER.MAX_ITER") + 1] = "1000"
+    command[command.index("DATALOADER.NUM_WORKERS") + 1] = "1"
     parent = _start([sys.executable, *command, "TEST.EVAL_PERIOD", "0"], place)
     for line in parent.stdout:
         if "time: about" in line:  # some iterations are done
             break
     children = psutil.Process(parent.pid).children(recursive=True)
-    assert len(children) >= 2
+    assert len(children) >= 4
     parent.send_signal(number)
     printed = parent.communicate(timeout=300)[0]
     _, alive = psutil.wait_procs(children, timeout=100)

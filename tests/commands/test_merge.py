@@ -35,7 +35,7 @@ def test_merged_results_are_written_and_scored(run_tool, files):
     process = run_tool("merge_predictions", files / "a.json", files / "b.json", "--output", output)
     assert (process.returncode, process.stderr) == (0, "")
     count = len(json.loads((files / "a.json").read_text()))
-    assert process.stdout == f"1 images: {count} + {count + 1} cells -> {count + 1}\nresults: {output}\n"
+    assert process.stdout == f"1 image: {count} + {count + 1} cells -> {count + 1}\nresults: {output}\n"
     assert [result["score"] for result in json.loads(output.read_text())] == [0.625] * count + [0.375]
     options = ("--weights", 3, 1, "--score-threshold", 0.2, "--class-agnostic", "--iou", 0.6)
     process = run_tool("merge_predictions", files / "a.json", files / "b.json", "--output", output, *options)

@@ -76,15 +76,17 @@ def test_a_model_that_finds_nothing_scores_zero(nuclei):
 
 @pytest.mark.parametrize(
     "number",
-    [lambda place: place, lambda place: 1, lambda place: -place, str],
-    ids=["from 0", "all the same", "negative", "text"],
+    [lambda place: place, lambda place: 1, lambda place: -place, str, lambda place: None],
+    ids=["from 0", "all the same", "negative", "text", "none"],
 )
 def test_annotation_ids_are_of_no_account(nuclei, tmp_path, monkeypatch, number):
     metadata = MetadataCatalog.get("nuclei_val")
     content = json.loads(Path(metadata.json_file).read_text())
     for place, cell in enumerate(content["annotations"]):
         cell["id"] = number(place)
-    (tmp_path / "val.json").write_text(json.dumps(content))
+        if cell["id"] is None:
+            del cell["id"]
+    (tmp_path / "val.json").write_text(json.dumps(content), encoding="utf-8-sig")
     monkeypatch.setitem(metadata.__dict__, "json_file", str(tmp_path / "val.json"))
     samples = DatasetCatalog.get("nuclei_val")
     results = _evaluate(CellCOCOEvaluator("nuclei_val", max_dets_per_image=100), samples, keep=1)

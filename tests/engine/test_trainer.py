@@ -1,7 +1,6 @@
 import logging
 import os
 import signal
-import time
 from unittest import mock
 
 import pytest
@@ -16,7 +15,6 @@ from cellseg_d2.config import get_cfg
 from cellseg_d2.conversion.convert import convert
 from cellseg_d2.conversion.options import ConvertOptions
 from cellseg_d2.engine.averaging import WeightAverage
-from cellseg_d2.engine.evaluator import with_least_scores
 from cellseg_d2.engine.hooks import BestCheckpoint, EarlyStopping, Evaluation
 from cellseg_d2.engine.loop import build_loop
 from cellseg_d2.engine.run_config import build_cfg
@@ -179,47 +177,38 @@ def test_stopped_and_resumed_all_is_as_in_an_unbroken_run(where, drawn_cfg, tmp_
         assert best[0] == best[1] == {"best": {"segm/AP50": {"value": 13.0, "iteration": 3}}}
 
 
-def test_a_signal_while_tiles_are_awaited_keeps_what_was_trained(drawn_cfg, tmp_path, monkeypatch):
-    trainer = _Trained(drawn_cfg("SOLVER.CHECKPOINT_PERIOD", "100", "TEST.EVAL_PERIOD", "0"))
+def _worker(trainer):
+    """The process that loads tiles."""
+    return trainer._trainer._data_loader_iter_obj._workers[0].pid
+
+
+def test_a_signal_to_the_loaders_processes_too_keeps_what_was_trained(drawn_cfg, tmp_path, monkeypatch):
+    """As of a process group that is ended: the tiles stop coming, and the iteration cannot begin."""
+    trainer = _Trained(
+        drawn_cfg("SOLVER.CHECKPOINT_PERIOD", "100", "TEST.EVAL_PERIOD", "0", "DATALOADER.NUM_WORKERS", "1")
+    )
     build = trainer.build_train_loader
 
-    def loader(*arguments):
-        for number, batch in enumerate(build(*arguments)):
-            if number == 2:
-                os.kill(os.getpid(), signal.SIGINT)
-                time.sleep(60)
-            yield batch
+    def batches(*arguments):
+        iterator = iter(build(*arguments))
+        yield next(iterator)
+        yield next(iterator)
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(iterator._workers[0].pid, signal.SIGTERM)
+        for _ in iterator:  # what the process had loaded before
+            pass
 
-    monkeypatch.setattr(trainer, "build_train_loader", loader)
+    monkeypatch.setattr(trainer, "build_train_loader", batches)
     with pytest.raises(Stopped) as caught:
         trainer.train()
-    assert caught.value.exit_code == 130
+    assert caught.value.exit_code == 143
     assert _files(tmp_path / "run") == {"last_checkpoint", "model_0000001.pth"}
 
 
 def test_a_process_that_loads_tiles_and_is_killed_is_one_line(drawn_cfg):
-    def kill(trainer):
-        worker = next(iter(trainer._trainer._data_loader_iter_obj.gi_frame.f_locals["iterator"]._workers), None)
-        os.kill(worker.pid, signal.SIGKILL)
-
+    cfg = drawn_cfg("DATALOADER.NUM_WORKERS", "1", "SOLVER.MAX_ITER", "50")
     with pytest.raises(CellSegError, match=r"a process that loads tiles has ended .*lower DATALOADER.NUM_WORKERS"):
-        _Trained(drawn_cfg("DATALOADER.NUM_WORKERS", "1", "SOLVER.MAX_ITER", "50"), after=kill).train()
-
-
-def test_a_checkpoint_gets_the_least_scores_of_the_best_f1(nuclei, caplog):
-    cfg = build_cfg(LITE, ["CELLSEG.DATASET", "nuclei", "MODEL.DEVICE", "cpu"])
-    evaluator = CellTrainer.build_evaluator(cfg, cfg.DATASETS.TEST[0])
-    cells = [cell for cell in evaluator.truth["annotations"] if not cell["iscrowd"]]
-    renamed = {1: 2, 2: 3, 3: 4, 4: 1}  # a guess of another class for each cell, of which none is right
-    wrong = [{**cell, "category_id": renamed[cell["category_id"]], "score": 0.2} for cell in cells]
-    evaluator.results = [*({**cell, "score": 0.6} for cell in cells), *wrong]
-    with caplog.at_level(logging.INFO, "cellseg_d2"):
-        found = with_least_scores(cfg, [evaluator])
-    assert found.CELLSEG.INFERENCE.MIN_SCORES == pytest.approx([0.4, 0.4, 0.4, 0.4])
-    assert cfg.CELLSEG.INFERENCE.MIN_SCORES == []
-    assert "class1 0.40, class2 0.40, class3 0.40, class4 0.40" in caplog.text
-    evaluator.truth = {"images": evaluator.truth["images"], "categories": evaluator.truth["categories"]}
-    assert with_least_scores(cfg, [evaluator]) is with_least_scores(cfg, []) is cfg
+        _Trained(cfg, after=lambda trainer: os.kill(_worker(trainer), signal.SIGKILL)).train()
 
 
 def test_what_a_checkpoint_keeps_is_known_before_it_is_written(nuclei, tmp_path):

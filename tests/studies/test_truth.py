@@ -27,14 +27,20 @@ def test_what_fits_passes(tmp_path):
     check_truth(tmp_path, 2)
 
 
+@pytest.mark.parametrize("images", [{9: "images/a.tif", 2: "b.tif"}, {4: None, 9: None}], ids=["names", "ids alone"])
+def test_names_say_which_image_it_is_and_ids_where_there_are_none(images, tmp_path):
+    _write(tmp_path, images)
+    check_truth(tmp_path, 2)
+
+
 @pytest.mark.parametrize(
     ("images", "categories", "message"),
     [
-        ({4: "a.tif", 8: "b.tif"}, (1, 2), r"test_gt\.json: has no image of the id 9, which is b\.tif's"),
-        ({4: "b.tif", 9: "a.tif"}, (1, 2), r"test_gt\.json: calls image 4 b\.tif, the images' ids a\.tif"),
+        ({4: "a.tif", 9: "c.tif"}, (1, 2), r"to_ids\.json: has 'b\.tif', which .*test_gt\.json does not list"),
+        ({4: "a.tif", 8: None}, (1, 2), r"to_ids\.json: has 'b\.tif', which .*test_gt\.json does not list"),
         ({4: "a.tif", 9: "b.tif"}, (0, 1), r"test_gt\.json: has no category of the id 2"),
     ],
-    ids=["another id", "another name", "classes from 0"],
+    ids=["another name", "another id without a name", "classes from 0"],
 )
 def test_what_does_not_fit_is_named(images, categories, message, tmp_path):
     _write(tmp_path, images, categories)
