@@ -132,9 +132,8 @@ def _report(summary: Summary, output: Output) -> None:
     found = ", ".join(f"{count} {name}" for name, count in summary.counts.items())
     print(f"{counted(summary.images, 'image')}: {found}")
     if summary.region_percent is not None:
-        print(
-            f"region: {summary.region_percent:.3g} % of {'the image' if summary.images == 1 else 'all images together'}"
-        )
+        whole = "the image" if summary.images == 1 else "all images together"
+        print(f"region: {summary.region_percent:.3g} % of {whole}")
     print(f"results: {output.folder}")
     if summary.results is not None:
         print(f"test-results.json has {counted(summary.results, 'result')}, also those of low score, which AP needs")

@@ -276,18 +276,17 @@ def _share(
 
 def _write(predictor: WholeImagePredictor, opened: Opened[CellInstances], image: InputImage, output: Output) -> None:
     """Writes all files of one image, its part last: an image with a part is done."""
-    cells, regions = opened.found, opened.pixels
-    sure = predictor.confident(cells, output.min_score, output.min_score_of_class)
-    predictor.warn_of_scale(regions, image.path)
-    names, pixel_size = predictor.class_names, predictor.pixel_size_of(regions)
-    pixels = pixels_for(output.formats, regions, image.path)
+    sure = predictor.confident(opened.found, output.min_score, output.min_score_of_class)
+    predictor.warn_of_scale(opened.pixels, image.path)
+    names, pixel_size = predictor.class_names, predictor.pixel_size_of(opened.pixels)
+    pixels = pixels_for(output.formats, opened.pixels, image.path)
     shown = ImageCells(output.folder, image.name, sure, names, pixels, pixel_size, image.file_name)
     write_image(shown, output.formats)
-    height, width = regions.size
+    height, width = opened.pixels.size
     part = {
         "image": {"file_name": image.file_name, "id": image.id, "height": height, "width": width},
         "counts": asdict(ImageCounts.of(image.file_name, sure, len(names), pixel_size)),
-        "results": to_results(cells, image.id) if COCO in output.formats else [],
+        "results": to_results(opened.found, image.id) if COCO in output.formats else [],
         "region": opened.region.share if opened.region else None,
     }
     with whole_file(_part(output.folder / PARTS_FOLDER, image)) as partial:

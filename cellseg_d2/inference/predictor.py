@@ -121,7 +121,7 @@ class WholeImagePredictor:
         tiles = list(self.grid(image))
         if region is not None:
             touched = {tile for tile in tiles if region.touches(tile.window)}
-            if part == 0:  # the others count as tiles that show nothing, so that cells that reach there are cut nowhere
+            if part == 0:  # stitching takes the others for tiles that saw nothing, and leaves to them what they own
                 yield from ((tile, CellInstances.empty(image.size)) for tile in tiles if tile not in touched)
             tiles = [tile for tile in tiles if tile in touched]
         for batch in read_ahead(self._batches(image, tiles[part::parts])):

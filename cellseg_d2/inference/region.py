@@ -1,11 +1,12 @@
 """The part of an image that is predicted: annotations that QuPath exports, or a mask.
 
 Tiles that the region does not touch are not predicted. Of the cells in the others those are kept whose mask lies in the
-region by half at least. A region is read by windows as images are, so that memory does not grow with the image.
+region by half at least. A region is read by windows as images are; outlines need no memory that grows with the image.
 """
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -31,7 +32,7 @@ BLOCK_SIDE = 1024
 
 
 class Region(ABC):
-    """The part of an image that is predicted.
+    """The part of an image that is predicted, read by windows.
 
     Attributes:
         size: (height, width) of the image.
@@ -57,13 +58,13 @@ class Region(ABC):
 
     def keep(self, cells: CellInstances) -> CellInstances:
         """The cells of the image of whose pixels half at least are in the region, in their order."""
+        if not len(cells):
+            return cells
         boxes, kept = cells.mask_boxes, np.zeros(len(cells), bool)
-        blocks, block_of = np.unique(boxes[:, :2] // BLOCK_SIDE, axis=0, return_inverse=True)
-        order, counts = (
-            np.argsort(block_of.ravel(), kind="stable"),
-            np.bincount(block_of.ravel(), minlength=len(blocks)),
-        )
-        for members in np.split(order, np.cumsum(counts)[:-1]) if len(cells) else []:
+        blocks = boxes[:, :2] // BLOCK_SIDE
+        order = np.lexsort(blocks.T)
+        ends = np.flatnonzero(np.diff(blocks[order], axis=0).any(axis=1)) + 1
+        for members in np.split(order, ends):
             left, top = boxes[members, :2].min(axis=0).tolist()
             right, bottom = boxes[members, 2:].max(axis=0).tolist()
             inside = self.read((left, top, right, bottom))
@@ -244,7 +245,8 @@ def _region_in(folder: Path, image: InputImage) -> Path:
     names = {image.name.rpartition("/")[2], image.path.name}
     suffixes = (*OUTLINE_SUFFIXES, *LABEL_SUFFIXES)
     files = [place / f"{name}{suffix}" for name in sorted(names) for suffix in suffixes]
-    found = [path for path in files if path.is_file() and not path.samefile(image.path)]
+    itself = os.path.realpath(image.path)
+    found = [path for path in files if path.is_file() and os.path.realpath(path) != itself]
     if len(found) > 1:
         raise CellSegError(
             f"{found[1]}: is of {image.file_name}, as {found[0].name} is; remove or rename one of the two"

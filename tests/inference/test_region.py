@@ -21,6 +21,7 @@ from cellseg_d2.export.formats import FORMATS
 from cellseg_d2.images.listing import list_images
 from cellseg_d2.inference import region, segment
 from cellseg_d2.inference.folder import Output, predict_images
+from cellseg_d2.inference.from_results import Results, export_results
 from cellseg_d2.inference.predictor import WholeImagePredictor
 from cellseg_d2.inference.region import Area, MaskRegion, OutlineRegion, read_region, with_regions
 
@@ -144,6 +145,12 @@ def test_tiles_that_the_region_does_not_touch_are_not_predicted():
     assert sum(map(len, model.calls)) == 1
 
 
+def test_an_empty_mask_has_no_cells():
+    model = BlobModel()
+    assert len(predictor_of(model).predict(picture(0), MaskRegion(np.zeros(SIZE, bool)))) == 0
+    assert not model.calls
+
+
 def test_a_cell_that_the_last_tile_cuts_is_no_cell_too_large(caplog):
     """Its owner is not predicted, as the region does not touch it: that is no reason to put it together from pieces."""
     image = np.zeros((40, 120, 3), np.uint8)
@@ -176,6 +183,9 @@ def test_all_files_have_the_cells_of_the_regions(images, regions, tmp_path):
     record = json.loads((output.folder / "prediction.json").read_text())
     assert list(record["region_percents"].values()) == pytest.approx([100 * share for share in shares], abs=1e-3)
     assert summary.region_percent == pytest.approx(100 * np.mean(shares))
+    kept = Results.read(output.folder)
+    assert export_results(kept, tmp_path / "later", ["geojson"], kept.selection) == summary.counts
+    assert json.loads((tmp_path / "later" / "prediction.json").read_text()) == record
 
 
 def test_without_a_region_none_is_told(images, tmp_path):
