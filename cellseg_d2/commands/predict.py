@@ -46,6 +46,13 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="images, OME-Zarr folders, or folders of them, also in folders below",
     )
+    parser.add_argument(
+        "--region",
+        type=Path,
+        metavar="PATH",
+        help="predict only there: GeoJSON annotations or a mask of the image's size; for several images a folder with "
+        "<name>.geojson or a mask for each",
+    )
     parser.add_argument("--output", type=output_folder, required=True, metavar="DIR", help="the folder for results")
     parser.add_argument("--overwrite", action="store_true", help="replace earlier results in --output")
     parser.add_argument(
@@ -124,6 +131,9 @@ def _report(summary: Summary, output: Output) -> None:
 
     found = ", ".join(f"{count} {name}" for name, count in summary.counts.items())
     print(f"{counted(summary.images, 'image')}: {found}")
+    if summary.region_percent is not None:
+        whole = "the image" if summary.images == 1 else "all images together"
+        print(f"region: {summary.region_percent:.3g} % of {whole}")
     print(f"results: {output.folder}")
     if summary.results is not None:
         print(f"test-results.json has {counted(summary.results, 'result')}, also those of low score, which AP needs")
@@ -164,8 +174,10 @@ def run(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     from cellseg_d2.evaluation.thresholds import read_thresholds
     from cellseg_d2.images.listing import list_images
     from cellseg_d2.inference.folder import Output
+    from cellseg_d2.inference.region import with_regions
 
     images = list_images(args.input, args.image_ids, args.output)
+    images = with_regions(images, args.region) if args.region else images
     cfg, opened = prediction_cfg(args.weights, args.config_file, overrides)
     check_processes(cfg, args.num_gpus)
     thresholds = read_thresholds(args.thresholds, cfg.CELLSEG.CLASS_NAMES) if args.thresholds else {}

@@ -26,12 +26,14 @@ class Record:
         selection: which cells people see, as the arguments of :class:`cellseg_d2.inference.suppress.Selection`.
         intensity_rule: how images that are not 8 bit were scaled.
         pixel_sizes_um: (x, y) in microns per pixel by file name, of images where that is known.
+        region_percents: how much of an image was predicted by file name, of images of which only a region was.
     """
 
     class_names: list[str]
     selection: dict[str, Any] = field(default_factory=dict)
     intensity_rule: str = INTENSITY_RULE
     pixel_sizes_um: Mapping[str, PixelSize] = field(default_factory=dict)
+    region_percents: Mapping[str, float] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
         """Writes it into a folder of results."""
@@ -50,9 +52,10 @@ class Record:
         content = read_json(path)
         try:
             sizes = {str(name): (float(x), float(y)) for name, (x, y) in content["pixel_sizes_um"].items()}
+            percents = {str(name): float(percent) for name, percent in content.get("region_percents", {}).items()}
             names, selection = content["class_names"], dict(content["selection"])
             if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
                 raise TypeError("class names are no list of texts")
-            return cls(names, selection, str(content["intensity_rule"]), sizes)
+            return cls(names, selection, str(content["intensity_rule"]), sizes, percents)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CellSegError(f"{path}: is not what predict writes ({error}); predict again") from error

@@ -43,12 +43,14 @@ class InputImage:
         path: a file of any kind that :func:`cellseg_d2.images.formats.open_image` reads, or an OME-Zarr folder.
         size: (height, width) that the id file states; None where it states none.
         folder: where it lies below the folder that was listed, such as ``plate1/well2``; empty for directly in it.
+        region: the file of the part of it that is to be predicted; None for all of it.
     """
 
     id: int
     path: Path
     size: tuple[int, int] | None = None
     folder: str = ""
+    region: Path | None = None
 
     @property
     def name(self) -> str:

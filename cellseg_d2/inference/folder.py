@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from detectron2.config import CfgNode
 from detectron2.data.samplers import InferenceSampler
@@ -28,7 +28,8 @@ from cellseg_d2.files import whole_file, write_json
 from cellseg_d2.images.formats import image_header
 from cellseg_d2.images.listing import InputImage
 from cellseg_d2.images.regions import ImageRegions
-from cellseg_d2.inference.predictor import WholeImagePredictor
+from cellseg_d2.inference.predictor import Piece, WholeImagePredictor
+from cellseg_d2.inference.region import Region, read_region
 from cellseg_d2.inference.suppress import check_least_scores
 from cellseg_d2.progress import track
 
@@ -39,7 +40,7 @@ T = TypeVar("T")
 PARTS_FOLDER = ".parts"
 """The folder for the results of single images, until all images are done."""
 
-PARTS_FORM = 2
+PARTS_FORM = 3
 """Parts of another form, of an earlier version, are not taken up."""
 
 SETTINGS_FILE = "settings"
@@ -97,12 +98,23 @@ class Summary:
         counts: class name -> number of cells that people see, the same as in all files but ``test-results.json``.
         results: number of results in ``test-results.json``, which has cells of all scores; None without it.
         skipped: images that could not be read.
+        region_percent: how much of all images together their regions are; None where all of them was predicted.
     """
 
     images: int
     counts: dict[str, int]
     results: int | None
     skipped: list[Skipped]
+    region_percent: float | None = None
+
+
+@dataclass(frozen=True)
+class Opened(Generic[T]):
+    """An image that is open, its region, and what was found in it."""
+
+    pixels: ImageRegions
+    region: Region | None
+    found: T
 
 
 def predict_images(predictor: WholeImagePredictor, images: Sequence[InputImage], output: Output) -> Summary | None:
@@ -115,9 +127,11 @@ def predict_images(predictor: WholeImagePredictor, images: Sequence[InputImage],
     - ``geojson/<name>.geojson``, ``rois/<name>.zip``, ``labels/<name>/*.tif``, ``csv/<name>.csv`` and
       ``overlays/<name>.png``, see the writers in :mod:`cellseg_d2.export`.
 
-    The same run can continue after an interruption: finished images are not predicted again if image, config, weights
-    and output are the same. With several processes, all call this function; each predicts a share of the images, and a
-    share of the tiles of large images.
+    Of an image with a region only the cells in it are predicted, see :mod:`.region`.
+
+    The same run can continue after an interruption: finished images are not predicted again if image, region, config,
+    weights and output are the same. With several processes, all call this function; each predicts a share of the
+    images, and a share of the tiles of large images.
 
     Returns:
         What was found; None on all processes but the first.
@@ -127,7 +141,7 @@ def predict_images(predictor: WholeImagePredictor, images: Sequence[InputImage],
     """
     parts = output.folder / PARTS_FOLDER
     if comm.is_main_process():
-        _keep_parts_of(parts, _fingerprint(predictor.cfg, output))
+        _keep_parts_of(parts, _fingerprint(predictor.cfg, output, any(image.region for image in images)))
     comm.synchronize()
     waiting = [image for image in images if not _part(parts, image).is_file()]
     if len(waiting) < len(images):
@@ -135,24 +149,28 @@ def predict_images(predictor: WholeImagePredictor, images: Sequence[InputImage],
     comm.synchronize()  # all have looked before the first new part appears
     skipped: list[Skipped] = []
     shared, single = _share(predictor, waiting, output)
-    tiles = (comm.get_rank(), comm.get_world_size())
+
+    def predict_share(pixels: ImageRegions, region: Region | None) -> list[Piece]:
+        return list(predictor.pieces(pixels, region, comm.get_rank(), comm.get_world_size()))
+
     for image in shared:
         with ExitStack() as stack:
-            opened = _try(predictor, image, output, stack, lambda regions: list(predictor.pieces(regions, *tiles)))
+            opened = _try(predictor, image, output, stack, predict_share)
             comm.synchronize()  # waits as long as the launch allows, which gathering does not
-            gathered = comm.gather(opened if isinstance(opened, Skipped) else opened[1])
+            gathered = comm.gather(opened if isinstance(opened, Skipped) else opened.found)
             unread = [found for found in gathered if isinstance(found, Skipped)]
             skipped += unread[:1]
             if comm.is_main_process() and not unread and not isinstance(opened, Skipped):
-                cells = predictor.join([piece for pieces in gathered for piece in pieces], opened[0].size)
-                _write(predictor, cells, image, opened[0], output)
+                pieces = [piece for pieces in gathered for piece in pieces]
+                cells = predictor.join(pieces, opened.pixels.size, opened.region)
+                _write(predictor, Opened(opened.pixels, opened.region, cells), image, output)
     for image in track(single, len(single), "prediction") if comm.is_main_process() else single:
         with ExitStack() as stack:
             predicted = _try(predictor, image, output, stack, predictor.predict)
             if isinstance(predicted, Skipped):
                 skipped.append(predicted)
             else:
-                _write(predictor, predicted[1], image, predicted[0], output)
+                _write(predictor, predicted, image, output)
     comm.synchronize()
     unread = [image for part in comm.gather(skipped) for image in part]
     return _finish(images, predictor, output, unread) if comm.is_main_process() else None
@@ -163,19 +181,20 @@ def _try(
     image: InputImage,
     output: Output,
     stack: ExitStack,
-    find: Callable[[ImageRegions], T],
-) -> tuple[ImageRegions, T] | Skipped:
-    """An image, open for as long as the stack is, and what is found in it; or that it was skipped."""
+    find: Callable[[ImageRegions, Region | None], T],
+) -> Opened[T] | Skipped:
+    """An image, open for as long as the stack is, its region, and what is found in it; or that it was skipped."""
     try:
-        regions = stack.enter_context(image.open(predictor.cfg.CELLSEG.INTENSITY_RULE))
-        return regions, find(regions)
+        pixels = stack.enter_context(image.open(predictor.cfg.CELLSEG.INTENSITY_RULE))
+        region = read_region(image.region, pixels.size) if image.region else None
+        return Opened(pixels, region, find(pixels, region))
     except (CellSegError, OSError) as error:
         if not output.skip_errors:
             raise
         return Skipped(image.file_name, image.id, one_line(error))
 
 
-def _fingerprint(cfg: CfgNode, output: Output) -> str:
+def _fingerprint(cfg: CfgNode, output: Output, has_regions: bool) -> str:
     """A fingerprint of the run; it differs from an earlier run's if that run's parts must not be used."""
     weights = Path(cfg.MODEL.WEIGHTS)
     state = weights.stat() if weights.is_file() else None
@@ -185,6 +204,7 @@ def _fingerprint(cfg: CfgNode, output: Output) -> str:
         sorted(output.formats),
         output.min_score,
         sorted(output.min_score_of_class.items()),
+        has_regions,
     ]
     known += [state.st_size, state.st_mtime_ns] if state else []
     return hashlib.sha256(repr(known).encode()).hexdigest()
@@ -218,13 +238,17 @@ def _keep_parts_of(parts: Path, fingerprint: str) -> None:
 
 
 def _part(parts: Path, image: InputImage) -> Path:
-    """Where the results of an image lie until all are done: of this file, as it is now, under this id."""
-    try:
-        state = image.path.stat()
-        source = f"{image.path.absolute()} {state.st_size} {state.st_mtime_ns}"
-    except OSError:  # it is gone; reading it says so
-        source = f"{image.path.absolute()}"
+    """Where the results of an image lie until all are done: of its file and region, as they are now, under this id."""
+    source = " ".join(_state(path) for path in (image.path, image.region) if path)
     return parts / f"{image.id}_{hashlib.sha256(source.encode()).hexdigest()[:16]}.json"
+
+
+def _state(path: Path) -> str:
+    try:
+        state = path.stat()
+    except OSError:  # it is gone; reading it says so
+        return str(path.absolute())
+    return f"{path.absolute()} {state.st_size} {state.st_mtime_ns}"
 
 
 def _share(
@@ -250,21 +274,20 @@ def _share(
     return [image for image, is_large in zip(images, large) if is_large], mine
 
 
-def _write(
-    predictor: WholeImagePredictor, cells: CellInstances, image: InputImage, regions: ImageRegions, output: Output
-) -> None:
+def _write(predictor: WholeImagePredictor, opened: Opened[CellInstances], image: InputImage, output: Output) -> None:
     """Writes all files of one image, its part last: an image with a part is done."""
-    sure = predictor.confident(cells, output.min_score, output.min_score_of_class)
-    predictor.warn_of_scale(regions, image.path)
-    names, pixel_size = predictor.class_names, predictor.pixel_size_of(regions)
-    pixels = pixels_for(output.formats, regions, image.path)
+    sure = predictor.confident(opened.found, output.min_score, output.min_score_of_class)
+    predictor.warn_of_scale(opened.pixels, image.path)
+    names, pixel_size = predictor.class_names, predictor.pixel_size_of(opened.pixels)
+    pixels = pixels_for(output.formats, opened.pixels, image.path)
     shown = ImageCells(output.folder, image.name, sure, names, pixels, pixel_size, image.file_name)
     write_image(shown, output.formats)
-    height, width = regions.size
+    height, width = opened.pixels.size
     part = {
         "image": {"file_name": image.file_name, "id": image.id, "height": height, "width": width},
         "counts": asdict(ImageCounts.of(image.file_name, sure, len(names), pixel_size)),
-        "results": to_results(cells, image.id) if COCO in output.formats else [],
+        "results": to_results(opened.found, image.id) if COCO in output.formats else [],
+        "region": opened.region.share if opened.region else None,
     }
     with whole_file(_part(output.folder / PARTS_FOLDER, image)) as partial:
         partial.write_text(json.dumps(part), encoding="utf-8")
@@ -279,6 +302,7 @@ def _finish(
         raise CellSegError(f"none of the {len(images)} images can be read; the first: {reasons[images[0].id].reason}")
     entries: list[dict[str, Any]] = []
     counts: list[ImageCounts] = []
+    shares: dict[str, float] = {}
     unchecked = output.folder / f"{RESULTS_FILE}.unchecked"
     with ResultsWriter.open(unchecked) as writer:
         for image in images:
@@ -288,6 +312,8 @@ def _finish(
             writer.append(part["results"])
             entries.append(part["image"])
             counts.append(ImageCounts(**part["counts"]))
+            if part["region"] is not None:
+                shares[image.file_name] = part["region"]
     names = predictor.class_names
     if COCO in output.formats:
         if output.check:
@@ -302,10 +328,20 @@ def _finish(
     write_counts(output.folder / COUNTS_FILE, counts, names)
     in_order = [reasons[image.id] for image in images if image.id in reasons]
     _write_skipped(output.folder / SKIPPED_FILE, in_order)
-    _record(predictor, output, counts).write(output.folder)
+    _record(predictor, output, counts, shares).write(output.folder)
     shutil.rmtree(output.folder / PARTS_FOLDER)
     sums = {name: sum(image.cells[number] for image in counts) for number, name in enumerate(names)}
-    return Summary(len(entries), sums, writer.count if COCO in output.formats else None, in_order)
+    results = writer.count if COCO in output.formats else None
+    return Summary(len(entries), sums, results, in_order, _region_percent(entries, shares))
+
+
+def _region_percent(entries: Sequence[Mapping[str, Any]], shares: Mapping[str, float]) -> float | None:
+    """How much of all images together their regions are."""
+    if not shares:
+        return None
+    pixels = [entry["height"] * entry["width"] for entry in entries]
+    inside = sum(count * shares[entry["file_name"]] for count, entry in zip(pixels, entries))
+    return 100 * float(inside) / sum(pixels)
 
 
 def _write_skipped(path: Path, skipped: Sequence[Skipped]) -> None:
@@ -316,8 +352,11 @@ def _write_skipped(path: Path, skipped: Sequence[Skipped]) -> None:
         path.unlink(missing_ok=True)
 
 
-def _record(predictor: WholeImagePredictor, output: Output, counts: Sequence[ImageCounts]) -> Record:
+def _record(
+    predictor: WholeImagePredictor, output: Output, counts: Sequence[ImageCounts], shares: Mapping[str, float]
+) -> Record:
     selection = asdict(predictor.selection(output.min_score, output.min_score_of_class))
     names = list(selection.pop("class_names"))
     sizes = {image.image: image.pixel_size_um for image in counts if image.pixel_size_um}
-    return Record(names, selection, predictor.cfg.CELLSEG.INTENSITY_RULE, sizes)
+    percents = {name: round(100 * share, 3) for name, share in shares.items()}
+    return Record(names, selection, predictor.cfg.CELLSEG.INTENSITY_RULE, sizes, percents)

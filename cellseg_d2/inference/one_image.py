@@ -20,6 +20,7 @@ from cellseg_d2.export.overlay import draw_overlay
 from cellseg_d2.images.regions import WholeImage
 from cellseg_d2.images.tiff import IntensityRule
 from cellseg_d2.inference.predictor import WholeImagePredictor
+from cellseg_d2.inference.region import MaskRegion
 
 
 @dataclass(frozen=True, repr=False)
@@ -50,6 +51,7 @@ def segment(
     *,
     min_score: float | None = None,
     min_score_of_class: Mapping[str, float] | None = None,
+    region: NDArray[Any] | None = None,
     output: str | Path | None = None,
     formats: Collection[str] = ("overlay",),
     name: str = "image",
@@ -63,6 +65,8 @@ def segment(
             or a predictor. For many images make a predictor once, because all others load the weights in each call.
         min_score: the least score of a cell, in [0, 1]; None for the checkpoint's, per class, or else 0.5.
         min_score_of_class: class name -> the least score of its cells, where it differs.
+        region: (H, W), not 0 where cells are looked for; a cell is kept if half of its pixels at least are there. None
+            for all of the image.
         output: a folder for files of the cells, as ``predict`` writes them; None writes nothing.
         formats: which files to write, from :data:`cellseg_d2.export.formats.WRITERS`.
         name: the name of these files.
@@ -75,13 +79,16 @@ def segment(
     Raises:
         CellSegError: there are no weights, they cannot be read or do not fit, a value of the config is not allowed, a
             score is not in [0, 1], a class or a format is unknown, or a file cannot be written.
-        ValueError: the image is of another shape, or holds complex, NaN or infinite values.
+        ValueError: the image or the region is of another shape, or the image holds complex, NaN or infinite values.
     """
     if unknown := sorted(set(formats) - WRITERS.keys()):
         raise CellSegError(f"{unknown[0]!r} is no format of a single image; choose from {', '.join(WRITERS)}")
     predictor = _predictor_of(model)
     rgb = as_rgb(image, predictor.cfg.CELLSEG.INTENSITY_RULE)
-    cells = predictor.confident(predictor.predict(rgb), min_score, min_score_of_class)
+    if region is not None and region.shape != rgb.shape[:2]:
+        raise ValueError(f"a region has the shape of its image, {rgb.shape[:2]}, not {region.shape}")
+    found = predictor.predict(rgb, None if region is None else MaskRegion(region != 0))
+    cells = predictor.confident(found, min_score, min_score_of_class)
     if output is not None:
         pixel_size = predictor.pixel_size_of(WholeImage(rgb))
         shown = ImageCells(Path(output), name, cells, predictor.class_names, rgb, pixel_size)

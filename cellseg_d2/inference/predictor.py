@@ -25,6 +25,7 @@ from cellseg_d2.images.pixel_size import PixelSize
 from cellseg_d2.images.regions import ImageHeader, ImageRegions, WholeImage
 from cellseg_d2.inference.detect import Detector
 from cellseg_d2.inference.paste import to_cell_instances
+from cellseg_d2.inference.region import Region
 from cellseg_d2.inference.stitch import stitch
 from cellseg_d2.inference.suppress import Selection, suppress
 from cellseg_d2.modeling.build import use_available_device
@@ -91,29 +92,39 @@ class WholeImagePredictor:
         opened = WeightsFile.read(path)
         return cls.from_cfg(opened.cfg(), opened)
 
-    def predict(self, image: NDArray[np.uint8] | ImageRegions) -> CellInstances:
+    def predict(self, image: NDArray[np.uint8] | ImageRegions, region: Region | None = None) -> CellInstances:
         """Finds the cells of an image.
 
         Args:
             image: (H, W, 3) uint8 RGB, or an image that is read window by window.
+            region: the part of the image to predict, see :mod:`.region`; None for all of it.
 
         Returns:
             The cells in pixels of the image; classes are contiguous, 0 .. K - 1.
         """
         regions = WholeImage(image) if isinstance(image, np.ndarray) else image
-        return self.join(self.pieces(regions), regions.size)
+        return self.join(self.pieces(regions, region), regions.size, region)
 
-    def pieces(self, image: ImageRegions, part: int = 0, parts: int = 1) -> Iterator[Piece]:
+    def pieces(
+        self, image: ImageRegions, region: Region | None = None, part: int = 0, parts: int = 1
+    ) -> Iterator[Piece]:
         """The cells of each tile, batch by batch; the next batch is read while the model runs.
 
         Args:
             image: the image, which is read window by window.
+            region: tiles that it does not touch have no cells, and the model does not see them.
             part: the number of this share of the tiles, for processes that share an image.
             parts: the number of shares.
         """
         options = self.cfg.CELLSEG.INFERENCE
         scale = self.scale_of(image)
-        for batch in read_ahead(self._batches(image, list(self.grid(image))[part::parts])):
+        tiles = list(self.grid(image))
+        if region is not None:
+            touched = {tile for tile in tiles if region.touches(tile.window)}
+            if part == 0:  # stitching takes the others for tiles that saw nothing, and leaves to them what they own
+                yield from ((tile, CellInstances.empty(image.size)) for tile in tiles if tile not in touched)
+            tiles = [tile for tile in tiles if tile in touched]
+        for batch in read_ahead(self._batches(image, tiles[part::parts])):
             shown = [not self._is_background(crop) for _, crop in batch]
             crops = [crop for (_, crop), is_shown in zip(batch, shown) if is_shown]
             found = iter(self.detector(crops, scale) if crops else [])
@@ -173,11 +184,12 @@ class WholeImagePredictor:
         options = self.cfg.CELLSEG.INFERENCE
         return suppress(cells, method=options.SUPPRESSION, iou=options.SUPPRESSION_IOU)
 
-    def join(self, pieces: Iterable[Piece], size: tuple[int, int]) -> CellInstances:
-        """The cells of an image from those of all of its tiles."""
+    def join(self, pieces: Iterable[Piece], size: tuple[int, int], region: Region | None = None) -> CellInstances:
+        """The cells of an image, or of a region of it, from those of all of its tiles."""
         cells, report = stitch(pieces, size, tolerance=self.cfg.CELLSEG.INFERENCE.TOLERANCE)
         logger.debug("put together: %s", report)
-        return replace(cells, class_names=tuple(self.class_names))
+        cells = replace(cells, class_names=tuple(self.class_names))
+        return cells if region is None else region.keep(cells)
 
     def pixel_size_of(self, image: ImageHeader) -> PixelSize | None:
         """Microns per pixel, (x, y): CELLSEG.INFERENCE.PIXEL_SIZE_UM, else what the image states."""

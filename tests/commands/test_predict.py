@@ -2,8 +2,11 @@
 
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
+import tifffile
+from PIL import Image
 
 
 @pytest.fixture
@@ -40,3 +43,30 @@ def test_by_default_the_image_ends_the_run_in_one_line(run_tool, batch, tmp_path
     assert [line for line in done.stderr.splitlines() if not line.startswith("INFO ")] == [
         f"error: {batch / 'below' / 'cut.tif'}: ends after 300 of 73333 bytes; copy or export it again"
     ]
+
+
+def test_a_region_restricts_prediction_and_its_share_is_told(run_tool, batch, tmp_path):
+    image = batch / "good.tif"
+    with tifffile.TiffFile(image) as file:
+        height, width = file.pages[0].shape[:2]
+    mask = np.zeros((height, width), np.uint8)
+    mask[:, : width // 2] = 255
+    Image.fromarray(mask).save(tmp_path / "region.png")
+    done = predict(run_tool, image, tmp_path / "out", "--region", tmp_path / "region.png")
+    assert done.returncode == 0, done.stderr
+    table = pd.read_csv(tmp_path / "out" / "csv" / "good.csv")
+    found, region = done.stdout.splitlines()[:2]
+    assert (found, region) == (
+        f"1 image: {len(table)} nucleus",
+        f"region: {100 * (mask > 0).mean():.3g} % of the image",
+    )
+    whole = predict(run_tool, image, tmp_path / "whole")
+    assert 0 < len(table) < len(pd.read_csv(tmp_path / "whole" / "csv" / "good.csv")), whole.stderr
+
+
+def test_a_region_of_another_size_is_one_line(run_tool, batch, tmp_path):
+    Image.new("L", (30, 20)).save(tmp_path / "region.png")
+    done = predict(run_tool, batch / "good.tif", tmp_path / "out", "--region", tmp_path / "region.png")
+    assert done.returncode == 2
+    (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert error.startswith(f"error: {tmp_path / 'region.png'}: is 20 x 30, its image ")
