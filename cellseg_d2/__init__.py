@@ -5,11 +5,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import warnings
 from typing import TYPE_CHECKING, Any
 
 # albumentations asks the package index for a newer version of itself at import; clusters without a network hang on it.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+# Newer releases of torch warn of two functions that Detectron2 calls; nobody can do anything about it here.
+warnings.filterwarnings("ignore", "`torch.jit.script(_method)?` is deprecated", FutureWarning)
+warnings.filterwarnings("ignore", "`torch.jit.script(_method)?` is deprecated", DeprecationWarning)
+logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
 
 __version__ = "0.1.0"
 

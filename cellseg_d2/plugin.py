@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import cellseg_d2.modeling  # noqa: F401  (registers backbones and heads)
@@ -19,7 +18,5 @@ def setup(datasets: str | Path | None = None) -> list[str]:
     Returns:
         Names of the datasets that are registered now, such as ``cells_train``.
     """
-    # newer releases of torch warn once of a function that Detectron2 calls
-    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
     register_package_weights()
     return register_all(datasets)

@@ -59,6 +59,10 @@ class Roi:
         return self.oval is not None or any(len(ring) > 2 for ring in self.rings)
 
 
+ROI_TYPES = range(11)
+"""ImageJ's types, from polygon to point."""
+
+
 def roi_names(path: Path) -> list[str] | None:
     """The entries of a zip archive that are ROIs; None of a damaged one."""
     try:
@@ -100,6 +104,8 @@ def _is_roi(name: str) -> bool:
 def _roi(path: Path, entry: str, data: bytes) -> Roi:
     try:
         roi = ImagejRoi.frombytes(data)
+        if roi.roitype not in ROI_TYPES:  # newer releases of roifile take any number
+            raise ValueError(f"{int(roi.roitype)} is not a valid ROI_TYPE")
         rings = [ring.astype(np.float64).reshape(-1, 2) for ring in _outlines(roi)]
         oval = _box(roi) if roi.roitype == ROI_TYPE.OVAL else None
         if not all(np.isfinite(numbers).all() for numbers in (*rings, oval or 0.0)):

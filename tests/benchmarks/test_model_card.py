@@ -47,8 +47,8 @@ def test_its_figures_are_those_of_predict_and_evaluate(card, few, run_tool, tmp_
     truth["categories"] = [{"id": 1, "name": "nucleus"}]
     (tmp_path / "truth.json").write_text(json.dumps(truth))
     options = ("--ground-truth", tmp_path / "truth.json", "--predictions", tmp_path / "test-results.json")
-    assert run_tool("evaluate", *options, "--output", tmp_path).returncode == 0
-    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert run_tool("evaluate", *options, "--output", tmp_path / "scores").returncode == 0
+    metrics = json.loads((tmp_path / "scores" / "metrics.json").read_text())
     cells = metrics["cells"]["summary"]
 
     scores, accuracy = tables["Scores"], tables["Accuracy"]

@@ -101,7 +101,7 @@ def test_the_best_checkpoints_carry_a_least_score_per_class(trained):
         name: _least_scores_of(output / f"{name}.pth") for name in ("model_best", "model_best_ema", "model_final")
     }
     assert [len(own) for own in scores.values()] == [4, 4, 0]
-    assert "least scores of the best F1, which prediction shows cells from: class1 " in printed
+    assert "least scores of the best F1, from which prediction shows cells: class1 " in printed
 
 
 def _least_scores_of(path):
@@ -260,7 +260,7 @@ def test_a_checkpoint_alone_predicts_whole_images(predicted, sample_root):
     output, printed = predicted
     assert printed.startswith("25 images: ")
     halves = ", ".join(f"class{number} 0.50" for number in range(1, 5))
-    assert f"least score in all formats but coco: {halves}\n" in printed
+    assert f"least score: {halves}\n" in printed
     truth = COCO(str(sample_root / "test_gt.json"))
     results = json.loads((output / "test-results.json").read_text())
     assert {result["image_id"] for result in results} <= set(truth.getImgIds())
@@ -282,7 +282,8 @@ def test_results_that_are_there_are_replaced_on_demand_only(run_tool, sample_roo
     assert "holds results already; give another --output, or --overwrite to replace it" in _one_error_line(done)
     assert read_folder(tmp_path) == before
     assert run_tool(*command, "geojson", "--overwrite", **ON_CPU).returncode == 0
-    assert set(read_folder(tmp_path)) == {"notes.txt", f"geojson/{image.stem}.geojson"}
+    written = {f"geojson/{image.stem}.geojson", "counts.csv", "prediction.json"}
+    assert set(read_folder(tmp_path)) == {"notes.txt", *written}
 
 
 def test_two_processes_predict_what_one_predicts(predicted, trained, run_tool, sample_root, tmp_path):

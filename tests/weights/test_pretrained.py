@@ -12,7 +12,7 @@ import cellseg_d2.modeling  # noqa: F401  (registers backbones and heads)
 from cellseg_d2.config import config_names, get_cfg
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.weights.checkpoint import CellCheckpointer, WeightsFile
-from cellseg_d2.weights.locations import local_path, register_package_weights
+from cellseg_d2.weights.locations import PUBLISHED, local_path, register_package_weights
 from cellseg_d2.weights.pretrained import CAFFE2, EFFICIENTNET_LITE, FAIR, MSRA, TORCHVISION, recognise
 
 R_50 = "mask_rcnn_R_50_FPN"
@@ -197,6 +197,8 @@ def test_the_shipped_configs_go_with_their_weights(name, tmp_path):
         register_package_weights()
         path = local_path(cfg.MODEL.WEIGHTS)
         assert recognise(torch.load(path, weights_only=True), path).origin == EFFICIENTNET_LITE
+    elif cfg.MODEL.WEIGHTS in PUBLISHED:
+        path = local_path(cfg.MODEL.WEIGHTS)
     else:
         groups = cfg.MODEL.RESNETS.NUM_GROUPS
         path = _saved(_caffe2_resnet(groups), tmp_path / "network.pkl")
