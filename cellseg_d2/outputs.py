@@ -37,6 +37,8 @@ class Kind:
         option: what names the folder on the command line.
         resumes: the option that goes on with such a run; empty where there is none.
         not_beside: patterns of names that are not to be in such a folder, and never removed.
+        proof: patterns of which one matches where such a run has written the folder; without it nothing is removed, as
+            other files may have names like ``labels/a.tif``. Empty where the marks are proof enough.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Kind:
     option: str = "--output"
     resumes: str = ""
     not_beside: tuple[str, ...] = ()
+    proof: tuple[str, ...] = ()
 
     def is_in(self, folder: Path) -> bool:
         """Whether a folder holds such a run."""
@@ -63,8 +66,13 @@ class Kind:
         """Removes such a run, and nothing else, from a folder.
 
         Raises:
-            CellSegError: something cannot be removed.
+            CellSegError: something cannot be removed, or such a run did not write the folder.
         """
+        if self.proof and self.is_in(folder) and not holds(folder, self.proof):
+            raise CellSegError(
+                f"{folder}: holds files with names of {self.name}, but nothing says that they are; give another "
+                f"{self.option}, or remove them"
+            )
         for path in [path for pattern in (*self.files, *self.marks) for path in folder.glob(pattern)]:
             remove(path)
             for above in path.parents:
@@ -94,6 +102,7 @@ PREDICTION = Kind(
         *("test-results.zip", "test-results.json.*", "test-results.image_ids.json"),
         *(".parts/settings", ".parts/*.json*"),
     ),
+    proof=("prediction.json", "test-results.json", "image_ids.json", ".parts/settings"),
 )
 STUDY = Kind("a study", ())  # it goes on by itself, and refuses one of other settings
 EVALUATION = Kind(

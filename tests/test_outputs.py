@@ -104,6 +104,16 @@ def test_results_go_with_their_folders_and_nothing_else(tmp_path):
     assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")) == ["csv", "csv/thesis.txt"]
 
 
+def test_files_of_the_user_that_are_called_like_results_are_never_removed(tmp_path):
+    for name in ("labels/a.tif", "csv/a.csv"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("years of work")
+    before = read_folder(tmp_path)
+    with pytest.raises(CellSegError, match="holds files with names of results, but nothing says that they are"):
+        PREDICTION.remove(tmp_path)
+    assert read_folder(tmp_path) == before
+
+
 def test_an_evaluation_does_not_replace_the_metrics_of_a_training(tmp_path):
     (tmp_path / "last_checkpoint").write_text("model_final.pth")
     with (

@@ -177,7 +177,7 @@ def _around_others(cells: Sequence[GeoObject], choice: Choice) -> list[GeoObject
     large = np.flatnonzero(areas >= REGION_SIZE * np.median(areas))
     return [
         cells[place]
-        for place in large
+        for place in large.tolist()
         if cells[place].kind == "annotation" and ((low >= low[place]) & (high <= high[place])).all(axis=1).sum() > 2
     ]
 

@@ -79,8 +79,9 @@ class Shape:
         """An object from a mask whose first pixel is ``origin``, (x, y), in an image of ``size``."""
         rows, columns = (places.astype(np.int64) for places in np.nonzero(mask))
         rows, columns = rows + origin[1], columns + origin[0]
-        corners = np.stack([columns, rows], axis=1)
-        box = _box([corners.astype(np.float64), corners + 1.0]) if len(rows) else None
+        corners = np.stack([columns, rows], axis=1).astype(np.float64)
+        ends: NDArray[np.float64] = corners + np.float64(1)
+        box = _box([corners, ends]) if len(rows) else None
         inside = (rows >= 0) & (rows < size[0]) & (columns >= 0) & (columns < size[1])
         return cls(name, category, (rows[inside], columns[inside]), box, label)
 

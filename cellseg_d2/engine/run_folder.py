@@ -53,11 +53,20 @@ def is_first(args: argparse.Namespace) -> bool:
 
 
 def clear_for(cfg: CfgNode, args: argparse.Namespace) -> None:
-    """Removes what the run is not to go on with, once everything else has been checked."""
+    """Removes what the run is not to go on with, once everything else has been checked.
+
+    Raises:
+        CellSegError: ``--resume`` finds weights, but no checkpoint to go on from; nothing is removed then.
+    """
     if not is_first(args):
         return
     folder = Path(cfg.OUTPUT_DIR)
     without = args.resume and not resumes_from(cfg.OUTPUT_DIR)
+    if without and holds(folder, CHECKPOINTS):
+        raise CellSegError(
+            f"{folder}: holds weights, but no last_checkpoint to go on from; write the name of a checkpoint into "
+            "last_checkpoint, give another OUTPUT_DIR, or --overwrite to begin anew"
+        )
     if without and TRAINING.is_in(folder):
         logger.warning("%s: has no checkpoint to go on from, so training begins anew", folder)
     if args.overwrite or without:

@@ -81,4 +81,5 @@ def _in_microns(measured: Shapes, pixel_size: tuple[float, float]) -> list[NDArr
     width, height = pixel_size
     side = width if math.isclose(width, height, rel_tol=1e-3) else math.nan
     centres = measured.centroids * (width, height)
-    return [measured.areas * (width * height), centres[:, 0], centres[:, 1], measured.perimeters * side]
+    areas = measured.areas.astype(np.float64) * (width * height)
+    return [areas, centres[:, 0], centres[:, 1], measured.perimeters * side]

@@ -51,6 +51,15 @@ def test_a_training_has_ended_with_its_last_evaluation(iteration, unevaluated, e
     assert has_ended(_cfg(tmp_path)) == ended
 
 
+def test_a_resume_that_finds_weights_alone_removes_none(tmp_path):
+    (tmp_path / "model_best.pth").write_bytes(b"a week of work")
+    with pytest.raises(CellSegError, match="holds weights, but no last_checkpoint to go on from"):
+        clear_for(_cfg(tmp_path), _args("--resume"))
+    assert (tmp_path / "model_best.pth").read_bytes() == b"a week of work"
+    clear_for(_cfg(tmp_path), _args("--overwrite"))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_resume_without_a_checkpoint_joins_no_curves(tmp_path, caplog):
     (tmp_path / "metrics.json").write_text("{}\n")
     clear_for(_cfg(tmp_path), _args("--resume"))
