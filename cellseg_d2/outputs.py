@@ -242,6 +242,8 @@ def _sign(descriptor: int) -> None:
         "command": command,
         "started": datetime.now().astimezone().isoformat(" ", "seconds"),
     }
+    os.ftruncate(descriptor, 0)  # a dead process may have left its own words, and filelock keeps them
+    os.lseek(descriptor, 0, os.SEEK_SET)
     os.write(descriptor, json.dumps(owner).encode())
 
 

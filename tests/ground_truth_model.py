@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import nn
 
 from cellseg_d2.cells.rle import column_runs
 from cellseg_d2.config import get_cfg
+from cellseg_d2.engine.launch import launch
 from cellseg_d2.images.listing import InputImage
 from cellseg_d2.inference import folder
 from cellseg_d2.inference.folder import Output
@@ -84,3 +86,9 @@ def predict_in_a_process(images: Sequence[InputImage], output: Output, shared_ti
     model = BlobModel()
     folder.predict_images(WholeImagePredictor(model, cfg), images, output)
     (output.folder / f"calls{comm.get_rank()}").write_text(str(sum(map(len, model.calls))))
+
+
+def predict_in_two_processes(images: Sequence[InputImage], output: Output, shared_tiles: int) -> None:
+    """:func:`predict_in_a_process` in two processes of this machine, as ``predict --num-gpus 2`` starts them."""
+    two = argparse.Namespace(num_gpus=2, num_machines=1, machine_rank=0, dist_url="auto")
+    launch(predict_in_a_process, two, images, output, shared_tiles)

@@ -8,10 +8,9 @@ import pandas as pd
 import pytest
 import tifffile
 import torch
-from detectron2.engine import launch
 from detectron2.structures import Instances
 from drawing import discs
-from ground_truth_model import BlobModel, predict_in_a_process
+from ground_truth_model import BlobModel, predict_in_a_process, predict_in_two_processes
 
 from cellseg_d2.config import get_cfg
 from cellseg_d2.errors import CellSegError
@@ -213,7 +212,7 @@ def test_two_processes_find_what_one_finds(shared_tiles, images, tmp_path, monke
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     alone, together = Output(tmp_path / "alone"), Output(tmp_path / "together")
     predict_in_a_process(images, alone, shared_tiles)
-    launch(predict_in_a_process, 2, dist_url="auto", args=(images, together, shared_tiles))
+    predict_in_two_processes(images, together, shared_tiles)
     one, two = _read(alone.folder), _read(together.folder)
     calls = [int(two.pop(f"calls{rank}")) for rank in range(2)]
     assert sum(calls) == int(one.pop("calls0"))
@@ -302,7 +301,7 @@ def test_two_processes_skip_what_one_skips(shared_tiles, damaged, tmp_path, monk
     alone = Output(tmp_path / "alone", skip_errors=True)
     together = Output(tmp_path / "together", skip_errors=True)
     predict_in_a_process(damaged, alone, shared_tiles)
-    launch(predict_in_a_process, 2, dist_url="auto", args=(damaged, together, shared_tiles))
+    predict_in_two_processes(damaged, together, shared_tiles)
     one, two = _read(alone.folder), _read(together.folder)
     for rank in range(2):
         one.pop(f"calls{rank}", None), two.pop(f"calls{rank}")

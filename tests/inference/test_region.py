@@ -6,9 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
-from detectron2.engine import launch
 from drawing import discs, drawn, read_folder
-from ground_truth_model import BlobModel, predict_in_a_process
+from ground_truth_model import BlobModel, predict_in_a_process, predict_in_two_processes
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -314,7 +313,7 @@ def test_two_processes_find_what_one_finds(shared_tiles, images, regions, tmp_pa
     chosen = with_regions(images, regions)
     alone, together = Output(tmp_path / "alone"), Output(tmp_path / "together")
     predict_in_a_process(chosen, alone, shared_tiles)
-    launch(predict_in_a_process, 2, dist_url="auto", args=(chosen, together, shared_tiles))
+    predict_in_two_processes(chosen, together, shared_tiles)
     one, two = read_folder(alone.folder), read_folder(together.folder)
     calls = [int(two.pop(f"calls{rank}")) for rank in range(2)]
     assert sum(calls) == int(one.pop("calls0"))

@@ -164,7 +164,7 @@ def _changed(one: np.ndarray, other: np.ndarray) -> int:
 
 def _expect(picture: WebElement, shot: np.ndarray) -> None:
     """Waits until a picture is painted as it was."""
-    WebDriverWait(picture.parent, 5).until(lambda _: _changed(shot, _shot(picture)) == 0)
+    WebDriverWait(picture.parent, 20).until(lambda _: _changed(shot, _shot(picture)) == 0)
 
 
 def _view(picture: WebElement) -> list[float]:
