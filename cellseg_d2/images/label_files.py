@@ -11,7 +11,16 @@ from PIL import Image
 
 from cellseg_d2.errors import CellSegError, one_line, size_text
 from cellseg_d2.images.planes import is_opaque
-from cellseg_d2.images.tiff import MAX_PIXELS, as_labels, check_file, only_image, opened, read_label_map
+from cellseg_d2.images.tiff import (
+    MAX_PIXELS,
+    as_labels,
+    check_file,
+    only_image,
+    opened,
+    read_label_map,
+    read_raw,
+    upright,
+)
 
 LABEL_SUFFIXES = (".tif", ".tiff", ".png")
 
@@ -81,7 +90,10 @@ def read_label_and_class(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[NDAr
     """
     if plane_count(path) != 2:
         raise CellSegError(f"{path}: has not two planes, as other label maps have; save the labels and their classes")
-    with opened(path) as file:
-        pixels = only_image(path, file, max_pixels).asarray().squeeze()
-    labels, classes = np.moveaxis(pixels, 0 if pixels.shape[0] == 2 else -1, 0)
-    return as_labels(path, labels), as_labels(path, classes)
+    raw = read_raw(path, max_pixels, is_label_map=True)
+    pixels = raw.pixels.squeeze()
+    labels, classes = (
+        as_labels(path, upright(plane, "YX", raw.turn))
+        for plane in np.moveaxis(pixels, 0 if pixels.shape[0] == 2 else -1, 0)
+    )
+    return labels, classes

@@ -84,9 +84,9 @@ class Plane:
                 "save one channel as grey, or three as RGB"
             )
         y, x = axes.index("Y"), axes.index("X")
-        transposed, *flipped = turn
+        transposed, rows, columns = turn
         y, x = (x, y) if transposed else (y, x)
-        return cls(path, tuple(shape), y, x, channel, photometric, (flipped[0], flipped[1]))
+        return cls(path, tuple(shape), y, x, channel, photometric, (rows, columns))
 
     @property
     def size(self) -> tuple[int, int]:
@@ -115,7 +115,7 @@ class Plane:
         order = [kept.index(self.y), kept.index(self.x)]
         order += [] if self.channel is None else [kept.index(self.channel)]
         pixels = cut.transpose(order).reshape(y1 - y0, x1 - x0, -1)
-        pixels = pixels[:: -1 if self.flipped[0] else 1, :: -1 if self.flipped[1] else 1]
+        pixels = flipped(pixels, self.flipped)
         return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
 
     def _stored(self, window: Window) -> Window:
@@ -141,6 +141,12 @@ class Plane:
     def rgb(self, scaled: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Colours scaled to 8 bit, (h, w, 1 or 3); a min-is-white image is inverted, so that 0 is black."""
         return np.invert(scaled) if self.photometric == "MINISWHITE" else scaled
+
+
+def flipped(pixels: NDArray[Any], sides: Sequence[bool]) -> NDArray[Any]:
+    """(H, W, ...) with its rows, and with its columns, from the last to the first where ``sides`` says so."""
+    rows, columns = sides
+    return pixels[:: -1 if rows else 1, :: -1 if columns else 1]
 
 
 def is_opaque(alpha: NDArray[Any]) -> bool:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from cellseg_d2.errors import CellSegError, one_line
 from cellseg_d2.images.percentiles import Blocks, percentiles
 from cellseg_d2.images.pixel_size import PixelSize, tiff_pixel_size
-from cellseg_d2.images.planes import Plane, Turn, describe_axes, describe_shape, is_opaque
+from cellseg_d2.images.planes import Plane, Turn, describe_axes, describe_shape, flipped, is_opaque
 from cellseg_d2.images.tiff_header import check_lossless, check_segments, open_tiff, orientation
 
 logger = logging.getLogger(__name__)
@@ -139,7 +139,7 @@ def describe(path: str | Path) -> tuple[PixelFormat, PixelSize | None]:
 
 
 @dataclass(frozen=True)
-class _Raw:
+class Raw:
     """Pixels, and what the file states about them.
 
     Attributes:
@@ -177,7 +177,7 @@ def read_image(path: str | Path, rule: str = INTENSITY_RULE, max_pixels: int = M
             another colour space.
     """
     path = Path(path)
-    raw = _read(path, max_pixels)
+    raw = read_raw(path, max_pixels)
     plane = Plane.of(path, raw.axes, raw.pixels.shape, raw.photometric, raw.turn)
     height, width = plane.size
     pixels, opaque = plane.colours(plane.cut(raw.pixels, (0, 0, width, height)))
@@ -211,7 +211,7 @@ def read_label_map(path: str | Path, max_pixels: int = MAX_PIXELS) -> NDArray[np
         CellSegError: missing, not a TIFF, truncated, too large, not two-dimensional, or with values that are negative,
             fractional or not finite.
     """
-    raw = _read(Path(path), max_pixels, is_label_map=True)
+    raw = read_raw(Path(path), max_pixels, is_label_map=True)
     pixels, axes = _drop_singletons(raw)
     if pixels.ndim == 3:
         axis = next((axis for axis in "SC" if axis in axes), axes[0])
@@ -228,7 +228,7 @@ def read_label_map(path: str | Path, max_pixels: int = MAX_PIXELS) -> NDArray[np
             f"{path}: has the axes {describe_axes(raw.axes, raw.pixels.shape)}, a label map has one plane; "
             "save it as (height, width)"
         )
-    return as_labels(path, _upright(pixels, axes, raw.turn))
+    return as_labels(path, upright(pixels, axes, raw.turn))
 
 
 def as_labels(path: str | Path, pixels: NDArray[Any]) -> NDArray[np.int32]:
@@ -250,21 +250,30 @@ def as_labels(path: str | Path, pixels: NDArray[Any]) -> NDArray[np.int32]:
     return np.ascontiguousarray(pixels, np.int32)
 
 
-def _read(path: Path, max_pixels: int, is_label_map: bool = False) -> _Raw:
+def read_raw(path: Path, max_pixels: int, is_label_map: bool = False) -> Raw:
+    """The pixels of a TIFF as they are stored.
+
+    Args:
+        path: the file.
+        max_pixels: files that declare more are refused from the header.
+        is_label_map: refuse what may have changed ids: lossy compression, and strips that are left out.
+
+    Raises:
+        CellSegError: missing, damaged, too large, or refused.
+    """
     with opened(path) as file:
         series = only_image(path, file, max_pixels, is_label_map)
         page = series.keyframe
         if is_label_map:
             check_lossless(path, file, page)
-        return _Raw(series.asarray(), series.axes, photometric(page), _has_alpha(page), orientation(page))
+        return Raw(series.asarray(), series.axes, photometric(page), _has_alpha(page), orientation(page))
 
 
-def _upright(pixels: NDArray[Any], axes: str, turn: Turn) -> NDArray[Any]:
-    """A label map with its rows first, turned as :class:`Plane` turns images."""
-    transposed, flip_rows, flip_columns = turn
+def upright(pixels: NDArray[Any], axes: str, turn: Turn) -> NDArray[Any]:
+    """One plane with its rows first, turned as :class:`Plane` turns images."""
+    transposed, *flips = turn
     rows_last = axes == "XY"
-    pixels = pixels.T if rows_last != transposed else pixels
-    return pixels[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1]
+    return flipped(pixels.T if rows_last != transposed else pixels, flips)
 
 
 @contextmanager
@@ -364,7 +373,7 @@ def _has_alpha(page: Any) -> bool:
     )
 
 
-def _drop_singletons(raw: _Raw) -> tuple[NDArray[Any], str]:
+def _drop_singletons(raw: Raw) -> tuple[NDArray[Any], str]:
     """Removes axes of length 1, except for the last two spatial ones."""
     keep = [number for number, axis in enumerate(raw.axes) if axis in "YX" or raw.pixels.shape[number] > 1]
     return raw.pixels.reshape([raw.pixels.shape[number] for number in keep]), "".join(raw.axes[n] for n in keep)

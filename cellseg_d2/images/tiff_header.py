@@ -60,12 +60,13 @@ def check_directories(path: Path) -> None:
         if order is None or len(header) < 16:
             return
         big = struct.unpack(f"{order}H", header[2:4])[0] == 43
+        size = path.stat().st_size
         count_format, entry_bytes, next_format = ("Q", 20, "Q") if big else ("H", 12, "I")
         start = header[8:16] if big else header[4:8]
         seen: set[int] = set()
         while len(start) == struct.calcsize(next_format):
             (offset,) = struct.unpack(order + next_format, start)
-            if offset == 0 or offset >= path.stat().st_size:
+            if offset == 0 or offset >= size:
                 return
             if offset in seen:
                 raise CellSegError(f"{path}: its list of pages goes round in a circle; export it again")
@@ -77,7 +78,7 @@ def check_directories(path: Path) -> None:
             if len(count) < struct.calcsize(count_format):
                 return
             end = file.tell() + struct.unpack(order + count_format, count)[0] * entry_bytes
-            if end >= path.stat().st_size:
+            if end >= size:
                 return
             file.seek(end)
             start = file.read(struct.calcsize(next_format))

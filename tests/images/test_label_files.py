@@ -7,7 +7,7 @@ import tifffile
 from PIL import Image
 
 from cellseg_d2.errors import CellSegError
-from cellseg_d2.images.label_files import read_label_file
+from cellseg_d2.images.label_files import read_label_and_class, read_label_file
 
 LABELS = np.arange(48).reshape(6, 8) % 11
 
@@ -91,3 +91,15 @@ def test_one_that_is_too_large_is_refused(tmp_path):
     cv2.imwrite(str(tmp_path / "a.png"), LABELS)
     with pytest.raises(CellSegError, match="is 6 x 8, over the limit of 47 pixels"):
         read_label_file(tmp_path / "a.png", max_pixels=47)
+
+
+def test_two_planes_are_turned_as_one_is_and_refused_where_ids_may_have_changed(tmp_path):
+    rng = np.random.default_rng(3)
+    planes = rng.integers(0, 9, (2, 20, 30)).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", planes, photometric="minisblack", extratags=[(274, "H", 1, 6, True)])
+    labels, classes = read_label_and_class(tmp_path / "a.tif")
+    assert np.array_equal(labels, np.rot90(planes[0], -1)) and np.array_equal(classes, np.rot90(planes[1], -1))
+    lossy = {"compression": "jpeg2000", "compressionargs": {"level": 40}}
+    tifffile.imwrite(tmp_path / "b.tif", planes, photometric="minisblack", **lossy)
+    with pytest.raises(CellSegError, match=r"b\.tif: is compressed with lossy JPEG 2000"):
+        read_label_and_class(tmp_path / "b.tif")
