@@ -84,7 +84,7 @@ class Workplace:
 
         Args:
             side: where.
-            name: of the folder for its files.
+            name: the name of the folder for its files.
             resumed: the training whose checkpoint lies there to go on from; None begins anew.
         """
         output = self.folder / name

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellseg_d2.annotations.reader import ImageLabels, LabelledImage, LabelledSet, Reader, problem_of
-from cellseg_d2.cells.label_maps import LabelMap
+from cellseg_d2.cells.label_maps import LabelMap, ignore_regions
 from cellseg_d2.errors import CellSegError, size_text
 from cellseg_d2.files import refuse_other_than_utf8, visible_entries
 from cellseg_d2.images.tiff import read_image, read_label_map
@@ -50,8 +50,7 @@ class Sample(LabelledImage):
         files = [((number,), path) for number, path in sorted(self.labels.items())]
         layers = [LabelMap(numbers, self._read_labels(path, image, max_pixels)) for numbers, path in files]
         if self.ignore is not None:
-            every_class = tuple(range(1, class_count + 1))
-            layers.append(LabelMap(every_class, self._read_labels(self.ignore, image, max_pixels), crowd=True))
+            layers.append(ignore_regions(self._read_labels(self.ignore, image, max_pixels), class_count))
         return ImageLabels(image, layers)
 
     def problems(self, rule: str, max_pixels: int, class_count: int) -> list[str]:

@@ -68,7 +68,7 @@ class RoiImage(LabelledImage):
         id: the image's name.
         image: the image.
         rois: the ``.roi`` file or the archive.
-        class_names: of class 1, 2, ...
+        class_names: the names of class 1, 2, ...
         source: where the class comes from, of :data:`SOURCES`.
     """
 

@@ -17,7 +17,7 @@ from PIL import Image
 from cellseg_d2.annotations.pairs import all_classes, left_out, list_files, match_images
 from cellseg_d2.annotations.reader import ImageLabels, LabelledImage, LabelledSet, Reader
 from cellseg_d2.annotations.shapes import Shape, cover, named, paint_shapes
-from cellseg_d2.cells.label_maps import LabelMap
+from cellseg_d2.cells.label_maps import ignore_regions
 from cellseg_d2.errors import CellSegError, one_line, size_text
 from cellseg_d2.files import read_json
 from cellseg_d2.images.formats import is_image, read_whole
@@ -44,7 +44,7 @@ class LabelMeImage(LabelledImage):
         id: the image's name.
         image: the image.
         shapes: the JSON file.
-        class_names: of class 1, 2, ...
+        class_names: the names of class 1, 2, ...
     """
 
     id: str
@@ -69,7 +69,7 @@ class LabelMeImage(LabelledImage):
         ignored = cover([shape for shape, label, _ in cells if label == IGNORE], size)
         layers = paint_shapes(self.shapes, _joined([cell for cell in cells if cell[1] != IGNORE], size), size)
         if ignored.any():
-            layers.append(LabelMap(tuple(range(1, class_count + 1)), ignored.astype(np.int32), crowd=True))
+            layers.append(ignore_regions(ignored, class_count))
         return ImageLabels(image, layers)
 
     def _shape(self, place: int, shape: Mapping[str, Any], size: tuple[int, int]) -> tuple[Shape, str, Any]:

@@ -12,7 +12,7 @@ import scipy.io
 from numpy.typing import NDArray
 
 from cellseg_d2.annotations.shapes import named
-from cellseg_d2.cells.label_maps import LabelMap, split_classes
+from cellseg_d2.cells.label_maps import LabelMap, ignore_regions, split_classes
 from cellseg_d2.errors import CellSegError, one_line, size_text
 from cellseg_d2.images.tiff import as_labels, check_file
 
@@ -80,8 +80,7 @@ def layers_of(
         return split_classes(cells, classes)
     logger.warning("%s: %s of its cells have no class, they are ignored", path, named(map(str, without)))
     ignored = np.isin(cells, without)
-    every_class = tuple(range(1, class_count + 1))
     return [
         *split_classes(np.where(ignored, 0, cells), classes),
-        LabelMap(every_class, np.where(ignored, cells, 0), crowd=True),
+        ignore_regions(np.where(ignored, cells, 0), class_count),
     ]

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from cellseg_d2.annotations.imagescope import Polygon, patient_of, read_layers
 from cellseg_d2.annotations.reader import ImageLabels, LabelledImage, LabelledSet, Reader
 from cellseg_d2.annotations.shapes import inside_rings
-from cellseg_d2.cells.label_maps import LabelMap
+from cellseg_d2.cells.label_maps import LabelMap, ignore_regions
 from cellseg_d2.errors import CellSegError, one_line
 from cellseg_d2.images.pixel_size import PixelSize
 from cellseg_d2.images.tiff import MAX_PIXELS, PixelFormat, read_image
@@ -70,9 +70,8 @@ class Pair(LabelledImage):
         image = _read_pixels(self.image)
         painted = _paint_outlines(self, (image.shape[0], image.shape[1]), unknown_is_ambiguous=False)
         numbers = {name: (number,) for number, name in enumerate(CLASS_NAMES, start=1)}
-        every_class = tuple(range(1, class_count + 1))
         maps = [
-            LabelMap(numbers.get(name, every_class), labels.labels, crowd=name == AMBIGUOUS)
+            ignore_regions(labels.labels, class_count) if name == AMBIGUOUS else LabelMap(numbers[name], labels.labels)
             for name, labels in painted.items()
             if labels.count
         ]

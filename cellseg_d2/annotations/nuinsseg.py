@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from cellseg_d2.annotations.pairs import Pair, left_out, match_images
 from cellseg_d2.annotations.reader import ImageLabels, LabelledImage, LabelledSet, Reader
 from cellseg_d2.cells.image_names import plain_name
-from cellseg_d2.cells.label_maps import LabelMap
+from cellseg_d2.cells.label_maps import LabelMap, ignore_regions
 from cellseg_d2.errors import CellSegError, size_text
 from cellseg_d2.files import visible_entries
 from cellseg_d2.images.formats import is_image, read_whole
@@ -50,8 +50,7 @@ class NuInsSegImage(LabelledImage):
         image = read_whole(self.image, rule, max_pixels)
         layers = [LabelMap((1,), _read(self.labels, image, max_pixels))]
         if self.vague is not None and (areas := _read(self.vague, image, max_pixels)).any():
-            every_class = tuple(range(1, class_count + 1))
-            layers.append(LabelMap(every_class, (areas > 0).astype(np.int32), crowd=True))
+            layers.append(ignore_regions(areas > 0, class_count))
         return ImageLabels(image, layers)
 
 

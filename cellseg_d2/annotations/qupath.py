@@ -14,7 +14,7 @@ from cellseg_d2.annotations.geojson import GeoObject, read_objects
 from cellseg_d2.annotations.pairs import all_classes, find_pairs, has_files
 from cellseg_d2.annotations.reader import ImageLabels, LabelledImage, LabelledSet, Reader
 from cellseg_d2.annotations.shapes import Shape, cover, named, paint_shapes
-from cellseg_d2.cells.label_maps import LabelMap
+from cellseg_d2.cells.label_maps import ignore_regions
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.images.formats import read_whole
 
@@ -74,7 +74,7 @@ class QuPathImage(LabelledImage):
         id: the image's name.
         image: the image.
         objects: the GeoJSON file.
-        class_names: of class 1, 2, ...
+        class_names: the names of class 1, 2, ...
         choice: what is taken of the file.
     """
 
@@ -91,7 +91,6 @@ class QuPathImage(LabelledImage):
         found = sort_objects(read_objects(self.objects), self.choice)
         self._report(found)
         shapes = self._shapes(found.cells, size)
-        every_class = tuple(range(1, class_count + 1))
         ignored = _covered(found.ignored, size)
         if self.choice.region:
             inside = _covered(found.regions, size)
@@ -99,7 +98,7 @@ class QuPathImage(LabelledImage):
             ignored |= ~inside
         layers = paint_shapes(self.objects, shapes, size)
         if ignored.any():
-            layers.append(LabelMap(every_class, ignored.astype(np.int32), crowd=True))
+            layers.append(ignore_regions(ignored, class_count))
         return ImageLabels(image, layers)
 
     def _shapes(self, cells: Sequence[GeoObject], size: tuple[int, int]) -> list[Shape]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from cellseg_d2.cells.arrays import Bools, Ints
+from cellseg_d2.cells.arrays import Bools
 from cellseg_d2.cells.instances import CellInstances
-from cellseg_d2.cells.overlaps import neighbours
+from cellseg_d2.cells.overlaps import common_boxes, crop, neighbours
 
 SAME_IOU = 0.5
 """Above this IoU two masks show one nucleus."""
@@ -36,20 +36,22 @@ def hidden(cells: CellInstances, iou: float = SAME_IOU, most_covered: float = MO
     rank = np.empty(len(cells), np.int64)
     rank[order] = np.arange(len(cells))
     worse, better = neighbours(boxes, boxes)
-    meet = (rank[better] < rank[worse]) & _share_area(boxes[worse], boxes[better])
-    worse, better = worse[meet], better[meet]
-    by_rank = np.lexsort((rank[better], rank[worse]))
-    worse, better = worse[by_rank], better[by_rank]
+    common = common_boxes(boxes[worse], boxes[better])
+    meet = (rank[better] < rank[worse]) & (common[:, 2:] > common[:, :2]).all(axis=1)
+    by_rank = np.flatnonzero(meet)[np.lexsort((rank[better[meet]], rank[worse[meet]]))]
+    worse, better, common = worse[by_rank], better[by_rank], common[by_rank]
     gone = np.zeros(len(cells), bool)
     starts = np.flatnonzero(np.diff(worse, prepend=-1))
-    for number, above in zip(worse[starts].tolist(), np.split(better, starts[1:])):
+    for number, pairs in zip(worse[starts].tolist(), np.split(np.arange(len(worse)), starts[1:])):
         covered = np.zeros_like(cells.masks[number])
-        for other in above[~gone[above]].tolist():
-            shared = _common(cells, number, other, boxes)
+        for pair in pairs[~gone[better[pairs]]].tolist():
+            other, window = better[pair], tuple(common[pair].tolist())
+            part = crop(covered, boxes[number, :2].tolist(), window)  # a view, which is filled below
+            shared = crop(cells.masks[number], boxes[number, :2].tolist(), window)
+            shared = shared & crop(cells.masks[other], boxes[other, :2].tolist(), window)
             pixels = np.count_nonzero(shared)
             gone[number] |= pixels > iou * (areas[number] + areas[other] - pixels)
-            x0, y0 = np.maximum(boxes[number, :2], boxes[other, :2]) - boxes[number, :2]
-            covered[y0 : y0 + shared.shape[0], x0 : x0 + shared.shape[1]] |= shared
+            part |= shared
         gone[number] |= np.count_nonzero(covered) > most_covered * areas[number]
     return gone
 
@@ -57,19 +59,3 @@ def hidden(cells: CellInstances, iou: float = SAME_IOU, most_covered: float = MO
 def visible(cells: CellInstances, iou: float = SAME_IOU, most_covered: float = MOST_COVERED) -> CellInstances:
     """The cells that :func:`hidden` leaves, in their order."""
     return cells[~hidden(cells, iou, most_covered)]
-
-
-def _share_area(boxes: Ints, others: Ints) -> Bools:
-    """(M,) bool, whether boxes overlap, rather than touch."""
-    low, high = np.maximum(boxes[:, :2], others[:, :2]), np.minimum(boxes[:, 2:], others[:, 2:])
-    return (high > low).all(axis=1)
-
-
-def _common(cells: CellInstances, a: int, b: int, boxes: Ints) -> Bools:
-    """(h, w) bool, the pixels that two cells share, in the part of the image that both boxes cover."""
-    low, high = np.maximum(boxes[a, :2], boxes[b, :2]), np.minimum(boxes[a, 2:], boxes[b, 2:])
-    parts = []
-    for number in (a, b):
-        (x0, y0), (x1, y1) = low - boxes[number, :2], high - boxes[number, :2]
-        parts.append(cells.masks[number][y0:y1, x0:x1])
-    return parts[0] & parts[1]

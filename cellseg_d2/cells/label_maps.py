@@ -33,6 +33,16 @@ class LabelMap:
         return column_runs(self.labels)
 
 
+def ignore_regions(regions: NDArray[np.generic], class_count: int) -> LabelMap:
+    """Regions in which no class is rewarded or punished.
+
+    Args:
+        regions: (H, W) bool or integer, 0 outside, and inside each region a value of its own or True.
+        class_count: the number of classes.
+    """
+    return LabelMap(tuple(range(1, class_count + 1)), regions.astype(np.int32, copy=False), crowd=True)
+
+
 def count_parts(cells: Runs) -> tuple[Ints, Ints]:
     """How many connected parts each of N cells has, and how many holes.
 

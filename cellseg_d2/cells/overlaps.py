@@ -19,6 +19,11 @@ def neighbours(first: Ints, second: Ints) -> tuple[Ints, Ints]:
     return pairs[0].astype(np.int64), pairs[1].astype(np.int64)
 
 
+def common_boxes(boxes: Ints, others: Ints) -> Ints:
+    """(M, 4), the part of the image that both boxes of each pair cover; without area where they do not overlap."""
+    return np.concatenate([np.maximum(boxes, others)[:, :2], np.minimum(boxes, others)[:, 2:]], axis=1)
+
+
 def crop(mask: Bools, origin: tuple[int, int], window: Window) -> Bools:
     """The part of a mask inside a window; empty where they do not meet."""
     x0, y0, x1, y1 = window
@@ -29,7 +34,7 @@ def crop(mask: Bools, origin: tuple[int, int], window: Window) -> Bools:
 def shared_pixels(first: CellInstances, second: CellInstances, a: Ints, b: Ints) -> Ints:
     """(M,) number of pixels that the masks ``first[a[m]]`` and ``second[b[m]]`` share."""
     boxes, others = first.mask_boxes[a], second.mask_boxes[b]
-    common = np.concatenate([np.maximum(boxes, others)[:, :2], np.minimum(boxes, others)[:, 2:]], axis=1)
+    common = common_boxes(boxes, others)
     shared = np.zeros(len(a), np.int64)
     for pair in np.flatnonzero((common[:, 2:] > common[:, :2]).all(axis=1)).tolist():
         window = tuple(common[pair].tolist())

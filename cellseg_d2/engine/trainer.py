@@ -21,6 +21,7 @@ from cellseg_d2.data.copy_paste import build_copy_paste
 from cellseg_d2.data.mapper import CellDatasetMapper, from_model_input
 from cellseg_d2.data.stream import build_stream
 from cellseg_d2.engine.averaging import WeightAverage
+from cellseg_d2.engine.divergence import DIVERGED, describe_divergence, first_unsound
 from cellseg_d2.engine.evaluator import CellCOCOEvaluator, with_least_scores
 from cellseg_d2.engine.hooks import (
     AfterEvaluation,
@@ -32,7 +33,6 @@ from cellseg_d2.engine.hooks import (
     is_due,
 )
 from cellseg_d2.engine.loop import StopTraining, build_loop, say_what_ended
-from cellseg_d2.engine.run_config import resumes_from
 from cellseg_d2.engine.validation import validation_losses
 from cellseg_d2.errors import CellSegError, Stopped, one_line
 from cellseg_d2.inference.predictor import WholeImagePredictor
@@ -46,12 +46,6 @@ logger = logging.getLogger(__name__)
 
 BEST_NAME = "model_best"
 BEST_AVERAGE_NAME = f"{BEST_NAME}_ema"
-
-EXPLODED = 100
-"""A loss of so many times the first one, or 1, is that of weights that no longer work."""
-
-DIVERGED = "losses or boxes are"
-"""What Detectron2 finds infinite or NaN."""
 
 
 class CellTrainer(DefaultTrainer):
@@ -314,7 +308,7 @@ class CellTrainer(DefaultTrainer):
         if diverged := next((what for what, _ in seen if what), ""):
             self._take_back_unsound()
             comm.synchronize()  # the message names what is left
-            raise StopTraining(self._describe_divergence(diverged))
+            raise StopTraining(describe_divergence(self.cfg, self.iter, diverged))
         try:
             super().after_step()
         except Stopped:
@@ -323,7 +317,7 @@ class CellTrainer(DefaultTrainer):
             raise
         except FloatingPointError as error:  # of the losses on the validation tiles
             self._take_back_unsound()
-            raise StopTraining(self._describe_divergence(DIVERGED)) from error
+            raise StopTraining(describe_divergence(self.cfg, self.iter, DIVERGED)) from error
         except CellSegError as error:  # such as a full disk
             raise StopTraining(str(error)) from error
         except (RuntimeError, OSError, EOFError) as error:
@@ -351,25 +345,9 @@ class CellTrainer(DefaultTrainer):
             best = next((hook.best for hook in self._hooks if isinstance(hook, BestCheckpoint)), {})
             reached = [(metric, state) for metric, state in best.items() if state["value"] is not None]
             found = [state["iteration"] + 1 for _, state in reached if state["value"] > 0]
-            first = max([self._first_unsound(), *found])  # what found cells works
+            first = max([first_unsound(self.storage, self.start_iter), *found])  # what found cells works
             unsound = [self._best_name(metric) for metric, state in reached if state["iteration"] >= first]
             self.checkpointer.take_back(first, unsound)
-
-    def _describe_divergence(self, what: str) -> str:
-        """The line that ends a training that has diverged."""
-        last = resumes_from(self.cfg.OUTPUT_DIR)
-        return (
-            f"training has diverged at iteration {self.iter} ({what} infinite or NaN): lower SOLVER.BASE_LR, which is "
-            f"{self.cfg.SOLVER.BASE_LR:g}, and train anew; "
-            + (f"the last good checkpoint is {last}" if last else "there is no good checkpoint yet")
-        )
-
-    def _first_unsound(self) -> int:
-        """The iteration that led to a loss which never came back to the size of losses."""
-        history = self.storage.histories().get("total_loss")
-        losses = history.values() if history is not None else []
-        limit = EXPLODED * max(1.0, losses[0][0] if losses else 0.0)
-        return max((int(place) for loss, place in losses if loss <= limit), default=self.start_iter - 1)
 
     def train(self) -> Any:
         """Trains to SOLVER.MAX_ITER, or until a hook or a signal stops it.

@@ -8,7 +8,8 @@ import logging
 import cv2
 import numpy as np
 import pytest
-from drawing import discs, noise
+from annotated import IMAGE, SIZE, check_maps, filled, label_maps
+from drawing import discs
 from PIL import Image
 
 from cellseg_d2.annotations.labelme import find_labelled
@@ -16,10 +17,6 @@ from cellseg_d2.conversion.check import check
 from cellseg_d2.conversion.convert import convert
 from cellseg_d2.conversion.options import ConvertOptions
 from cellseg_d2.errors import CellSegError
-from cellseg_d2.images.tiff import INTENSITY_RULE, MAX_PIXELS
-
-SIZE = (40, 50)
-IMAGE = noise(np.random.default_rng(0), *SIZE)
 
 
 def shape(points, label="cell", kind="polygon", group=None, mask=None, **more):
@@ -57,28 +54,7 @@ def write(tmp_path):
 
 
 def read(root):
-    found = find_labelled(root)
-    labels = found.images[0].read(INTENSITY_RULE, MAX_PIXELS, len(found.class_names))
-    assert np.array_equal(labels.image, IMAGE)
-    maps = {}
-    for layer in labels.label_maps:
-        if layer.crowd:
-            assert layer.categories == tuple(range(1, len(found.class_names) + 1))
-        maps.setdefault(None if layer.crowd else found.class_names[layer.categories[0] - 1], []).append(layer.labels)
-    return maps
-
-
-def filled(**boxes):
-    labels = np.zeros(SIZE, np.int32)
-    for label, (x0, y0, x1, y1) in boxes.items():
-        labels[y0:y1, x0:x1] = int(label.lstrip("_"))
-    return labels
-
-
-def check_maps(found, **wanted):
-    assert {name: len(layers) for name, layers in found.items()} == dict.fromkeys(wanted, 1)
-    for name, labels in wanted.items():
-        assert np.array_equal(found[name][0], labels)
+    return label_maps(find_labelled(root))
 
 
 def test_polygons_rectangles_and_circles(write):

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import shapely
 import tifffile
-from drawing import discs, noise, pycocotools_rle
+from annotated import IMAGE, SIZE, check_maps, filled, label_maps
+from drawing import discs, pycocotools_rle
 
 from cellseg_d2.annotations.geojson import read_objects
 from cellseg_d2.annotations.qupath import find_labelled
@@ -18,10 +19,6 @@ from cellseg_d2.conversion.convert import convert
 from cellseg_d2.conversion.options import ConvertOptions
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.export.geojson import write_geojson
-from cellseg_d2.images.tiff import INTENSITY_RULE, MAX_PIXELS
-
-SIZE = (40, 50)
-IMAGE = noise(np.random.default_rng(0), *SIZE)
 
 
 def box(x0, y0, x1, y1):
@@ -59,30 +56,7 @@ def write(tmp_path):
 
 
 def read(root, **options):
-    """Class name -> label maps of the first image, and the regions to ignore under None."""
-    found = find_labelled(root, **options)
-    labels = found.images[0].read(INTENSITY_RULE, MAX_PIXELS, len(found.class_names))
-    assert np.array_equal(labels.image, IMAGE)
-    maps = {}
-    for layer in labels.label_maps:
-        if layer.crowd:
-            assert layer.categories == tuple(range(1, len(found.class_names) + 1))
-        maps.setdefault(None if layer.crowd else found.class_names[layer.categories[0] - 1], []).append(layer.labels)
-    return maps
-
-
-def filled(**boxes):
-    """A label map: ``_7=(x0, y0, x1, y1)`` has the label 7 in these pixels; 0 erases."""
-    labels = np.zeros(SIZE, np.int32)
-    for label, (x0, y0, x1, y1) in boxes.items():
-        labels[y0:y1, x0:x1] = int(label.lstrip("_"))
-    return labels
-
-
-def check_maps(found, **wanted):
-    assert {name: len(layers) for name, layers in found.items()} == dict.fromkeys(wanted, 1)
-    for name, labels in wanted.items():
-        assert np.array_equal(found[name][0], labels)
+    return label_maps(find_labelled(root, **options))
 
 
 def test_objects_become_label_maps_of_their_classes(write):
