@@ -17,8 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellseg_d2.annotations.reader import LabelledImage
+from cellseg_d2.cells.arrays import Ints
 from cellseg_d2.cells.coco import Record, annotate, dataset
 from cellseg_d2.cells.tiling import Window
+from cellseg_d2.conversion.channels import CHANNELS_SUFFIX, channel_statistics, channel_sums, encode_channels
 from cellseg_d2.conversion.cut import ConversionInput, below, cut_sample, open_input, read_sample, run_in_order
 from cellseg_d2.conversion.executors import open_executor
 from cellseg_d2.conversion.options import ConvertOptions
@@ -54,13 +56,17 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class _TiledSample:
-    """A worker's result for one sample: the records and annotations of its tiles, and the statistics of its cells."""
+    """A worker's result for one sample: the records and annotations of its tiles, and the statistics of its cells.
+
+    ``channels`` is what :func:`channel_sums` gives; None for RGB.
+    """
 
     id: str
     tiles: list[tuple[Record, list[Record]]]
     empty_tiles: int
     statistics: ImageStatistics | None
     error: str = ""
+    channels: Ints | None = None
 
 
 @dataclass(frozen=True)
@@ -175,6 +181,7 @@ def _write_dataset(
     problems = below(given.root, errors)
     return {
         **_describe(options, names),
+        **_describe_channels(options, [result.channels for result in good if result.id in train]),
         "counts": counts,
         "images": {"train": train, "val": val},
         "skipped": problems,
@@ -185,10 +192,22 @@ def _write_dataset(
 def _describe(options: ConvertOptions, names: Sequence[str]) -> Record:
     return {
         "format": FORMAT_VERSION,
-        "parameters": {**asdict(options), "class_names": list(options.class_names)},
+        "parameters": _parameters(options),
         "class_names": names,
         "intensity_rule": options.intensity_rule,
     }
+
+
+def _parameters(options: ConvertOptions) -> Record:
+    """The options; an RGB dataset says nothing of channels, as before there were others."""
+    parameters = {**asdict(options), "class_names": list(options.class_names), "channels": list(options.channels)}
+    return {name: value for name, value in parameters.items() if name != "channels" or value}
+
+
+def _describe_channels(options: ConvertOptions, sums: Sequence[Ints | None]) -> Record:
+    """The channels and their statistics over the training images; empty for RGB."""
+    known = [of_image for of_image in sums if of_image is not None]
+    return {"channels": channel_statistics(options.channels, known)} if options.channels else {}
 
 
 def _tile_sample(
@@ -208,12 +227,13 @@ def _tile_sample(
             empty += 1
             if not _keep_empty(sample.id, window, options):
                 continue
-        name = f"{sample.id}_y{y0}_x{x0}{IMAGE_SUFFIX}"
+        name = f"{sample.id}_y{y0}_x{x0}{suffix_of(options)}"
         tile = cut.image[y0:y1, x0:x1]
-        write_image(folder / "tiles" / name, tile)
+        write_image(folder / "tiles" / name, tile, options.channels)
         record = {"file_name": name, **_size(tile), "source": sample.id, "window": list(window)}
         tiles.append((record, cells))
-    return _TiledSample(sample.id, tiles, empty, cut.statistics)
+    channels = channel_sums(cut.image) if options.channels else None
+    return _TiledSample(sample.id, tiles, empty, cut.statistics, channels=channels)
 
 
 def _keep_empty(sample_id: str, window: Window, options: ConvertOptions) -> bool:
@@ -278,27 +298,27 @@ def _write_whole(
 ) -> tuple[Record, list[Record]]:
     """Writes a validation image untiled, with all of its cells, whatever their size."""
     image, layers = read_sample(sample, options, class_count)
-    name = f"val_whole/{sample.id}{IMAGE_SUFFIX}"
+    name = f"val_whole/{sample.id}{suffix_of(options)}"
     height, width = image.shape[:2]
-    tile = folder / "val" / f"{sample.id}_y0_x0{IMAGE_SUFFIX}"
+    tile = folder / "val" / f"{sample.id}_y0_x0{suffix_of(options)}"
     if max(height, width) <= options.tile_size and tile.is_file():  # the image has one tile, which shows all of it
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(tile, folder / name)
     else:
-        write_image(folder / name, image)
+        write_image(folder / name, image, options.channels)
     record = {"file_name": name, **_size(image), "source": sample.id}
     return record, annotate(layers, (0, 0, width, height))
 
 
 def _write_test_image(test: InputImage, options: ConvertOptions, folder: Path, skip_errors: bool) -> _TestResult:
     try:
-        image = test.read(options.intensity_rule, options.max_pixels)
+        image = test.read(options.pixel_rule, options.max_pixels)
     except CellSegError as error:
         if not skip_errors:
             raise
         return _TestResult({}, str(error))
-    name = f"test/{test.path.stem}{IMAGE_SUFFIX}"
-    write_image(folder / name, image)
+    name = f"test/{test.path.stem}{suffix_of(options)}"
+    write_image(folder / name, image, options.channels)
     return _TestResult({"id": test.id, "file_name": name, **_size(image), "source": test.path.name})
 
 
@@ -306,14 +326,19 @@ def _size(image: NDArray[np.uint8]) -> Record:
     return {"height": image.shape[0], "width": image.shape[1]}
 
 
-def write_image(path: Path, image: NDArray[np.uint8]) -> None:
-    """Writes (H, W, 3) uint8 RGB as PNG.
+def suffix_of(options: ConvertOptions) -> str:
+    """The suffix of a dataset's images."""
+    return CHANNELS_SUFFIX if options.channels else IMAGE_SUFFIX
+
+
+def write_image(path: Path, image: NDArray[np.uint8], channels: Sequence[str] = ()) -> None:
+    """Writes (H, W, 3) uint8 RGB as PNG; with names of channels (H, W, C) uint8 as TIFF, see :func:`encode_channels`.
 
     Raises:
         OSError: the file cannot be written, as on a full disk.
     """
     path.parent.mkdir(exist_ok=True)
-    path.write_bytes(encode_png(image))
+    path.write_bytes(encode_channels(image, channels) if channels else encode_png(image))
 
 
 def encode_png(image: NDArray[np.uint8]) -> bytes:

@@ -15,6 +15,7 @@ from cellseg_d2.config import cfg_with_overrides, get_cfg
 from cellseg_d2.config_checks import check_class_count, check_config, check_resolved, check_training
 from cellseg_d2.data.caps import set_caps
 from cellseg_d2.data.catalog import check_registered
+from cellseg_d2.data.channels import set_channels
 from cellseg_d2.engine.launch import started_process
 from cellseg_d2.engine.schedule import set_schedule
 from cellseg_d2.errors import CellSegError
@@ -87,8 +88,8 @@ def prediction_cfg(weights: str, config_file: str, overrides: Sequence[str]) -> 
 def resolve(cfg: CfgNode) -> None:
     """Sets, in place, the keys that depend on the dataset and on the machine.
 
-    DATASETS come from CELLSEG.DATASET; class count, class names and intensity rule from the dataset; SOLVER.MAX_ITER
-    as CELLSEG.SCHEDULE says; the device is the CPU where there is no CUDA.
+    DATASETS come from CELLSEG.DATASET; class count, class names, channels and intensity rule from the dataset;
+    SOLVER.MAX_ITER as CELLSEG.SCHEDULE says; the device is the CPU where there is no CUDA.
 
     Raises:
         CellSegError: no dataset is named, one is not registered, or the class counts of config and dataset differ.
@@ -115,6 +116,7 @@ def resolve(cfg: CfgNode) -> None:
     cfg.CELLSEG.CLASS_NAMES = class_names
     cfg.CELLSEG.INTENSITY_RULE = metadata.get("intensity_rule", cfg.CELLSEG.INTENSITY_RULE)
     cfg.CELLSEG.PIXEL_SIZE_UM = float(metadata.get("pixel_size_um", cfg.CELLSEG.PIXEL_SIZE_UM))
+    set_channels(cfg)
     images = sum(_image_count(dataset) for dataset in cfg.DATASETS.TRAIN)
     cells = [MetadataCatalog.get(dataset).get("cell_count") for dataset in cfg.DATASETS.TRAIN]
     set_schedule(cfg, images, None if None in cells else sum(cells))

@@ -16,6 +16,7 @@ from cellseg_d2.export.counts import COUNTS_FILE, ImageCounts, write_counts
 from cellseg_d2.export.formats import ImageCells, pixels_for, write_image
 from cellseg_d2.export.record import RESULTS_FILE, Record
 from cellseg_d2.files import read_json
+from cellseg_d2.images.channels import PixelRule
 from cellseg_d2.images.listing import ByFileName, InputImage
 from cellseg_d2.inference.suppress import Selection
 from cellseg_d2.progress import track
@@ -118,10 +119,13 @@ def export_results(
     named, counts = ByFileName(files), []
     for image in track(results.images, len(results.images), "export"):
         cells = selection.of(results.cells(image))
-        pixels = _pixels(named, image, formats, results.record.intensity_rule) if files else None
+        pixels = _pixels(named, image, formats, results.record.pixel_rule) if files else None
         pixel_size = results.record.pixel_sizes_um.get(image.file_name)
         names = results.record.class_names
-        write_image(ImageCells(output, image.name, cells, names, pixels, pixel_size, image.file_name), formats)
+        shown = ImageCells(
+            output, image.name, cells, names, pixels, pixel_size, image.file_name, results.record.channels
+        )
+        write_image(shown, formats)
         counts.append(ImageCounts.of(image.file_name, cells, len(names), pixel_size))
     write_counts(output / COUNTS_FILE, counts, results.record.class_names)
     if not in_place:
@@ -132,7 +136,7 @@ def export_results(
     }
 
 
-def _pixels(named: ByFileName, image: InputImage, formats: Collection[str], rule: str) -> Any:
+def _pixels(named: ByFileName, image: InputImage, formats: Collection[str], rule: PixelRule) -> Any:
     """An image's pixels as far as the formats use them."""
     file = named[image.file_name]
     if file is None:

@@ -13,6 +13,7 @@ from detectron2.utils.env import seed_all_rng
 from numpy.typing import NDArray
 
 from cellseg_d2.cells.instances import CellInstances
+from cellseg_d2.data.channels import channels_of
 from cellseg_d2.data.copy_paste import build_copy_paste
 from cellseg_d2.data.mapper import CellDatasetMapper, from_model_input
 from cellseg_d2.export.overlay import draw_grid, draw_overlay, write_picture
@@ -37,15 +38,14 @@ def write_augmentation_grid(
     dicts = sorted(DatasetCatalog.get(cfg.DATASETS.TRAIN[0]), key=lambda sample: -len(sample["annotations"]))
     augmented = CellDatasetMapper(cfg, is_train=True, copy_paste=build_copy_paste(cfg, dicts))
     pictures = [
-        _draw(mapper(sample), cfg.INPUT.FORMAT)
-        for sample in dicts[:samples]
-        for mapper in [plain] + [augmented] * augmentations
+        _draw(mapper(sample), cfg) for sample in dicts[:samples] for mapper in [plain] + [augmented] * augmentations
     ]
     write_picture(output, draw_grid(pictures, columns=augmentations + 1))
 
 
-def _draw(sample: dict[str, Any], image_format: str) -> NDArray[np.uint8]:
-    return draw_overlay(from_model_input(sample["image"], image_format), _ground_truth(sample["instances"]))
+def _draw(sample: dict[str, Any], cfg: CfgNode) -> NDArray[np.uint8]:
+    image = channels_of(cfg).picture(from_model_input(sample["image"], cfg.INPUT.FORMAT))
+    return draw_overlay(image, _ground_truth(sample["instances"]))
 
 
 def _ground_truth(instances: Instances) -> CellInstances:

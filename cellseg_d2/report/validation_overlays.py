@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from detectron2.data.detection_utils import read_image
 from numpy.typing import NDArray
 
 from cellseg_d2.cells.coco import Record, by_image
+from cellseg_d2.data.channels import read_tile
 from cellseg_d2.export.overlay import draw_grid
+from cellseg_d2.images.channels import Channels
 from cellseg_d2.report.comparison import compare
 from cellseg_d2.report.panels import titled
+
+RGB = Channels()
 
 SHOWN_SCORE = 0.5
 """The least score of a cell to draw."""
@@ -24,7 +27,7 @@ LARGEST_SIDE = 768
 
 
 def validation_overlays(
-    truth: Mapping[str, Any], results: Iterable[Record], root: Path, count: int
+    truth: Mapping[str, Any], results: Iterable[Record], root: Path, count: int, channels: Channels = RGB
 ) -> Iterator[tuple[str, NDArray[np.uint8]]]:
     """Draws the images with the most cells, which are always the same, with ground truth beside prediction.
 
@@ -33,6 +36,7 @@ def validation_overlays(
         results: COCO results of all of its images.
         root: the folder that its file names are relative to.
         count: number of images; fewer where the dataset has fewer.
+        channels: the images' channels.
 
     Yields:
         A name that is the same in every evaluation, and a (H, W, 3) uint8 RGB picture.
@@ -46,7 +50,7 @@ def validation_overlays(
     shown = sorted(truth["images"], key=lambda image: -number[image["id"]])[:count]
     for place, record in enumerate(shown, start=1):
         path = root / record["file_name"]
-        image = read_image(str(path), "RGB")
+        image = channels.picture(read_tile(str(path), channels.names))
         panels = compare(image, cells[record["id"]], found[record["id"]], str(path), LARGEST_SIDE // 2)
         yield (
             f"overlays/{place}_{path.stem}",

@@ -21,6 +21,7 @@ from cellseg_d2.config_checks import check_config
 from cellseg_d2.errors import CellSegError, one_line
 from cellseg_d2.files import whole_file
 from cellseg_d2.weights.array_pickle import read_array_pickle
+from cellseg_d2.weights.channels import adapted
 from cellseg_d2.weights.inspection import check_torch_file
 from cellseg_d2.weights.locations import PUBLISHED, local_path
 from cellseg_d2.weights.pretrained import CONFIG_KEY, check_origin, match_by_ending, recognise
@@ -94,8 +95,8 @@ class WeightsFile:
             )
 
     def check_origin(self, cfg: CfgNode) -> None:
-        """Raises CellSegError where the weights were trained on other input than the config describes."""
-        check_origin(recognise(self.content, self.path).origin, cfg, self.path)
+        """Raises CellSegError where training cannot begin from them: they want other input than the config's."""
+        check_origin(recognise(self.content, self.path).origin, cfg, self.path, adapts=True)
 
 
 LISTED = 12
@@ -112,6 +113,7 @@ class CellCheckpointer(DetectionCheckpointer):
     - does not let the best checkpoint become the one to resume from,
     - opens ``.pth`` files with ``weights_only=True``, so that a foreign file cannot run code,
     - reads torchvision's networks too, and refuses weights that were trained on other input than the config's,
+    - adapts the first convolution to other channels than those that it was trained on, unless ``strict``,
     - names the layers that did not fit, and with ``strict`` refuses them.
 
     Args:
@@ -199,7 +201,7 @@ class CellCheckpointer(DetectionCheckpointer):
         else:
             content = self._torch_load(filename)
         known = recognise(content, filename)
-        check_origin(known.origin, self.cfg, filename)
+        check_origin(known.origin, self.cfg, filename, adapts=not self.strict)
         if not all_finite(known.weights):
             raise CellSegError(
                 f"{filename}: holds weights that are infinite or NaN; give a checkpoint from before that"
@@ -215,6 +217,9 @@ class CellCheckpointer(DetectionCheckpointer):
         given = set(checkpoint["model"])
         if checkpoint.pop("matching_heuristics", False):
             checkpoint["model"] = match_by_ending(checkpoint["model"], wanted)
+        if self.cfg.CELLSEG.CHANNELS and not self.strict:
+            channels = len(self.cfg.CELLSEG.CHANNELS)
+            checkpoint["model"] = adapted(checkpoint["model"], self.model.state_dict(), channels)
         incompatible = super()._load_model(checkpoint)
         shapes = {name: f"{name} {old} -> {new}" for name, old, new in incompatible.incorrect_shapes}
         missing = set(incompatible.missing_keys) - shapes.keys()
