@@ -253,9 +253,9 @@ def check_channels(cfg: CfgNode) -> None:
         )
     _check_list(cfg, "MODEL.PIXEL_MEAN", Numbers(-math.inf), range(count, count + 1))
     _check_list(cfg, "MODEL.PIXEL_STD", Numbers(0, open_low=True), range(count, count + 1))
-    if len(shown) > 3 or not set(shown) <= set(names):
+    if len(shown) > 3 or (names and not set(shown) <= set(names)):  # names may come from the dataset later
         raise CellSegError(
-            f"CELLSEG.SHOWN_CHANNELS is {_shown(shown)}; write up to three of {', '.join(names) or 'no channels: RGB'}"
+            f"CELLSEG.SHOWN_CHANNELS is {_shown(shown)}; write up to three of {', '.join(names) or 'its channels'}"
         )
 
 
@@ -300,6 +300,7 @@ def check_resolved(cfg: CfgNode, processes: int) -> None:
             f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} cannot be shared by {processes} processes; "
             "make it a multiple"
         )
+    check_channels(cfg)
     if cfg.CELLSEG.CHANNELS and cfg.CELLSEG.BALANCE_KINDS > 0:
         raise CellSegError(
             "CELLSEG.BALANCE_KINDS tells kinds of RGB images apart; write 0 for images of other channels"

@@ -68,7 +68,11 @@ def prediction_cfg(weights: str, config_file: str, overrides: Sequence[str]) -> 
         )
     if weights:
         opened = WeightsFile.read(weights)
-        cfg = cfg_with_overrides(opened.cfg(), overrides)
+        cfg = opened.cfg()
+        of_rgb = not cfg.CELLSEG.CHANNELS
+        cfg = cfg_with_overrides(cfg, overrides)
+        if of_rgb and len(cfg.CELLSEG.CHANNELS) == 1:  # as a grey image is read
+            cfg.CELLSEG.CHANNELS = cfg.CELLSEG.CHANNELS * 3
     else:
         cfg = get_cfg(config_file, overrides)
         check_config(cfg)
@@ -79,7 +83,7 @@ def prediction_cfg(weights: str, config_file: str, overrides: Sequence[str]) -> 
             )
         resolve(cfg)
         opened = WeightsFile.read(cfg.MODEL.WEIGHTS)
-        opened.check_classes(cfg)
+        opened.check_data(cfg)
     check_config(cfg)
     cfg.freeze()
     return cfg, opened
@@ -175,14 +179,14 @@ def check_run(cfg: CfgNode, args: argparse.Namespace) -> WeightsFile | None:
         if not cfg.MODEL.WEIGHTS:
             raise CellSegError("--eval-only needs weights; add MODEL.WEIGHTS PATH")
     if not args.eval_only and args.resume and (checkpoint := resumes_from(cfg.OUTPUT_DIR)):
-        WeightsFile.read(checkpoint).check_classes(cfg)
+        WeightsFile.read(checkpoint).check_data(cfg)
         return None
     if not cfg.MODEL.WEIGHTS:
         return None
     local_path(cfg.MODEL.WEIGHTS)  # fetched once, before several processes look for it
     opened = WeightsFile.read(cfg.MODEL.WEIGHTS)
     if args.eval_only:
-        opened.check_classes(cfg)
+        opened.check_data(cfg)
     else:
         opened.warn_of_classes(cfg)
     if processes > 1:

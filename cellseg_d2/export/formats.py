@@ -28,7 +28,7 @@ NEEDS_PIXELS = ("csv", "overlay")
 """Formats that use the image itself."""
 
 LARGEST_PICTURE = 10**8
-"""Pixels of an image of which overlays are drawn and intensities measured, which needs all of it in memory."""
+"""Pixels of an RGB image of which overlays are drawn and intensities measured, which needs all of it in memory."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def pixels_for(formats: Collection[str], regions: ImageRegions, path: Path) -> N
     height, width = regions.size
     if not set(NEEDS_PIXELS) & set(formats):
         return None
-    if height * width > LARGEST_PICTURE:
+    if height * width * regions.channels > 3 * LARGEST_PICTURE:
         logger.warning("%s: is too large for an overlay and for mean intensities", path)
         return None
     return regions.read((0, 0, width, height))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,24 @@ class Record:
             return cls(names, selection, str(content["intensity_rule"]), sizes, percents, channels)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CellSegError(f"{path}: is not what predict writes ({error}); predict again") from error
+
+
+def picture_rule(results: Path, channels: Sequence[str] = ()) -> PixelRule:
+    """How images are read to show them beside their results.
+
+    Args:
+        results: COCO results; a :class:`Record` beside them names the channels that overlays show.
+        channels: up to three channels to show instead; empty for those, or for RGB.
+
+    Raises:
+        CellSegError: more than three channels, or the record is damaged.
+    """
+    if len(channels) > 3:
+        raise CellSegError(f"{len(channels)} channels cannot be shown as red, green and blue; give up to three")
+    if not channels and (results.parent / RESULTS_RECORD).is_file():
+        known = Record.read(results.parent).channels
+        channels = known.shown or known.names[:3]
+    return PixelRule(INTENSITY_RULE, tuple(channels))
 
 
 def _texts(values: Any) -> tuple[str, ...]:

@@ -37,6 +37,7 @@ from cellseg_d2.evaluation.report_tables import (
 )
 from cellseg_d2.evaluation.thresholds import precision_curves
 from cellseg_d2.export.overlay import class_color, class_hex
+from cellseg_d2.images.channels import Rule
 from cellseg_d2.images.tiff import INTENSITY_RULE
 from cellseg_d2.report.gallery import ImageFiles, draw_gallery
 from cellseg_d2.report.page import INK, PAGE_STYLE, figure_svg, write_page
@@ -76,7 +77,7 @@ class GalleryOptions:
         image_ids: the id file of ``images``; without it they are found by their names in the ground truth.
         count: number of pictures, half of them of the worst images and half of the best.
         max_side: larger pictures are reduced so that their larger side is this; None for never.
-        rule: how images that are not 8 bit are scaled.
+        rule: how images that are not 8 bit are scaled, and which channels are shown.
 
     Raises:
         CellSegError: a number is too small, or there is an id file without images.
@@ -86,7 +87,7 @@ class GalleryOptions:
     image_ids: Path | None = None
     count: int = 12
     max_side: int | None = 1024
-    rule: str = INTENSITY_RULE
+    rule: Rule = INTENSITY_RULE
 
     def __post_init__(self) -> None:
         if self.count < 0 or (self.max_side is not None and self.max_side < 1):

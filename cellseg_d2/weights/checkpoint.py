@@ -18,7 +18,7 @@ from detectron2.config import CfgNode
 
 from cellseg_d2.config import cfg_from_text, get_cfg
 from cellseg_d2.config_checks import check_config
-from cellseg_d2.errors import CellSegError, one_line
+from cellseg_d2.errors import CellSegError, counted, one_line
 from cellseg_d2.files import whole_file
 from cellseg_d2.weights.array_pickle import read_array_pickle
 from cellseg_d2.weights.channels import adapted
@@ -70,10 +70,29 @@ class WeightsFile:
 
     def class_names(self) -> list[str]:
         """The classes that the weights were trained on; none where the file does not say."""
+        cfg = self._known_cfg()
+        return [] if cfg is None else list(cfg.CELLSEG.CLASS_NAMES)
+
+    def _known_cfg(self) -> CfgNode | None:
+        """The config of the training; None where the file does not say."""
         try:
-            return list(cfg_from_text(str(self.content.get(CONFIG_KEY, "{}"))).CELLSEG.CLASS_NAMES)
+            return cfg_from_text(str(self.content[CONFIG_KEY])) if CONFIG_KEY in self.content else None
         except CellSegError:  # a config of another version: its weights may still be good to begin from
-            return []
+            return None
+
+    def check_data(self, cfg: CfgNode) -> None:
+        """Raises CellSegError where they were trained on other classes or channels than the config has."""
+        self.check_classes(cfg)
+        known = self._known_cfg()
+        if known is not None and list(known.CELLSEG.CHANNELS) != list(cfg.CELLSEG.CHANNELS):
+            trained, given = (
+                f"{counted(len(one.MODEL.PIXEL_MEAN), 'channel')} ({', '.join(one.CELLSEG.CHANNELS) or 'RGB'})"
+                for one in (known, cfg)
+            )
+            raise CellSegError(
+                f"{self.path}: was trained on {trained}, but the dataset has {given}; train anew with these, or "
+                "convert with the same --channels"
+            )
 
     def check_classes(self, cfg: CfgNode) -> None:
         """Raises CellSegError where they were trained on other classes than the config has, or in another order."""
