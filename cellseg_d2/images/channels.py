@@ -81,15 +81,15 @@ def pick(path: Path | str, wanted: Sequence[str], names: Sequence[str], count: i
     Args:
         path: the file, for messages.
         wanted: names, or numbers from 0; what is a name in the file counts as a name.
-        names: the channels' names in the file; fewer than ``count`` where it states none.
+        names: the channels' names in the file, those behind ``count`` do not count; empty where it states none.
         count: how many channels it has.
 
     Raises:
         CellSegError: one is not there, or its name is that of two channels.
     """
-    places = []
+    places, names = [], names[:count]
     for channel in wanted:
-        named = [place for place, name in enumerate(names[:count]) if name == channel]
+        named = [place for place, name in enumerate(names) if name == channel]
         if len(named) > 1:
             raise CellSegError(f"{path}: has {len(named)} channels called {channel!r}; give their numbers, from 0 on")
         number = int(channel) if channel.isdecimal() else count
