@@ -15,7 +15,7 @@ CHANNEL_OPTIONS = {"ome": True, "metadata": {"axes": "CYX", "Channel": {"Name": 
 def draw_multiplexed(
     rng: np.random.Generator, side: int, columns: int
 ) -> tuple[NDArray[np.uint8], dict[int, NDArray[np.int32]]]:
-    """(4, side, side) uint8, and a label map of each of two classes, which are alike but for stripes in the last channel."""
+    """(4, side, side) uint8, and a label map per class; the two classes differ in stripes in the last channel alone."""
     image = rng.integers(0, 40, (len(NAMES), side, side), dtype=np.uint8)
     maps = {number: np.zeros((side, side), np.int32) for number in (1, 2)}
     y, x = np.mgrid[:side, :side]
