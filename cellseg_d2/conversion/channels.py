@@ -15,6 +15,9 @@ from cellseg_d2.cells.coco import Record
 CHANNELS_SUFFIX = ".tif"
 """A PNG of two or four channels would be one with transparency, and PNG has no place for the channels' names."""
 
+MOST_COLOURS = 7
+"""Channels that ImageJ shows at once, each in a colour."""
+
 VALUES = np.arange(256)
 
 
@@ -26,11 +29,13 @@ def encode_channels(image: NDArray[np.uint8], names: Sequence[str]) -> bytes:
         names: one per channel; :func:`cellseg_d2.images.channels.pick` finds them again.
     """
     file = io.BytesIO()
+    mode = "composite" if len(names) <= MOST_COLOURS else "grayscale"
     tifffile.imwrite(
         file,
-        np.moveaxis(image, 2, 0),
+        np.moveaxis(image, 2, 0)[..., None],  # with one sample a pixel, for which a width of 1 would be taken otherwise
         imagej=True,
-        metadata={"axes": "CYX", "mode": "composite", "Labels": list(names)},
+        photometric="minisblack",
+        metadata={"axes": "CYXS", "mode": mode, "Labels": list(names)},
         compression="zlib",
         compressionargs={"level": 1},
         predictor=True,

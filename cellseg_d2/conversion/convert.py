@@ -181,7 +181,7 @@ def _write_dataset(
     problems = below(given.root, errors)
     return {
         **_describe(options, names),
-        **_describe_channels(options, [result.channels for result in good if result.id in train]),
+        **_describe_channels(options, [result for result in good if result.id in train] or good),
         "counts": counts,
         "images": {"train": train, "val": val},
         "skipped": problems,
@@ -204,9 +204,9 @@ def _parameters(options: ConvertOptions) -> Record:
     return {name: value for name, value in parameters.items() if name != "channels" or value}
 
 
-def _describe_channels(options: ConvertOptions, sums: Sequence[Ints | None]) -> Record:
-    """The channels and their statistics over the training images; empty for RGB."""
-    known = [of_image for of_image in sums if of_image is not None]
+def _describe_channels(options: ConvertOptions, results: Sequence[_TiledSample]) -> Record:
+    """The channels and their statistics over some images; empty for RGB."""
+    known = [result.channels for result in results if result.channels is not None]
     return {"channels": channel_statistics(options.channels, known)} if options.channels else {}
 
 

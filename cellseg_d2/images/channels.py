@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 
 from cellseg_d2.errors import CellSegError, counted
 
+MOST_DIGITS = 6
+"""Of a channel's number."""
+
 RGB_NAMES = ("red", "green", "blue", "alpha")
 
 
@@ -92,7 +95,7 @@ def pick(path: Path | str, wanted: Sequence[str], names: Sequence[str], count: i
         named = [place for place, name in enumerate(names) if name == channel]
         if len(named) > 1:
             raise CellSegError(f"{path}: has {len(named)} channels called {channel!r}; give their numbers, from 0 on")
-        number = int(channel) if channel.isdecimal() else count
+        number = int(channel) if channel.isdecimal() and len(channel) <= MOST_DIGITS else count
         if not named and number >= count:
             known = f" ({', '.join(names)})" if any(names) else ""
             raise CellSegError(

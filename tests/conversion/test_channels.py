@@ -57,14 +57,14 @@ def test_whole_and_test_images_have_them_too(root, dataset):
     assert np.array_equal(tifffile.imread(found[-1]), tifffile.imread(root / "test_release" / "t.tif")[[3, 0]])
 
 
-def test_the_description_has_statistics_of_the_training_pixels(dataset):
+def test_the_description_has_statistics_of_the_training_pixels(root, dataset):
     description = read_json(dataset / "dataset.json")
     assert description["parameters"]["channels"] == list(PICKED)
     assert [channel["name"] for channel in description["channels"]] == list(PICKED)
-    tiles = [tifffile.imread(path) for path in sorted((dataset / "train").iterdir())]
-    assert sum(tile[0].size for tile in tiles) == 64 * 64 * len(description["images"]["train"])  # no tile is left out
-    for place, channel in enumerate(description["channels"]):
-        pixels = np.concatenate([tile[place].ravel() for tile in tiles])
+    names = description["images"]["train"]
+    images = np.stack([tifffile.imread(root / "train" / name / "image.tif") for name in names])
+    for place, channel in zip((3, 0), description["channels"]):
+        pixels = images[:, place]
         assert channel["mean"] == pytest.approx(pixels.mean(), abs=1e-3)
         assert channel["std"] == pytest.approx(pixels.std(), abs=1e-3)
 
@@ -98,13 +98,23 @@ def test_channels_must_differ(root, tmp_path, channels):
         convert(root, tmp_path / "out", ConvertOptions(channels=channels))
 
 
+@pytest.mark.parametrize("size", [(40, 50), (40, 4), (3, 3), (5, 1), (1, 9), (1, 1)])
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 9])
-def test_any_number_of_channels_is_written_as_it_is(tmp_path, count):
-    image = np.random.default_rng(0).integers(0, 256, (40, 50, count), dtype=np.uint8)
-    names = [f"marker {number}" for number in range(count)]
+def test_any_number_of_channels_is_written_as_it_is(tmp_path, size, count):
+    image = np.random.default_rng(0).integers(0, 256, (*size, count), dtype=np.uint8)
+    names = [f"marker {number} \u03b2" for number in range(count)]
     (tmp_path / "tile.tif").write_bytes(encode_channels(image, names))
     assert np.array_equal(read_whole(tmp_path / "tile.tif", PixelRule(INTENSITY_RULE, tuple(names))), image)
     assert encode_channels(image, names) == (tmp_path / "tile.tif").read_bytes()
+
+
+def test_without_a_training_image_the_statistics_are_those_of_all(root, tmp_path):
+    names = [f"image{number}" for number in range(6)]
+    (tmp_path / "split.csv").write_text("id,split\n" + "".join(f"{name},val\n" for name in names))
+    options = ConvertOptions(channels=("CD3",))
+    summary = convert(root, tmp_path / "out", options, split_file=tmp_path / "split.csv")
+    pixels = np.stack([tifffile.imread(root / "train" / name / "image.tif")[1] for name in names])
+    assert summary["channels"][0]["mean"] == pytest.approx(pixels.mean(), abs=1e-3)
 
 
 def test_statistics_are_those_of_all_pixels_together():

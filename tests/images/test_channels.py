@@ -121,6 +121,13 @@ def test_names_that_are_not_there_or_twice_are_told(tmp_path):
         read_whole(tmp_path / "twice.tif", rule("a"))
 
 
+@pytest.mark.parametrize("channel", ["-1", "5", "9" * 5000, "1.0", ""])
+def test_what_is_no_channel_is_refused(tmp_path, channel):
+    path = write(tmp_path / "image.tif", FIVE, "pages")
+    with pytest.raises(CellSegError, match="has 5 channels, but no channel"):
+        read_whole(path, rule(channel))
+
+
 def test_a_stack_is_no_image_of_channels(tmp_path):
     tifffile.imwrite(tmp_path / "stack.tif", FIVE, imagej=True, metadata={"axes": "ZYX"})
     with pytest.raises(CellSegError, match=r"stack\.tif: has the axes ZYX 5 x 75 x 109"):
