@@ -15,12 +15,12 @@ from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 from numpy.typing import NDArray
 
-from cellseg_d2.data.channel_intensity import channel_transforms
+from cellseg_d2.data.channel_intensity import GAMMAS, channel_transforms
 from cellseg_d2.images.resize import resized
 
 MAX_SEED = 2**31
 
-GAMMA_PERCENT = (50, 200)
+GAMMA_PERCENT = (round(100 * GAMMAS[0]), round(100 * GAMMAS[1]))
 """Exponents 0.5 to 2 in percent, as albumentations expects them."""
 
 SMALLEST_BLUR, SMALLEST_NOISE = 0.3, 0.01

@@ -52,7 +52,10 @@ def register(folder: Path) -> list[str]:
         rule, counts = description["intensity_rule"], description["counts"]
         images = description.get("statistics", {}).get("images", {})  # datasets of the first versions have none
         pixel_size = images.get("pixel_size_um", {}).get("p50", 0.0)
-        channels = [{key: one[key] for key in ("name", "mean", "std")} for one in description.get("channels", ())]
+        channels = [
+            {"name": str(one["name"]), "mean": float(one["mean"]), "std": float(one["std"])}
+            for one in description.get("channels", ())
+        ]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CellSegError(f"{folder / 'dataset.json'}: is not what `convert` writes; convert again") from error
     names = []

@@ -12,6 +12,7 @@ from detectron2.config import CfgNode
 from numpy.typing import NDArray
 
 GAMMAS = (0.5, 2.0)
+"""The smallest and the largest exponent."""
 
 
 def channel_transforms(aug: CfgNode) -> list[A.BasicTransform]:

@@ -18,6 +18,9 @@ from cellseg_d2.images.tiff import INTENSITY_RULE
 
 logger = logging.getLogger(__name__)
 
+LEAST_STD = 1.0
+"""The least standard deviation that a channel counts with, of 255, so that an empty one is not all noise."""
+
 IMAGENET_STD = float(np.mean([58.395, 57.12, 57.375]))
 """The standard deviation of ImageNet's pixels, on the scale 0..255."""
 
@@ -68,8 +71,8 @@ def set_channels(cfg: CfgNode) -> None:
         cfg.MODEL.BACKBONE.FREEZE_AT = 0
     if not given:
         statistics, spread = MetadataCatalog.get(first).channels, IMAGENET_STD / float(np.mean(cfg.MODEL.PIXEL_STD))
-        cfg.MODEL.PIXEL_MEAN = [float(channel["mean"]) for channel in statistics]
-        cfg.MODEL.PIXEL_STD = [round(max(float(channel["std"]), 1.0) / spread, 4) for channel in statistics]
+        cfg.MODEL.PIXEL_MEAN = [channel["mean"] for channel in statistics]
+        cfg.MODEL.PIXEL_STD = [round(max(channel["std"], LEAST_STD) / spread, 4) for channel in statistics]
     logger.info(
         "the images have %s; MODEL.PIXEL_MEAN %s, MODEL.PIXEL_STD %s",
         *(_told(names), cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD),

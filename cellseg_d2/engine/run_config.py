@@ -189,6 +189,7 @@ def check_run(cfg: CfgNode, args: argparse.Namespace) -> WeightsFile | None:
         opened.check_data(cfg)
     else:
         opened.warn_of_classes(cfg)
+        opened.warn_of_channels(cfg)
     if processes > 1:
         return None
     if args.eval_only:

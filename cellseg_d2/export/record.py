@@ -65,6 +65,8 @@ class Record:
             sizes = {str(name): (float(x), float(y)) for name, (x, y) in content["pixel_sizes_um"].items()}
             percents = {str(name): float(percent) for name, percent in content.get("region_percents", {}).items()}
             channels = Channels(*(_texts(content.get("channels", {}).get(key, [])) for key in ("names", "shown")))
+            if len(channels.shown) > 3 or not set(channels.shown) <= set(channels.names):
+                raise ValueError("the channels shown are not three of its channels")
             names, selection = content["class_names"], dict(content["selection"])
             if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
                 raise TypeError("class names are no list of texts")

@@ -113,6 +113,17 @@ class WeightsFile:
                 *(self.path, ", ".join(trained), ", ".join(given)),
             )
 
+    def warn_of_channels(self, cfg: CfgNode) -> None:
+        """Warns where weights that a training begins with know as many channels, but others or in another order."""
+        known, given = self._known_cfg(), list(cfg.CELLSEG.CHANNELS)
+        trained = [] if known is None else list(known.CELLSEG.CHANNELS)
+        if trained and len(trained) == len(given) and trained != given:
+            logger.warning(
+                "%s was trained on the channels %s; the first convolution begins with what it knows of those, and "
+                "learns %s",
+                *(self.path, ", ".join(trained), ", ".join(given)),
+            )
+
     def check_origin(self, cfg: CfgNode) -> None:
         """Raises CellSegError where training cannot begin from them: they want other input than the config's."""
         check_origin(recognise(self.content, self.path).origin, cfg, self.path, adapts=True)

@@ -13,13 +13,14 @@ from cellseg_d2.config import get_cfg
 from cellseg_d2.config_checks import check_config, check_resolved
 from cellseg_d2.conversion.convert import convert
 from cellseg_d2.conversion.options import ConvertOptions
+from cellseg_d2.data.catalog import register_all
 from cellseg_d2.data.channels import IMAGENET_STD, channels_of, read_tile
 from cellseg_d2.data.copy_paste import build_copy_paste
 from cellseg_d2.data.mapper import CellDatasetMapper
 from cellseg_d2.data.stream import SEED_KEY
 from cellseg_d2.engine.run_config import build_cfg, resolve
 from cellseg_d2.errors import CellSegError
-from cellseg_d2.files import read_json
+from cellseg_d2.files import read_json, write_json
 from cellseg_d2.report.augmentation_grid import write_augmentation_grid
 
 LITE = "mask_rcnn_lite0_FPN"
@@ -144,3 +145,12 @@ def test_the_log_says_what_follows_from_the_channels(folder, caplog):
         built("four_channels", "MODEL.BACKBONE.FREEZE_AT", "2")
     assert "MODEL.BACKBONE.FREEZE_AT is 0, so that the first convolution learns" in caplog.text
     assert "the images have 4 channels (DAPI, CD3, CD8, Ki67); MODEL.PIXEL_MEAN [" in caplog.text
+
+
+def test_a_description_with_damaged_channels_is_named(folder, tmp_path):
+    description = read_json(folder / "two_channels" / "dataset.json")
+    description["channels"][0]["mean"] = "much"
+    (tmp_path / "damaged").mkdir()
+    write_json(tmp_path / "damaged" / "dataset.json", description)
+    with pytest.raises(CellSegError, match=r"damaged.*is not what `convert` writes; convert again"):
+        register_all(tmp_path)

@@ -88,3 +88,17 @@ def test_prediction_keeps_the_statistics_of_the_weights(tmp_path):
     CellCheckpointer(model, cfg, strict=False).load(str(tmp_path / "four.pth"))  # training brings its own
     with pytest.raises(CellSegError, match=r"set MODEL\.PIXEL_MEAN '\[1\.0.*CELLSEG\.CHANNELS"):
         CellCheckpointer(model, cfg, strict=True).load(str(tmp_path / "four.pth"))
+
+
+def test_weights_of_other_channels_of_the_same_number_are_told(tmp_path, caplog):
+    cfg = get_cfg("mask_rcnn_lite0_FPN", ["MODEL.DEVICE", "cpu", "OUTPUT_DIR", str(tmp_path), *FOUR])
+    CellCheckpointer(build_model(cfg), cfg, strict=False).save_weights("four")
+    opened = WeightsFile.read(tmp_path / "four.pth")
+    with caplog.at_level(logging.WARNING, "cellseg_d2"):
+        opened.warn_of_channels(cfg)
+        opened.warn_of_channels(get_cfg("mask_rcnn_lite0_FPN"))
+    assert not caplog.messages
+    cfg.CELLSEG.CHANNELS = ["b", "a", "c", "d"]
+    with caplog.at_level(logging.WARNING, "cellseg_d2"):
+        opened.warn_of_channels(cfg)
+    assert "was trained on the channels a, b, c, d; the first convolution begins with" in caplog.text
