@@ -7,8 +7,10 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 
+from benchmarks.accuracy.job import PATCH
 from benchmarks.model_card import TRUTH_FILE
 from cellseg_d2.cells.label_maps import LabelMap
 from cellseg_d2.conversion.convert import convert
@@ -48,15 +50,23 @@ def prepare(root: Path, work: Path) -> str:
         What the input is known by, see :func:`digest`.
 
     Raises:
-        CellSegError: a file is missing or cannot be read.
+        CellSegError: a file is missing, cannot be read, or is an image that is too small.
     """
     known, done = digest(root), work / "data" / "done.json"
-    if done.is_file() and read_json(done) == known:
-        return known
+    work.mkdir(parents=True, exist_ok=True)
+    with FileLock(work / "data.lock"):  # sides may be run by two commands at once
+        if not done.is_file() or read_json(done) != known:
+            shutil.rmtree(work / "data", ignore_errors=True)
+            write_parts(root, work)
+            write_json(done, known)
+    return known
+
+
+def write_parts(root: Path, work: Path) -> None:
+    """What :func:`prepare` writes."""
     tests = find_test_images(root)
     if not tests:
         raise CellSegError(f"{root / TEST_FOLDER}: there is no such folder; put the test images there")
-    shutil.rmtree(work / "data", ignore_errors=True)
     parts = convert(root, work / DATASETS / DATASET, OPTIONS, overwrite=True)["images"]
     if not parts["val"]:
         raise CellSegError(f"{root}: has one image alone; give several, so that some are for validation")
@@ -64,12 +74,12 @@ def prepare(root: Path, work: Path) -> str:
     given = open_input(root, OPTIONS)
     for sample in given.images:
         pixels, layers = read_sample(sample, OPTIONS, len(given.class_names))
+        if min(pixels.shape[:2]) < PATCH:
+            raise CellSegError(f"{sample.image}: has a side under {PATCH} px, which trainings need; leave it out")
         write(work / "data" / part_of[sample.id] / f"{sample.id}.npz", pixels, joined(layers, pixels.shape[:2]))
     for test in tests:
         pixels = test.read(OPTIONS.intensity_rule)
         write(work / "data" / "test" / f"{test.name}.npz", pixels, np.zeros(pixels.shape[:2], np.int32))
-    write_json(done, known)
-    return known
 
 
 def joined(layers: list[LabelMap], size: tuple[int, ...]) -> NDArray[np.int32]:

@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 
 SEED = 42
 
+PATCH = 256
+"""Side of what a training sees of an image, in pixels, on all sides."""
+
 WAYS = ("plain", "full")
 """How the test images are predicted: as simply as a side can, and with all that it offers for better results."""
 
@@ -46,7 +49,7 @@ class Job:
 
     Attributes:
         side: the side's name.
-        work: the work folder with ``data/`` and a folder per side.
+        work: the work folder with ``data/`` and a folder per length and side.
         data: what the images are known by.
         seconds: processor time of the training.
         steps: ends the training after so many steps instead; None leaves it to the time.
@@ -62,8 +65,9 @@ class Job:
 
     @property
     def folder(self) -> Path:
-        """Where the side writes."""
-        return Path(self.work) / self.side
+        """Where the side writes; another length has another folder."""
+        length = f"{self.seconds:g}_seconds" if self.steps is None else f"{self.steps}_steps"
+        return Path(self.work) / length / self.side
 
     def write(self) -> Path:
         """Writes the task for the side's process."""

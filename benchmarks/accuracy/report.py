@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -108,11 +109,11 @@ def report(data: Path, work: Path, sides: Sequence[str], settings: Settings, sta
     work = work.absolute()
     known = prepare(data, work)
     chosen = [side for side in SIDES if side in sides and (side != "stardist" or stardist.is_file())]
-    results = {}
+    results, scores = {}, {}
     for side in track(chosen, len(chosen), "sides"):
         job = Job(side, str(work), known, settings.seconds, settings.steps, settings.images)
         results[side] = result_of(job, stardist if side == "stardist" else MAIN)
-    scores = {side: {way: score(data, work / side / way) for way in WAYS} for side in chosen}
+        scores[side] = {way: score(data, job.folder / way) for way in WAYS}
     parts = [results_table(results, scores).markdown(), training_table(results, settings).markdown()]
     if "stardist" in sides and "stardist" not in chosen:
         parts.append(f"{WITHOUT_STARDIST}\n")
@@ -128,7 +129,7 @@ def result_of(job: Job, python: Path) -> Mapping[str, Any]:
     result = job.folder / "result.json"
     if result.is_file() and read_json(result)["job"] == asdict(job):
         return dict(read_json(result))
-    result.unlink(missing_ok=True)
+    shutil.rmtree(job.folder, ignore_errors=True)
     path = job.write()
     one = dict.fromkeys(THREADS, "1")
     environment = {**os.environ, **one, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}

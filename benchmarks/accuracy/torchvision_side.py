@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from torchvision.models.detection import MaskRCNN, maskrcnn_resnet50_fpn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
-from benchmarks.accuracy.job import SEED, Budget, Job, LabelledImage, predict, write_result
+from benchmarks.accuracy.job import PATCH, SEED, Budget, Job, LabelledImage, predict, write_result
 from benchmarks.accuracy.thresholds import PLAIN, FindCells, best_least_score, label_map_finder
 from cellseg_d2.cells.instances import CellInstances
+from cellseg_d2.modeling.build import cpu_computes_bfloat16
 
-CROP, BATCH = 256, 4
+BATCH = 4
 LEARNING_RATE, WARM_UP = 0.02, 0.05
 """The highest rate, as in torchvision's reference training, and the share of the budget in which it rises to that."""
 
@@ -39,8 +40,8 @@ def build_model() -> MaskRCNN:
         weights=None,
         weights_backbone=None,
         num_classes=2,
-        min_size=CROP,
-        max_size=CROP,
+        min_size=PATCH,
+        max_size=PATCH,
         rpn_anchor_generator=AnchorGenerator(ANCHORS, ((0.5, 1.0, 2.0),) * len(ANCHORS)),
         rpn_pre_nms_top_n_train=1000,
         rpn_post_nms_top_n_train=500,
@@ -54,8 +55,8 @@ def crops(images: list[LabelledImage], rng: np.random.Generator) -> Iterator[tup
     """Random crops with random flips and quarter turns, without end; a crop without a cell is drawn again."""
     while True:
         image = images[rng.integers(len(images))]
-        y, x = (rng.integers(side - CROP + 1) for side in image.labels.shape)
-        pixels, labels = (array[y : y + CROP, x : x + CROP] for array in (image.pixels, image.labels))
+        y, x = (rng.integers(side - PATCH + 1) for side in image.labels.shape)
+        pixels, labels = (array[y : y + PATCH, x : x + PATCH] for array in (image.pixels, image.labels))
         turns, flip = rng.integers(4), 1 - 2 * int(rng.integers(2))
         pixels, labels = (np.rot90(array, turns)[::flip] for array in (pixels, labels))
         numbers = np.unique(labels)
@@ -98,7 +99,7 @@ def train(model: MaskRCNN, images: list[LabelledImage], budget: Budget) -> None:
         inputs, targets = zip(*(next(stream) for _ in range(BATCH)))
         for group in optimizer.param_groups:
             group["lr"] = rate(budget.share)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=cpu_computes_bfloat16()):
             loss = sum(model(list(inputs), list(targets)).values())
         optimizer.zero_grad()
         loss.backward()

@@ -1,6 +1,7 @@
 """The comparison of accuracies: what each side is given and gives back, in real processes of a few steps."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -69,6 +70,19 @@ def test_prepared_images_are_kept_until_the_data_change(sample_root, work, tmp_p
         data.digest(tmp_path)
     (tmp_path / "test_gt.json").write_text("{}")
     assert data.digest(tmp_path) != known
+
+
+def test_an_image_that_no_side_can_train_on_is_refused(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in "ab":
+        write_sample(tmp_path / "in", name, noise(rng, 255, 300), {1: discs(rng, 255, 300, 8)}, photometric="rgb")
+    (tmp_path / "in" / "test_gt.json").write_text("{}")
+    with pytest.raises(CellSegError, match="test_release: there is no such folder"):
+        data.prepare(tmp_path / "in", tmp_path / "work")
+    shutil.copytree(tmp_path / "in" / "train" / "a", tmp_path / "in" / "test_release")
+    with pytest.raises(CellSegError, match="has a side under 256 px"):
+        data.prepare(tmp_path / "in", tmp_path / "work")
+    assert not (tmp_path / "work" / "data" / "done.json").exists()
 
 
 def test_the_clock_counts_processor_time_from_the_first_steps_end_on_without_pauses(job):
@@ -180,10 +194,10 @@ def test_the_command_trains_and_scores_the_sides_of_this_environment(run_tool, w
     assert [row["side: settings"].split(":")[0] for row in scored[::2]] == [report.SIDES[side].title for side in sides]
     assert float(scored[2]["F1 at 0.5"]) > 50  # nuclei, which two steps do not spoil
     assert "make bench-setup" not in text
-    done = [(work / side / "result.json").stat().st_mtime_ns for side in sides]
+    done = [(work / "2_steps" / side / "result.json").stat().st_mtime_ns for side in sides]
     again, _ = _quick(run_tool, work, sides, len(sides))
     assert again == text
-    assert done == [(work / side / "result.json").stat().st_mtime_ns for side in sides]
+    assert done == [(work / "2_steps" / side / "result.json").stat().st_mtime_ns for side in sides]
 
 
 @pytest.mark.stardist
