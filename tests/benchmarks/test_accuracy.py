@@ -156,9 +156,13 @@ def test_a_side_that_is_done_with_the_same_settings_is_not_run_again(work):
         job, Training(7, 59.0, 80.0), 4, {"plain": 1.0, "full": 8.0}, {"plain": "0.5", "full": "0.4"}, ("numpy",)
     )
     assert report.result_of(job, Path("nowhere"))["training"]["steps"] == 7
-    other = Job("nuclei", str(work), "known", seconds=61)
-    with pytest.raises(CellSegError, match=r"log\.txt: the side failed"):
-        report.result_of(other, Path(sys.executable).with_name("false"))
+
+
+def test_a_side_that_fails_names_its_log(tmp_path):
+    without_images = Job("torchvision", str(tmp_path), "known", seconds=60)
+    with pytest.raises(CellSegError, match=r"60_seconds/torchvision/log\.txt: the side failed with exit code 1"):
+        report.result_of(without_images, Path(sys.executable))
+    assert "Traceback" in (without_images.folder / "log.txt").read_text()
 
 
 def test_seconds_are_of_all_pixels(job):
