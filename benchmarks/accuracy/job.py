@@ -170,11 +170,12 @@ def predict(job: Job, way: str, images: list[LabelledImage], find: Find) -> floa
     """Writes what a side finds in images, each as ``WAY/NAME.npz``.
 
     Returns:
-        Processor seconds per megapixel, from pixels to label map, after a first image that is not counted.
+        Processor seconds per megapixel, from pixels to label map, after a first image of each size that is not counted.
     """
     folder = job.folder / way
     folder.mkdir(parents=True, exist_ok=True)
-    find(images[0].pixels)
+    for pixels in {image.pixels.shape: image.pixels for image in images}.values():
+        find(pixels)  # TensorFlow compiles anew for each size
     taken = 0.0
     for image in images:
         started = processor_seconds()
