@@ -68,7 +68,8 @@ def test_proposals_that_cut_their_cells_teach_nothing():
     classes = torch.zeros(8, dtype=torch.int64)
     model = ShapeClassifier(2)
     assert model.loss(masks, _cells(masks, boxes, classes)).item() == pytest.approx(0.6931, abs=1e-3)
-    for instances in (_cells(masks, boxes, classes, shift=30.0), [Instances((64, 64))]):
+    no_proposals = [Instances((64, 64), proposal_boxes=Boxes(boxes[:0]))]  # of an image without cells
+    for instances in (_cells(masks, boxes, classes, shift=30.0), no_proposals):
         model.zero_grad()
         loss = model.loss(masks[: len(instances[0])], instances)
         loss.backward()
