@@ -153,6 +153,11 @@ def _add_inference_config(cfg: CfgNode) -> None:
     # results, which need the others for AP. Training writes those of the best F1 on the validation images into its best
     # checkpoints. Empty for 0.5.
     cfg.CELLSEG.INFERENCE.MIN_SCORES = []
+    # What the network computes in: "float32", or "bfloat16", which is faster on GPUs since Ampere and on CPUs with
+    # AVX512-BF16 or AMX (others use float32) and costs a little AP (docs/benchmarks.md).
+    cfg.CELLSEG.INFERENCE.PRECISION = "float32"
+    # What runs the network: "torch", or on CPUs "openvino", which is faster; pip install 'cellseg_d2[openvino]'.
+    cfg.CELLSEG.INFERENCE.BACKEND = "torch"
     # Skip tiles that show nothing: the standard deviation of each channel is at most 3 of 255.
     cfg.CELLSEG.INFERENCE.SKIP_BACKGROUND = False
     # Microns a pixel of the images to predict; 0 for what each file states.
