@@ -7,8 +7,8 @@ kept, see :mod:`.graph_cache`. Proposals, RoIAlign, non-maximum suppression and 
 from __future__ import annotations
 
 import contextlib
-import logging
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,8 +23,6 @@ from torch import Tensor, nn
 
 from cellseg_d2.errors import CellSegError, one_line
 from cellseg_d2.inference.graph_cache import GraphCache
-
-logger = logging.getLogger(__name__)
 
 HINTS = {"float32": "f32", "bfloat16": "bf16"}
 """CELLSEG.INFERENCE.PRECISION -> OpenVINO's; left to itself it takes bfloat16 wherever the CPU has it."""
@@ -125,7 +123,9 @@ def _graph(openvino: ModuleType, part: _Part) -> Any:
         for example in part.examples
     ]
     try:
-        traced = torch.jit.trace(part.module, part.examples, check_trace=False)
+        with warnings.catch_warnings():  # of sizes that become constants; those that differ by image are not among them
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)
+            traced = torch.jit.trace(part.module, part.examples, check_trace=False)
         return openvino.convert_model(traced, example_input=part.examples, input=shapes)
     except Exception as error:  # of torch's tracer or of OpenVINO's frontend, by what is wrong
         raise CellSegError(
