@@ -44,6 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
     part.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
     part.add_argument("--large", action="store_true", help="also 8,192 x 8,192 pixels with 20,000 cells, for minutes")
     part.add_argument("--profile", action="store_true", help="instead: shares of the network's parts, ways to predict")
+    part.add_argument("--memory", action="store_true", help="instead: the memory of 1,000 of PointRend's masks")
     part.add_argument("--cpu-time", action="store_true", help="of --profile: seconds of the CPU, for a busy machine")
     part.add_argument("--repeats", type=positive, default=3, metavar="N", help="of --profile: timed runs of each way")
     part.add_argument("--models", nargs="+", metavar="CONFIG", help="of --profile; default: laptop, R50 and X101")
@@ -122,7 +123,7 @@ def run_stitch(args: argparse.Namespace) -> str:
 def run_predict(args: argparse.Namespace) -> str:
     from benchmarks import predict
 
-    if args.profile:
+    if args.profile or args.memory:
         return profile(args)
     settings = predict.QUICK if args.quick else predict.Settings()
     return predict.report(args.data, args.weights, chosen_device(args.device), args.large, settings)
@@ -132,6 +133,8 @@ def profile(args: argparse.Namespace) -> str:
     from benchmarks import predict_profile
 
     settings = predict_profile.QUICK if args.quick else replace(predict_profile.Settings(), repeats=args.repeats)
+    if args.memory:
+        return predict_profile.report_memory(settings)
     models, backends = args.models or settings.models, args.backends or settings.backends
     settings = replace(settings, models=tuple(models), backends=tuple(backends), cpu_time=args.cpu_time)
     return predict_profile.report(settings)

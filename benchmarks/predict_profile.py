@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -84,8 +84,8 @@ def report(settings: Settings) -> str:
     tables = [
         Table(
             "Where the time of a prediction goes",
-            f"{drawn} Shares of one run.",
-            ["model, detections: way", "s", *(f"{stage} %" for stage in STAGES)],
+            f"{drawn} Shares of all runs.",
+            ["model, detections: way", *(f"{stage} %" for stage in STAGES)],
             shares,
         ),
         Table(
@@ -95,7 +95,6 @@ def report(settings: Settings) -> str:
             ["model, detections: way", *TIMING_COLUMNS, "times as fast"],
             ways,
         ),
-        _memory_table(settings),
     ]
     return f"{machine('torch')}\n\n" + "\n".join(table.markdown() for table in tables)
 
@@ -112,19 +111,26 @@ def measure(name: str, count: int, settings: Settings) -> tuple[list[list[str]],
         prepare(ready, own)
         models[backend] = ready
         works[backend] = partial(_one_by_one, ready, images)
-    timings = time_in_turn(works, settings.repeats, clock=settings.clock)
+    with ExitStack() as stack:
+        seconds = {way: stack.enter_context(_stages(models[way], settings.clock)) for way in works}
+        watched = {way: _timed(work, seconds[way], "whole", settings.clock) for way, work in works.items()}
+        timings = time_in_turn(watched, settings.repeats, clock=settings.clock)
     base = timings["before"].median
     ways, shares = [], []
     for way, timing in timings.items():
         label = f"{name}, {count}: {way}"
-        each = timing.divided(TILES)
-        ways.append([label, *timing_cells(each), ratio(base, timing.median)])
-        with _stages(models[way], settings.clock) as seconds:
-            works[way]()
-        total = sum(seconds.values())
-        parts = [f"{100 * seconds[stage] / total:.1f}" if stage in seconds else "-" for stage in STAGES]
-        shares.append([label, number(total / TILES), *parts])
+        ways.append([label, *timing_cells(timing.divided(TILES)), ratio(base, timing.median)])
+        shares.append([label, *_shares(seconds[way])])
     return shares, ways
+
+
+def _shares(seconds: Mapping[str, float]) -> list[str]:
+    """The cells of :data:`STAGES`; OpenVINO's backbone contains the FPN."""
+    parts = {stage: seconds[stage] for stage in STAGES if stage in seconds}
+    if "bottom up" in seconds:
+        parts["backbone"], parts["FPN"] = seconds["bottom up"], seconds["backbone"] - seconds["bottom up"]
+    parts["post-processing"] = seconds["whole"] - sum(parts.values())
+    return [f"{100 * parts[stage] / seconds['whole']:.1f}" if stage in parts else "-" for stage in STAGES]
 
 
 def drawn_tile(side: int, seed: int = SEED) -> dict[str, Any]:
@@ -190,31 +196,25 @@ def _all_at_once(model: nn.Module, images: list[dict[str, Any]]) -> None:
 
 
 @contextmanager
-def _stages(model: nn.Module, clock: Callable[[], float]) -> Iterator[Mapping[str, float]]:
-    """Sums the seconds of each stage while the context lasts; OpenVINO's backbone contains the FPN."""
+def _stages(model: nn.Module, clock: Callable[[], float]) -> Iterator[dict[str, float]]:
+    """Sums the seconds of a model's parts while the context lasts, warming up included."""
     seconds: dict[str, float] = defaultdict(float)
     heads, backbone = model.roi_heads, model.backbone
-    watched = [(model, "inference"), (backbone, "forward"), (model.proposal_generator, "forward")]
-    watched += [(heads, "_forward_box"), (heads, "forward_with_given_boxes")]
-    names = ["whole", "backbone", "RPN", "box head", "mask head"]
+    watched = [
+        (backbone, "forward", "backbone"),
+        (model.proposal_generator, "forward", "RPN"),
+        (heads, "_forward_box", "box head"),
+        (heads, "forward_with_given_boxes", "mask head"),
+    ]
     if hasattr(backbone, "bottom_up"):
-        watched.append((backbone.bottom_up, "forward"))
-        names.append("bottom up")
-    for (module, method), name in zip(watched, names):
+        watched.append((backbone.bottom_up, "forward", "bottom up"))
+    for module, method, name in watched:
         setattr(module, method, _timed(getattr(module, method), seconds, name, clock))
-    started = clock()
     try:
         yield seconds
     finally:
-        total = clock() - started
-        for module, method in watched:
+        for module, method, _ in watched:
             delattr(module, method)  # the class's shows again
-    if "bottom up" in seconds:
-        below = seconds.pop("bottom up")
-        seconds["FPN"] = seconds["backbone"] - below
-        seconds["backbone"] = below
-    seconds.pop("whole")
-    seconds["post-processing"] = total - sum(seconds.values())
 
 
 def _timed(work: Callable[..., Any], seconds: dict[str, float], name: str, clock: Callable[[], float]) -> Any:
@@ -227,15 +227,16 @@ def _timed(work: Callable[..., Any], seconds: dict[str, float], name: str, clock
     return timed
 
 
-def _memory_table(settings: Settings) -> Table:
-    """The memory of PointRend's masks."""
+def report_memory(settings: Settings) -> str:
+    """The memory of PointRend's masks as a table."""
     memory = peak_memory(draw_masks, settings.masks, settings.side)
     text = (
         f"Masks of {POINT_REND}'s heads for boxes of one tile of {settings.side} px, in groups of "
         f"{mask_chunks.CHUNK['cpu']}: the peak of a fresh process, and what it had when all was imported."
     )
     row = [f"{settings.masks:,} masks", number(memory.peak / 1e6), number(memory.before / 1e6)]
-    return Table("Memory of PointRend", text, ["work", "peak MB", "before MB"], [row])
+    table = Table("Memory of PointRend", text, ["work", "peak MB", "before MB"], [row])
+    return f"{machine('torch')}\n\n{table.markdown()}"
 
 
 @torch.inference_mode()

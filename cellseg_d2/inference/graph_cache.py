@@ -70,7 +70,10 @@ class GraphCache:
         return None
 
     def write(self, openvino: ModuleType, graphs: Mapping[str, Any]) -> None:
-        """Writes the graphs into the first place where that is possible; all of them appear at once."""
+        """Writes the graphs into the first place where that is possible; all of them appear at once.
+
+        Graphs of what the same checkpoint was before go.
+        """
         for folder in self.folders:
             try:
                 folder.parent.mkdir(parents=True, exist_ok=True)
@@ -84,6 +87,10 @@ class GraphCache:
             except (OSError, RuntimeError) as error:
                 logger.info("%s: graphs cannot be kept there (%s)", folder.parent, one_line(error, 100))
             else:
+                if folder.parent.name.endswith(SUFFIX):
+                    for other in folder.parent.iterdir():
+                        if len(other.name) == len(folder.name) and other != folder:
+                            shutil.rmtree(other, ignore_errors=True)
                 return
 
 

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.modeling import GeneralizedRCNN
 from detectron2.modeling.roi_heads import FastRCNNConvFCHead
 from torch import nn
 
@@ -22,7 +23,8 @@ def prepare(model: nn.Module, cfg: CfgNode) -> None:
     """Changes a model in place so that it predicts the same, faster; it cannot be trained afterwards.
 
     Args:
-        model: a Detectron2 ``GeneralizedRCNN`` with its weights.
+        model: with its weights; a Detectron2 ``GeneralizedRCNN``, or one that contains such a network. Of others only
+            batch normalisation is folded.
         cfg: its config; CELLSEG.INFERENCE.BACKEND and PRECISION, MODEL.DEVICE and MODEL.WEIGHTS are used.
 
     Raises:
@@ -31,6 +33,7 @@ def prepare(model: nn.Module, cfg: CfgNode) -> None:
     model.eval()
     fold_norms(model)
     on_cpu = cfg.MODEL.DEVICE == "cpu"
+    networks = [module for module in model.modules() if isinstance(module, GeneralizedRCNN)]
     if cfg.CELLSEG.INFERENCE.BACKEND == "openvino":
         if not on_cpu:
             raise CellSegError(
@@ -38,9 +41,11 @@ def prepare(model: nn.Module, cfg: CfgNode) -> None:
             )
         from cellseg_d2.inference.openvino_backend import compile_parts
 
-        compile_parts(model, cfg)
+        for network in networks:
+            compile_parts(network, cfg)
     elif on_cpu:
-        _lay_out_for_cpu(model, cfg)
+        for network in networks:
+            _lay_out_for_cpu(network, cfg)
 
 
 def _lay_out_for_cpu(model: nn.Module, cfg: CfgNode) -> None:
@@ -48,9 +53,9 @@ def _lay_out_for_cpu(model: nn.Module, cfg: CfgNode) -> None:
     model.backbone.to(memory_format=torch.channels_last)
     model.backbone.register_forward_hook(_contiguous)  # else RoIAlign copies the features for every group of boxes
     side = cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION
-    for head in [module for module in model.modules() if isinstance(module, FastRCNNConvFCHead)]:
+    for head in [module for module in model.roi_heads.modules() if isinstance(module, FastRCNNConvFCHead)]:
         _use_convolution(head, side)
-    mask_head = getattr(getattr(model, "roi_heads", None), "mask_head", None)
+    mask_head = getattr(model.roi_heads, "mask_head", None)
     if mask_head is not None and not any(isinstance(module, nn.GroupNorm) for module in mask_head.modules()):
         mask_head.to(memory_format=torch.channels_last)
 

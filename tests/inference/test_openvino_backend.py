@@ -81,6 +81,7 @@ def test_a_checkpoint_that_was_overwritten_gives_its_new_results(checkpoint):
     prepare(other, cfg)  # MODEL.WEIGHTS is the same path
     torch.testing.assert_close(found_in(other).pred_masks, plain.pred_masks, atol=1e-4, rtol=1e-4)
     assert not torch.allclose(plain.pred_masks, before.pred_masks, atol=1e-3)
+    assert graphs_below(Path(cfg.MODEL.WEIGHTS + ".openvino")) == PARTS  # the former ones are gone
 
 
 def test_where_the_checkpoint_s_folder_cannot_be_written_the_user_s_cache_is_used(checkpoint, cache, caplog):
