@@ -48,6 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     part.add_argument("--cpu-time", action="store_true", help="of --profile: seconds of the CPU, for a busy machine")
     part.add_argument("--repeats", type=positive, default=3, metavar="N", help="of --profile: timed runs of each way")
     part.add_argument("--models", nargs="+", metavar="CONFIG", help="of --profile; default: laptop, R50 and X101")
+    part.add_argument("--detections", nargs="+", type=positive, metavar="N", help="of --profile; default: 50 and 400")
     part.add_argument("--backends", nargs="+", choices=("torch", "openvino"), help="of --profile; default: both")
     add_common(part, run_predict)
     part = parts.add_parser("card", help="what a model card says of weights: AP, F1, PQ, AJI, accuracy, pictures")
@@ -137,6 +138,7 @@ def profile(args: argparse.Namespace) -> str:
         return predict_profile.report_memory(settings)
     models, backends = args.models or settings.models, args.backends or settings.backends
     settings = replace(settings, models=tuple(models), backends=tuple(backends), cpu_time=args.cpu_time)
+    settings = replace(settings, counts=tuple(args.detections or settings.counts))
     return predict_profile.report(settings)
 
 

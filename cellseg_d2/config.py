@@ -133,7 +133,7 @@ def _add_inference_config(cfg: CfgNode) -> None:
     cfg.CELLSEG.INFERENCE.TILE_SIZE = 512
     # Share of the tile size that neighbouring windows have in common. Cells up to half of it across are seen whole.
     cfg.CELLSEG.INFERENCE.OVERLAP = 0.25
-    # Tiles in one call of the model.
+    # Tiles in one call of the model; a CPU takes them one by one all the same, because that is faster there.
     cfg.CELLSEG.INFERENCE.BATCH_SIZE = 4
     # A mask's pixels are those with at least this probability.
     cfg.CELLSEG.INFERENCE.MASK_THRESHOLD = 0.5
