@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import GeneralizedRCNN
-from detectron2.modeling.roi_heads import FastRCNNConvFCHead
+from detectron2.modeling.roi_heads import FastRCNNConvFCHead, StandardROIHeads
 from torch import nn
 
 from cellseg_d2.errors import CellSegError
@@ -38,6 +38,11 @@ def prepare(model: nn.Module, cfg: CfgNode) -> None:
         if not on_cpu:
             raise CellSegError(
                 f"OpenVINO runs on CPUs, not on {cfg.MODEL.DEVICE}; write MODEL.DEVICE cpu, or --backend torch"
+            )
+        if not networks or any(not isinstance(network.roi_heads, StandardROIHeads) for network in networks):
+            raise CellSegError(
+                "OpenVINO needs MODEL.META_ARCHITECTURE GeneralizedRCNN with MODEL.ROI_HEADS.NAME CellROIHeads or "
+                "CellCascadeROIHeads; write --backend torch"
             )
         from cellseg_d2.inference.openvino_backend import compile_parts
 

@@ -133,6 +133,13 @@ def test_openvino_on_a_gpu_is_refused():
         prepare(model, cfg)
 
 
+def test_a_model_that_openvino_cannot_take_over_is_refused():
+    _, cfg = drawn_model("mask_rcnn_lite0_FPN", 5, 64)
+    cfg.CELLSEG.INFERENCE.BACKEND = "openvino"
+    with pytest.raises(CellSegError, match=r"MODEL\.ROI_HEADS\.NAME CellROIHeads or .*; write --backend torch$"):
+        prepare(torch.nn.Conv2d(1, 1, 1), cfg)
+
+
 def test_a_training_still_has_its_model_after_an_evaluation(images):
     """The trainer evaluates its own model, which nothing may fold."""
     model, cfg = drawn_model("mask_rcnn_lite0_FPN", 5, 64)
