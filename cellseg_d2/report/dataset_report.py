@@ -23,6 +23,7 @@ from cellseg_d2.conversion.cut import cut_sample, open_input
 from cellseg_d2.conversion.options import ConvertOptions
 from cellseg_d2.conversion.suggestions import Suggestion, suggest, to_yaml
 from cellseg_d2.errors import CellSegError
+from cellseg_d2.export.contrast import stretched
 from cellseg_d2.export.overlay import class_hex, draw_overlay
 from cellseg_d2.files import read_json
 from cellseg_d2.report.page import PAGE_STYLE, figure_svg, grouped_number, picture_uri, write_page
@@ -290,7 +291,7 @@ def _pictures(dataset: Dataset, number: int) -> list[dict[str, str]]:
         counts = Counter(names[number] for number in cells.classes)
         pictures.append(
             {
-                "address": picture_uri(draw_overlay(cut.image[y0:y1, x0:x1], cells), PICTURE_SIDE),
+                "address": picture_uri(draw_overlay(stretched(cut.image[y0:y1, x0:x1]), cells), PICTURE_SIDE),
                 "name": samples[place].id,
                 "cells": ", ".join(f"{counts[name]} {name}" for name in names if counts[name]) or "no cell",
             }

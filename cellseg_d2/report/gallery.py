@@ -20,6 +20,7 @@ from cellseg_d2.evaluation.coco_cells import EvaluatedImage, class_names, image_
 from cellseg_d2.evaluation.coco_matching import unmatched, within_cap
 from cellseg_d2.evaluation.image_scores import ImageScore
 from cellseg_d2.evaluation.overlap_table import Cells
+from cellseg_d2.export.contrast import stretched
 from cellseg_d2.export.overlay import class_hex
 from cellseg_d2.images.listing import ByFileName, InputImage, list_images
 from cellseg_d2.report.page import picture_uri
@@ -53,7 +54,8 @@ class Picture:
     Attributes:
         score: the image's name, its numbers of cells and errors, and its F1.
         width, height: the shown picture's size in its pixels, not rounded.
-        uri: the picture as a ``data:`` address, which holds its pixels; None where the image is not at hand.
+        uri: the picture as a ``data:`` address, which holds its pixels, brightened if dark; None where the image is not
+            at hand.
         truth, predictions: the outlines.
     """
 
@@ -195,7 +197,7 @@ def _draw(
         score=ImageScore(image.name, int(np.count_nonzero(~truth.crowd)), len(missed), len(spurious)),
         width=width * scale,
         height=height * scale,
-        uri=None if pixels is None else picture_uri(pixels, max_side),
+        uri=None if pixels is None else picture_uri(stretched(pixels), max_side),
         truth=_outlines(truth, np.arange(len(truth)), truth_kinds, names, scale, scored=False),
         predictions=_outlines(predictions, shown, kinds, names, scale, scored=True),
     )
