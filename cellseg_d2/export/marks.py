@@ -16,7 +16,7 @@ MISSED, SPURIOUS = "missed", "spurious"
 ARMS = (5.0, 24.0)
 """Pixels from the middle of a mark to its sides: seen on the smallest cell, not hiding a large one."""
 
-STEM = 0.22
+STEM = 0.3
 """The width of a mark's strokes as a share of its arms."""
 
 

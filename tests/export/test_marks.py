@@ -36,7 +36,7 @@ def test_a_mark_lies_on_the_middle_of_its_cell_and_changes_nothing_far_from_it(x
     marked = draw_marks(IMAGE, square(x, y, side), kind)
     assert np.array_equal(IMAGE, before)
     rows, columns = changed(IMAGE, marked)
-    reach = max(ARMS[0], 0.6 * side / 2) + 7  # half of the stroke, and its edge
+    reach = 1.3 * max(ARMS[0], 0.6 * side / 2) + 4  # with half of the stroke, and its edge
     assert np.abs(rows - (y + side / 2)).max() <= reach
     assert np.abs(columns - (x + side / 2)).max() <= reach
     mark = draw_marks(np.full_like(IMAGE, 128), square(x, y, side), kind)[rows, columns]
