@@ -57,7 +57,8 @@ CONTRAST = """
 WIDER = """
     if (document.documentElement.scrollWidth <= window.innerWidth) return [];
     return [...document.querySelectorAll("body *")]
-      .filter((element) => element.getBoundingClientRect().right > window.innerWidth && !element.closest(".wide, .plot"))
+      .filter((element) => !element.closest(".wide, .plot"))
+      .filter((element) => element.getBoundingClientRect().right > window.innerWidth)
       .map((element) => element.outerHTML.slice(0, 80));
 """
 """What makes the page scroll sideways."""

@@ -205,11 +205,13 @@ def test_no_results_and_no_cells_are_a_page_too(write, cells):
     page = write(truth, [])
     assert page.tables["ap"][0][2] == ["AP50", *["0.00" if cells else "-"] * 2]
     assert len(page.viewers) == (2 if cells else 0)  # the third image is empty
-    assert (
-        ("no image has cells or predictions" in page.text)
-        == ("No curve: the ground truth has no cells" in page.text)
-        != cells
+    said = (
+        "no image has cells or predictions",
+        "No curve: the ground truth has no cells",
+        "No costs: the ground truth",
     )
+    assert [text in page.text for text in said] == [not cells] * 3
+    assert ("No score threshold is best: no cell was found" in page.text) == cells
 
 
 def test_names_are_text_and_the_page_loads_nothing(write, tmp_path):
