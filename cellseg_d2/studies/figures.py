@@ -16,12 +16,17 @@ from cellseg_d2.studies.results import Finished
 
 
 def draw(study: Study, finished: Mapping[str, Sequence[Finished]], output: Path) -> None:
-    """Draws a study as PNG: lines are means over seeds, bands and points are the seeds.
+    """Writes :func:`figure_of` as PNG."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    figure_of(study, finished).savefig(output, dpi=110)
+
+
+def figure_of(study: Study, finished: Mapping[str, Sequence[Finished]]) -> Figure:
+    """Draws a study: lines are means over seeds, bands and points are the seeds; an empty plot says why it is.
 
     Args:
         study: what was compared.
         finished: name of an arm -> its runs.
-        output: the file.
     """
     figure = Figure(figsize=(15, 5), layout="constrained")
     figure.suptitle(study.title)
@@ -48,8 +53,7 @@ def draw(study: Study, finished: Mapping[str, Sequence[Finished]], output: Path)
         axes.grid(alpha=0.3)
         say_if_empty(axes, "no common evaluation")
         legend_below(axes)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(output, dpi=110)
+    return figure
 
 
 def on_common_iterations(curves: Sequence[Curve]) -> tuple[list[int], NDArray[np.float64]]:
