@@ -139,7 +139,7 @@ def test_a_dataset_without_a_cell_has_a_page(tmp_path):
     assert page.values("img", "alt") == ["empty with its cells coloured: no cell."]
     assert "Cells of each class. No cells: class1." in page.text
     assert page.text.count("No plot: there are no cells.") == 2  # of sides and of areas
-    assert "A dash: there are no cells." in page.text
+    assert "A dash: there is nothing to measure." in page.text
     assert "Settings that suit" not in page.text
 
 

@@ -125,6 +125,7 @@ def test_tables_have_the_numbers_of_the_judgement(write):
     ]
     for best in cells.thresholds.values():
         assert f"F1 {number(best.f1)} at {best.score:.3f}" in page.text  # the legend of precision by recall
+    assert page.text.count("A dash: there is nothing to measure.") == 3  # of the third class, and of large areas
     assert f"{NAMES[2]}: no curve, the ground truth has no cell of this class" in page.text
 
 
@@ -211,6 +212,7 @@ def test_no_results_and_no_cells_are_a_page_too(write, cells):
         "No costs: the ground truth",
     )
     assert [text in page.text for text in said] == [not cells] * 3
+    assert "All classes together. A dash: there is nothing to measure." in page.text
     assert ("No score threshold is best: no cell was found" in page.text) == cells
 
 
