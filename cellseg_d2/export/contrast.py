@@ -23,15 +23,17 @@ def stretched(image: NDArray[np.uint8], like: NDArray[np.uint8] | None = None) -
 
     Args:
         image: (H, W, 3) uint8 RGB; it is not changed.
-        like: the image whose range is stretched, for copies that are to be compared with it; None for ``image``.
+        like: the image whose range is stretched, for copies that are to be compared with it: a copy of an image that is
+            not dark stays as it is. None for ``image``.
 
     Returns:
         (H, W, 3) uint8 RGB.
     """
     limits = _limits(image)
+    if limits is not None and like is not None:
+        limits = _limits(like)
     if limits is None:
         return image
-    limits = limits if like is None else _limits(like) or limits
     table = IntensityRule.scale(np.arange(256, dtype=np.uint16), limits)  # it leaves 8 bit as it is
     return table[image]
 

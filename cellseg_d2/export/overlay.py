@@ -119,7 +119,7 @@ def write_overlay(
     """
     height, width = image.shape[:2]
     shown = (max(round(height * WIDEST / width), 1), WIDEST) if width > WIDEST else (height, width)
-    picture = draw_overlay(stretched(resized(image, shown)), instances, size=shown, line=1 if width < WIDEST else LINE)
+    picture = draw_overlay(stretched(resized(image, shown)), instances, size=shown, line=LINE if width > WIDEST else 1)
     if class_names:
         counts = np.bincount(instances.classes, minlength=len(class_names)).tolist()
         picture = np.vstack([picture, legend(class_keys(class_names, counts), shown[1])])

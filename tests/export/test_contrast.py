@@ -49,6 +49,11 @@ def test_channels_keep_their_balance():
     assert cell[0] == cell[2] and 100 < cell[1] < 155
 
 
+def test_a_darkened_copy_of_a_bright_image_stays_dark():
+    image = np.random.default_rng(0).integers(100, 200, (30, 40, 3), dtype=np.uint8)
+    assert np.array_equal(stretched(image // 4, image), image // 4)
+
+
 def test_a_copy_is_stretched_as_its_original():
     image = fluorescence(40)
     darker = image // 2
