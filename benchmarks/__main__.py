@@ -14,6 +14,7 @@ from benchmarks import convert
 from cellseg_d2.commands.cli import ToolParser, run_tool
 from cellseg_d2.errors import CellSegError
 
+ACCURACY_SIDES = ("imagenet", "nuclei", "stardist", "torchvision")
 SAMPLE = Path(__file__).resolve().parents[1] / "datasets" / "sample"
 
 
@@ -55,7 +56,31 @@ def build_parser() -> argparse.ArgumentParser:
     part.add_argument("--weights", default="nuclei", metavar="CKPT", help="a checkpoint; default: nuclei")
     part.add_argument("--pictures", type=Path, metavar="DIR", help="draw the best and the worst images there")
     add_common(part, run_card)
+    part = parts.add_parser("accuracy", help="accuracy after the same processor time: StarDist 2D, torchvision, this")
+    add_accuracy(part)
+    add_common(part, run_accuracy)
     return parser
+
+
+def add_accuracy(part: argparse.ArgumentParser) -> None:
+    """What the comparison of accuracies takes."""
+    part.add_argument(
+        "--data",
+        type=Path,
+        default=SAMPLE,
+        metavar="PATH",
+        help="labelled images, test images and their ground truth, in the input layout; default: the sample",
+    )
+    part.add_argument("--minutes", type=positive, default=20, metavar="N", help="of two cores, a training; default: 20")
+    part.add_argument("--sides", nargs="+", choices=ACCURACY_SIDES, default=ACCURACY_SIDES, help="default: all")
+    part.add_argument(
+        "--work",
+        type=Path,
+        default=Path("output/accuracy"),
+        metavar="DIR",
+        help="sides that are done there with the same data and minutes are not run again; default: output/accuracy",
+    )
+    part.add_argument("--stardist", type=Path, metavar="PYTHON", help="default: the one of make bench-setup")
 
 
 def positive(text: str) -> int:
@@ -123,6 +148,13 @@ def run_card(args: argparse.Namespace) -> str:
     from benchmarks import model_card
 
     return model_card.report(args.data, args.weights, args.pictures, images=1 if args.quick else 2)
+
+
+def run_accuracy(args: argparse.Namespace) -> str:
+    from benchmarks.accuracy import report
+
+    settings = report.QUICK if args.quick else report.Settings(minutes=args.minutes)
+    return report.report(args.data, args.work, args.sides, settings, args.stardist or report.STARDIST)
 
 
 def chosen_device(asked: str | None) -> str:
