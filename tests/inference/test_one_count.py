@@ -15,8 +15,8 @@ from cellseg_d2.cells.hidden import visible
 from cellseg_d2.cells.instances import CellInstances
 from cellseg_d2.evaluation.image_scores import image_scores
 from cellseg_d2.evaluation.judgement import judge_results
-from cellseg_d2.export.formats import FORMATS
 from cellseg_d2.export.contrast import stretched
+from cellseg_d2.export.formats import FORMATS
 from cellseg_d2.export.overlay import draw_overlay
 from cellseg_d2.images.listing import list_images
 from cellseg_d2.inference.folder import Output, predict_images
