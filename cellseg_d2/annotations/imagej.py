@@ -11,7 +11,7 @@ from pathlib import Path
 from cellseg_d2.annotations.pairs import all_classes, find_pairs, has_files
 from cellseg_d2.annotations.reader import ImageLabels, LabelledImage, LabelledSet, Reader
 from cellseg_d2.annotations.roi_files import Roi, read_rois, roi_names
-from cellseg_d2.annotations.shapes import Shape, named, paint_shapes
+from cellseg_d2.annotations.shapes import Shape, labels_of, named, paint_shapes
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.files import visible_entries
 from cellseg_d2.images.formats import is_image, read_whole
@@ -21,8 +21,8 @@ logger = logging.getLogger(__name__)
 CLASS_NAME = "cell"
 NO_CLASS = "none"
 
-PREDICTED = re.compile(r"(?P<id>\d+)_(?P<name>.+)_[01]\.\d\d")
-"""The names that our export gives: ``<id>_<class>_<score>``."""
+PREDICTED = re.compile(r"(?P<id>\d+)_(?P<name>.+)_[01]\.\d\d(-\d+)?")
+"""The names that our export gives: ``<id>_<class>_<score>``; ImageJ puts ``-1`` behind a second one of a name."""
 
 CLASS_KEYS = ("class", "classification", "qupath.object.classification")
 
@@ -57,7 +57,10 @@ SOURCES: Mapping[str, Callable[[Roi], str]] = {
     "name": _of_name,
     "one": lambda roi: "",
 }
-"""Where a ROI's class may come from. Without a choice it is the first of three that any ROI has, or one class."""
+"""Where a ROI's class may come from. Without a choice it is the first of three that any ROI has, or one class.
+
+Beside names of ours, others are taken for classes too: a ROI that was added is called by its class.
+"""
 
 
 @dataclass(frozen=True)
@@ -105,11 +108,10 @@ def _cells(rois: Sequence[Roi]) -> list[Roi]:
 
 
 def _labels(rois: Sequence[Roi]) -> list[int]:
-    """The numbers in the names where all have one, and different ones; else 1, 2, ..."""
+    """The numbers in the names."""
     matches = [PREDICTED.fullmatch(roi.name) for roi in rois]
     texts = [match["id"] if match else roi.name for match, roi in zip(matches, rois)]
-    numbers = [int(text) for text in texts if text.isdecimal() and len(text) < 10 and int(text) > 0]
-    return numbers if len(set(numbers)) == len(rois) else list(range(1, len(rois) + 1))
+    return labels_of([int(text) if text.isdecimal() and len(text) < 10 else None for text in texts])
 
 
 def find_labelled(root: Path, annotation_file: Path | None = None, class_from: str = "") -> LabelledSet:
@@ -131,6 +133,7 @@ def find_labelled(root: Path, annotation_file: Path | None = None, class_from: s
     if not source:
         has = all_classes(files, lambda path: {key for key in SOURCES for roi in read_rois(path) if SOURCES[key](roi)})
         source = next((key for key in ("property", "group", "predicted") if key in has), "one")
+        source = "name" if source == "predicted" else source
     names = all_classes(files, lambda path: {SOURCES[source](roi) or NO_CLASS for roi in _cells(read_rois(path))})
     names = names or (NO_CLASS,)
     images = [RoiImage(pair.id, pair.image, pair.annotations, names, source) for pair in pairs]

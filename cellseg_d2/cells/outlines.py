@@ -51,6 +51,29 @@ def trace(mask: NDArray[np.bool_], origin: tuple[int, int] | NDArray[np.int64] =
     return polygons
 
 
+def in_one_line(polygon: Polygon) -> Ring:
+    """A polygon as one closed line, for formats without holes: a slit leads from the outer ring to each hole and back.
+
+    Whoever fills the line by the even-odd rule, as pycocotools does, gets the polygon's very pixels: the two sides of a
+    slit cancel each other. A slit joins the two corners that are nearest to each other.
+
+    >>> outer, hole = np.array([[0, 0], [3, 0], [3, 3], [0, 3]]), np.array([[1, 1], [1, 2], [2, 2], [2, 1]])
+    >>> in_one_line([outer, hole]).tolist()
+    [[0, 0], [1, 1], [1, 2], [2, 2], [2, 1], [1, 1], [0, 0], [3, 0], [3, 3], [0, 3]]
+    """
+    outer, *holes = polygon
+    ways: dict[int, list[Ring]] = {}
+    for hole in holes:
+        distances = ((outer[:, None] - hole) ** 2).sum(axis=2)
+        begin, end = divmod(int(distances.argmin()), len(hole))
+        around = np.roll(hole, -end, axis=0)
+        ways.setdefault(begin, []).append(np.concatenate([around, around[:1], outer[begin : begin + 1]]))
+    pieces: list[Ring] = []
+    for place in range(len(outer)):
+        pieces += [outer[place : place + 1], *ways.get(place, [])]
+    return np.concatenate(pieces)
+
+
 def _edges(mask: NDArray[np.bool_]) -> dict[int, int]:
     """The straight pieces of the outline: 4 * corner + direction -> corner where it ends.
 

@@ -221,6 +221,21 @@ def test_what_prediction_writes_comes_back_pixel_for_pixel(write, tmp_path):
     check_maps(read(tmp_path), **expected)
 
 
+def test_rois_added_to_those_of_predict_are_of_the_class_that_they_are_called_by(write):
+    """One is new, one has another class, and one was named by ImageJ, twice as it is there."""
+    path = write(
+        polygon(box(2, 3, 6, 8), name="0003_small round_0.93"),
+        polygon(box(12, 3, 16, 8), name="0007_large_1.00"),
+        polygon(box(22, 3, 26, 8), name="large"),
+        polygon(box(32, 3, 36, 8), name="0120-0034"),
+        polygon(box(42, 3, 46, 8), name="0007_large_1.00-1"),
+    )
+    large = filled(_7=(12, 3, 16, 8)) + filled(_8=(22, 3, 26, 8)) + filled(_10=(42, 3, 46, 8))
+    check_maps(
+        read(path.parent), **{"small round": filled(_3=(2, 3, 6, 8))}, large=large, none=filled(_9=(32, 3, 36, 8))
+    )
+
+
 def test_other_entries_of_an_archive_are_not_looked_at(write):
     path = write(polygon(box(2, 3, 10, 12)))
     with zipfile.ZipFile(path, "a") as archive:

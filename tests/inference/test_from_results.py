@@ -14,7 +14,7 @@ from ground_truth_model import BlobModel
 
 from cellseg_d2.config import get_cfg
 from cellseg_d2.errors import CellSegError
-from cellseg_d2.export.formats import FORMATS, WRITERS
+from cellseg_d2.export.formats import FORMATS, LATER_FORMATS
 from cellseg_d2.images.listing import list_images
 from cellseg_d2.inference.folder import Output, predict_images
 from cellseg_d2.inference.from_results import Results, export_results
@@ -47,7 +47,7 @@ def predicted(images, tmp_path):
 def test_all_formats_can_be_made_later_beside_the_results(predicted, images):
     every, coco = predicted
     results = Results.read(coco)
-    counts = export_results(results, coco, WRITERS, results.selection, images)
+    counts = export_results(results, coco, LATER_FORMATS, results.selection, images)
     assert read_folder(coco) == read_folder(every)
     assert counts == {"nucleus": pd.read_csv(coco / "counts.csv")["cells"].sum()}
     assert 0 < counts["nucleus"] < sum(map(len, results.by_image.values()))  # the least score counts
@@ -140,7 +140,7 @@ def test_the_command_runs_without_torch(predicted, images, repo_root):
     every, coco = predicted
     code = "import sys; sys.modules.update(torch=None, detectron2=None)\n"
     code += "from cellseg_d2.commands import main; sys.exit(main(sys.argv[1:]))"
-    words = ["export", "--results", coco, "--formats", *WRITERS, "--input", images[0].path.parent]
+    words = ["export", "--results", coco, "--formats", *LATER_FORMATS, "--input", images[0].path.parent]
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, words)], cwd=repo_root, capture_output=True, text=True, check=False
     )
