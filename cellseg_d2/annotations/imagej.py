@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,10 +57,15 @@ SOURCES: Mapping[str, Callable[[Roi], str]] = {
     "name": _of_name,
     "one": lambda roi: "",
 }
-"""Where a ROI's class may come from. Without a choice it is the first of three that any ROI has, or one class.
+"""Where a ROI's class may come from. Without a choice it is the first of three that any ROI has, or one class."""
 
-Beside names of ours, others are taken for classes too: a ROI that was added is called by its class.
-"""
+
+def _class_of(roi: Roi, source: str, known: Collection[str]) -> str:
+    """A ROI's class; beside ROIs that ``predict`` wrote, of the ``known`` classes, others may be called by their class."""
+    name = SOURCES[source](roi)
+    if source == "predicted" and not name:
+        name = roi.name if roi.name in known else _of_name(roi)
+    return name or NO_CLASS
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,7 @@ class RoiImage(LabelledImage):
     def _shapes(self, rois: Sequence[Roi], size: tuple[int, int]) -> list[Shape]:
         shapes = []
         for roi, label in zip(rois, _labels(rois)):
-            category = self.class_names.index(SOURCES[self.source](roi) or NO_CLASS) + 1
+            category = self.class_names.index(_class_of(roi, self.source, self.class_names)) + 1
             if roi.oval is not None:
                 shapes.append(Shape.of_ellipse(roi.name, category, roi.oval, size, label))
             else:
@@ -133,8 +138,8 @@ def find_labelled(root: Path, annotation_file: Path | None = None, class_from: s
     if not source:
         has = all_classes(files, lambda path: {key for key in SOURCES for roi in read_rois(path) if SOURCES[key](roi)})
         source = next((key for key in ("property", "group", "predicted") if key in has), "one")
-        source = "name" if source == "predicted" else source
-    names = all_classes(files, lambda path: {SOURCES[source](roi) or NO_CLASS for roi in _cells(read_rois(path))})
+    known = all_classes(files, lambda path: {SOURCES[source](roi) for roi in _cells(read_rois(path))})
+    names = all_classes(files, lambda path: {_class_of(roi, source, known) for roi in _cells(read_rois(path))})
     names = names or (NO_CLASS,)
     images = [RoiImage(pair.id, pair.image, pair.annotations, names, source) for pair in pairs]
     return LabelledSet(images, [CLASS_NAME] if names == (NO_CLASS,) else list(names), notes)

@@ -165,7 +165,7 @@ def _no_cell(found: GeoObject, choice: Choice) -> str:
 
 
 def _around_others(cells: Sequence[GeoObject], choice: Choice) -> list[GeoObject]:
-    """Annotations whose box holds the boxes of two other objects; those that ``predict`` wrote are cells all the same."""
+    """Annotations around two other objects, by their boxes; those that ``predict`` wrote are cells all the same."""
     if len(cells) < 3:
         return []
     corners = [np.concatenate(choice.outline(cell)) for cell in cells]
