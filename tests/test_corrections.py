@@ -134,16 +134,10 @@ def truth(sample_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     write_json(root / RESULTS_FILE, results)
     write_json(root / IDS_FILE, entries)
     Record(NAMES, {"min_score": 0, "method": "none"}).write(root)
-    assert main(["export", "--results", str(root), "--input", str(root / "images"), "--formats", *LATER_FORMATS]) == 0
+    words = ["export", "--results", str(root), "--input", str(root / "images"), "--formats"]
+    assert main([*words, *LATER_FORMATS]) == 0
+    assert main([*words, "geojson", "--as", "annotation", "--output", str(root / "editable")]) == 0
     return root, everything
-
-
-def copied(root: Path, source: Path, *folders: str) -> Path:
-    """A folder with the images, and copies of some folders of exported files."""
-    os.symlink(source / "images", root / "images")
-    for folder in folders:
-        shutil.copytree(source / folder, root / folder)
-    return root
 
 
 def read(root: Path, name: str) -> Iterator[tuple[str, dict[int, tuple[str, NDArray[np.bool_]]]]]:
@@ -295,6 +289,7 @@ class Format:
         edit: makes the edits, by image.
         names: what it calls the classes.
         has_overlaps: whether cells of one class may share pixels.
+        goes_on: whether ids go on from one image to the next.
     """
 
     reader: str
@@ -302,11 +297,27 @@ class Format:
     edit: Callable[[Path, dict[str, Edit]], None]
     names: Callable[[list[str]], list[str]] = list
     has_overlaps: bool = True
+    goes_on: bool = False
+
+    def ids(self, everything: dict[str, Cells], edited: dict[str, Cells]) -> dict[str, Cells]:
+        """Edited cells by the ids that the format has for them, given the cells that were exported."""
+        if not self.goes_on:
+            return edited
+        firsts = np.cumsum([0, *(len(cells) for cells in everything.values())]).tolist()
+        wanted: dict[str, Cells] = {}
+        for place, (image, cells) in enumerate(edited.items()):
+            ids = {
+                label: firsts[place] + label if label in everything[image] else firsts[-1] + place + 1
+                for label in cells
+            }
+            wanted[image] = {ids[label]: cell for label, cell in cells.items()}
+        return wanted
 
 
 FORMATS = {
-    "coco-dataset": Format("coco-export", "annotations", edit_coco),
+    "coco-dataset": Format("coco-export", "annotations", edit_coco, goes_on=True),
     "geojson": Format("qupath", "geojson", edit_geojson),
+    "geojson as annotation": Format("qupath", "editable/geojson", edit_geojson),
     "rois": Format("imagej", "rois", edit_rois, plain),
     "labelme": Format("labelme", "labelme", edit_labelme),
     "cellpose": Format("cellpose:class_from=folder", "cellpose", edit_cellpose, class_folders, has_overlaps=False),
@@ -316,17 +327,14 @@ FORMATS = {
 
 
 def check(root: Path, form: Format, wanted: dict[str, Cells]) -> None:
-    """Asserts that a folder has just these cells, by their ids, classes and pixels; COCO numbers all images' at once."""
+    """Asserts that a folder has just these cells, by their ids, classes and pixels."""
     names, found = form.names(NAMES), dict(read(root, form.reader))
     assert found.keys() == wanted.keys()
-    for name, cells in wanted.items():
-        labels, ids = sorted(found[name]), sorted(cells)
-        assert len(labels) == len(ids), name
-        assert form.folder == "annotations" or labels == ids, name
-        for label, cell in zip(labels, map(cells.__getitem__, ids)):
-            class_name, mask = found[name][label]
-            assert class_name == names[cell.number], (name, label)
-            assert np.array_equal(mask, cell.mask), (name, label)
+    for image, cells in wanted.items():
+        assert sorted(found[image]) == sorted(cells), image
+        for label, (class_name, mask) in found[image].items():
+            assert class_name == names[cells[label].number], (image, label)
+            assert np.array_equal(mask, cells[label].mask), (image, label)
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -334,10 +342,12 @@ def test_corrected_cells_come_back_and_all_others_stay_as_they_were(name, truth,
     """Of each image one cell is removed, one is of another class, and one is new; nothing else differs."""
     source, everything = truth
     form = FORMATS[name]
+    os.symlink(source / "images", tmp_path / "images")
+    shutil.copytree(source / form.folder, tmp_path / Path(form.folder).name)
     shown = everything if form.has_overlaps else {image: painted(cells) for image, cells in everything.items()}
-    root = copied(tmp_path, source, form.folder)
     if form.folder != "labels":  # which lie in other places when they are read
-        check(root, form, shown)
+        check(tmp_path, form, form.ids(everything, shown))
     edits = {image: Edit.of(cells) for image, cells in shown.items()}
-    form.edit(root, edits)
-    check(root, form, {image: edit.on(shown[image], max(shown[image]) + 1) for image, edit in edits.items()})
+    form.edit(tmp_path, edits)
+    edited = {image: edit.on(shown[image], max(shown[image]) + 1) for image, edit in edits.items()}
+    check(tmp_path, form, form.ids(everything, edited))
