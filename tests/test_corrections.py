@@ -6,6 +6,9 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,7 +35,7 @@ from cellseg_d2.commands import main
 from cellseg_d2.export.cellpose import class_folders
 from cellseg_d2.export.formats import LATER_FORMATS
 from cellseg_d2.export.record import RESULTS_FILE, Record
-from cellseg_d2.files import as_file_name, write_json
+from cellseg_d2.files import as_file_name, read_json, write_json
 from cellseg_d2.images.tiff import INTENSITY_RULE, MAX_PIXELS
 
 NAMES = ["small round", "large", "elongated", "irregular: other"]
@@ -111,13 +114,13 @@ def scores(count: int) -> NDArray[np.float64]:
 
 @pytest.fixture(scope="module")
 def truth(sample_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Cells]]:
-    """A folder with ``images`` of the sample, an image that is drawn, and files of all formats; and the cells."""
+    """A folder with files of all formats of every second image of the sample, and of a drawn one; and the cells."""
     root = tmp_path_factory.mktemp("corrected")
     drawn = drawn_cells()
     everything = {DRAWN: dict(enumerate(drawn, start=1))}
     write_sample(root, DRAWN, np.zeros((*drawn[0].mask.shape, 3), np.uint8), {})
     images = {DRAWN: root / "train" / DRAWN / "image.tif"}
-    for sample in find_samples(sample_root)[0]:
+    for sample in find_samples(sample_root)[0][::2]:
         layers = sample.read(INTENSITY_RULE, MAX_PIXELS, len(NAMES)).label_maps
         cells = [Cell(layer.categories[0] - 1, mask) for layer in layers for mask in masks(layer.cells[1])]
         everything[sample.id] = dict(enumerate(cells, start=1))
@@ -351,3 +354,29 @@ def test_corrected_cells_come_back_and_all_others_stay_as_they_were(name, truth,
     form.edit(tmp_path, edits)
     edited = {image: edit.on(shown[image], max(shown[image]) + 1) for image, edit in edits.items()}
     check(tmp_path, form, form.ids(everything, edited))
+
+
+def test_what_the_page_shows_converts_the_folder_that_predict_wrote(truth, repo_root, tmp_path):
+    """Its blocks run one after the other, but for the one that predicts and trains; large tiles cut no cell."""
+    source, everything = truth
+    shutil.copytree(source, tmp_path / "corrected")
+    page = (repo_root / "docs" / "corrections.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```bash\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    script = "".join(block for block in blocks if "cellseg-d2 train" not in block)
+    formats = [form.reader for form in FORMATS.values()]
+    assert set(re.findall(r"--format (\S+)", script)) == set(formats)
+    script = script.replace("--class-names nucleus", "--class-names a b c d")
+    script = re.sub(r"(--format (\w+-?\w+).*) datasets/corrected", r"\1 \2 --tile-size 4000 --val-fraction 0", script)
+    command = f'set -e; cellseg-d2() {{ "{sys.executable}" -m cellseg_d2 "$@"; }}\n'
+    environment = {**os.environ, "PYTHONPATH": str(repo_root)}
+    done = subprocess.run(
+        ["bash", "-c", command + script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    counts = Counter(NAMES[cell.number] for cells in everything.values() for cell in cells.values())
+    for form in formats:
+        found = read_json(tmp_path / form.partition(":")[0] / "dataset.json")["counts"]["train"]["cells"]
+        names = ["a", "b", "c", "d"] if form == "class-tiffs" else NAMES
+        assert {name.replace("_", ":"): count for name, count in found.items()} == {
+            name: counts[wanted] for name, wanted in zip(names, NAMES)
+        }

@@ -128,6 +128,7 @@ def _classes_by_folder(root: Path, masks: Sequence[tuple[str, Path]], images: Se
     if stray := [path for _, path in masks if path.parent == root]:
         raise CellSegError(f"{stray[0]}: lies beside folders of classes; move it into one of them")
     folders = sorted({path.parent for _, path in masks})
+    images = [image for image in images if image.parent in folders or len(image.relative_to(root).parts) < 3]
     found: dict[str, CellposeImage] = {}
     pairs: list[Pair] = []
     for number, folder in enumerate(folders, start=1):

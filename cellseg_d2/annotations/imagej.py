@@ -61,7 +61,7 @@ SOURCES: Mapping[str, Callable[[Roi], str]] = {
 
 
 def _class_of(roi: Roi, source: str, known: Collection[str]) -> str:
-    """A ROI's class; beside ROIs that ``predict`` wrote, of the ``known`` classes, others may be called by their class."""
+    """A ROI's class; beside ROIs of ``known`` classes that ``predict`` wrote, others may be called by their class."""
     name = SOURCES[source](roi)
     if source == "predicted" and not name:
         name = roi.name if roi.name in known else _of_name(roi)

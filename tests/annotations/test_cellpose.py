@@ -96,6 +96,8 @@ def by_class(root):
 
 @pytest.mark.parametrize("copied", [False, True])
 def test_folders_are_classes_where_that_is_asked_for(by_class, copied):
+    (by_class / "labels" / "a").mkdir(parents=True)  # results of another format, which are no images
+    tifffile.imwrite(by_class / "labels" / "a" / "labels.tif", CELLS)
     if copied:  # as Cellpose's GUI needs them
         for path in by_class.glob("*/*_seg.npy"):
             image = by_class / "images" / path.name.replace("_seg.npy", ".tif")
