@@ -107,7 +107,10 @@ def find_labelled(root: Path, annotation_file: Path | None = None, class_from: s
         if match := MASKS.fullmatch(path.name):
             by_place[path.parent, match["name"]].append(path)
     if not by_place:
-        raise CellSegError(f"{root}: holds no *_seg.npy and no *_cp_masks.png or .tif, nor does a folder in it")
+        raise CellSegError(
+            f"{root}: holds no *_seg.npy and no *_cp_masks.png or .tif, nor does a folder in it; what predict "
+            "writes, a folder for each class, is read with --format cellpose:class_from=folder"
+        )
     chosen = [(name, max(paths, key=_is_seg)) for (_, name), paths in by_place.items()]
     unused = {path for paths in by_place.values() for path in paths} - {path for _, path in chosen}
     if unused:
