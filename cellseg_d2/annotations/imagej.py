@@ -138,7 +138,9 @@ def find_labelled(root: Path, annotation_file: Path | None = None, class_from: s
     if not source:
         has = all_classes(files, lambda path: {key for key in SOURCES for roi in read_rois(path) if SOURCES[key](roi)})
         source = next((key for key in ("property", "group", "predicted") if key in has), "one")
-    known = all_classes(files, lambda path: {SOURCES[source](roi) for roi in _cells(read_rois(path))})
+    known: tuple[str, ...] = ()
+    if source == "predicted":
+        known = all_classes(files, lambda path: {_of_predicted_name(roi) for roi in read_rois(path)})
     names = all_classes(files, lambda path: {_class_of(roi, source, known) for roi in _cells(read_rois(path))})
     names = names or (NO_CLASS,)
     images = [RoiImage(pair.id, pair.image, pair.annotations, names, source) for pair in pairs]
