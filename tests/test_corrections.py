@@ -36,6 +36,7 @@ from cellseg_d2.export.cellpose import class_folders
 from cellseg_d2.export.formats import LATER_FORMATS
 from cellseg_d2.export.record import RESULTS_FILE, Record
 from cellseg_d2.files import as_file_name, read_json, write_json
+from cellseg_d2.images.listing import RESULTS_RECORD
 from cellseg_d2.images.tiff import INTENSITY_RULE, MAX_PIXELS
 
 NAMES = ["small round", "large", "elongated", "irregular: other"]
@@ -262,16 +263,21 @@ def edit_masks(root: Path, edits: dict[str, Edit]) -> None:
             assert cv2.imwrite(str(path), labels)
 
 
-def edit_labels(root: Path, edits: dict[str, Edit]) -> None:
-    (root / "labels").rename(root / "train")
+def edit_labels(root: Path, edits: dict[str, Edit], folder: str = "labels") -> None:
     for name, edit in edits.items():
-        folder = root / "train" / name
-        shutil.copyfile(root / "images" / f"{name}.tif", folder / "image.tif")
-        paths = [folder / f"class{number}.tif" for number in range(1, len(NAMES) + 1)]
+        paths = [root / folder / name / f"class{number}.tif" for number in range(1, len(NAMES) + 1)]
         maps = [tifffile.imread(path) for path in paths]
         change_maps(maps, edit)
         for path, labels in zip(paths, maps):
             tifffile.imwrite(path, labels)
+
+
+def edit_samples(root: Path, edits: dict[str, Edit]) -> None:
+    """Label maps moved to where the converter's first format has them."""
+    (root / "labels").rename(root / "train")
+    for name in edits:
+        shutil.copyfile(root / "images" / f"{name}.tif", root / "train" / name / "image.tif")
+    edit_labels(root, edits, "train")
 
 
 def plain(names: list[str]) -> list[str]:
@@ -325,7 +331,8 @@ FORMATS = {
     "labelme": Format("labelme", "labelme", edit_labelme),
     "cellpose": Format("cellpose:class_from=folder", "cellpose", edit_cellpose, class_folders, has_overlaps=False),
     "cellpose masks": Format("cellpose:class_from=folder", "cellpose", edit_masks, class_folders, has_overlaps=False),
-    "labels": Format("class-tiffs", "labels", edit_labels, numbered, has_overlaps=False),
+    "labels": Format("labels", "labels", edit_labels, has_overlaps=False),
+    "labels in the input layout": Format("class-tiffs", "labels", edit_samples, numbered, has_overlaps=False),
 }
 
 
@@ -346,9 +353,10 @@ def test_corrected_cells_come_back_and_all_others_stay_as_they_were(name, truth,
     source, everything = truth
     form = FORMATS[name]
     os.symlink(source / "images", tmp_path / "images")
+    shutil.copyfile(source / RESULTS_RECORD, tmp_path / RESULTS_RECORD)
     shutil.copytree(source / form.folder, tmp_path / Path(form.folder).name)
     shown = everything if form.has_overlaps else {image: painted(cells) for image, cells in everything.items()}
-    if form.folder != "labels":  # which lie in other places when they are read
+    if form.reader != "class-tiffs":  # which lie in another place when they are read
         check(tmp_path, form, form.ids(everything, shown))
     edits = {image: Edit.of(cells) for image, cells in shown.items()}
     form.edit(tmp_path, edits)
@@ -363,9 +371,8 @@ def test_what_the_page_shows_converts_the_folder_that_predict_wrote(truth, repo_
     page = (repo_root / "docs" / "corrections.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```bash\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
     script = "".join(block for block in blocks if "cellseg-d2 train" not in block)
-    formats = [form.reader for form in FORMATS.values()]
+    formats = [form.reader for form in FORMATS.values() if form.reader != "class-tiffs"]
     assert set(re.findall(r"--format (\S+)", script)) == set(formats)
-    script = script.replace("--class-names nucleus", "--class-names a b c d")
     script = re.sub(r"(--format (\w+-?\w+).*) datasets/corrected", r"\1 \2 --tile-size 4000 --val-fraction 0", script)
     command = f'set -e; cellseg-d2() {{ "{sys.executable}" -m cellseg_d2 "$@"; }}\n'
     environment = {**os.environ, "PYTHONPATH": str(repo_root)}
@@ -376,7 +383,4 @@ def test_what_the_page_shows_converts_the_folder_that_predict_wrote(truth, repo_
     counts = Counter(NAMES[cell.number] for cells in everything.values() for cell in cells.values())
     for form in formats:
         found = read_json(tmp_path / form.partition(":")[0] / "dataset.json")["counts"]["train"]["cells"]
-        names = ["a", "b", "c", "d"] if form == "class-tiffs" else NAMES
-        assert {name.replace("_", ":"): count for name, count in found.items()} == {
-            name: counts[wanted] for name, wanted in zip(names, NAMES)
-        }
+        assert {name.replace("_", ":"): count for name, count in found.items()} == counts
