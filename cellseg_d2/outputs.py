@@ -95,7 +95,8 @@ PREDICTION = Kind(
     "results",
     (
         *("test-results.json", "image_ids.json", "geojson/**/*.geojson", "rois/**/*.zip", "labels/**/*.tif"),
-        *("csv/**/*.csv", "overlays/**/*.png"),
+        *("annotations/instances_default.json", "labelme/**/*.json", "cellpose/**/*_seg.npy"),
+        *("cellpose/**/*_cp_masks.png", "cellpose/**/*_cp_masks.tif", "csv/**/*.csv", "overlays/**/*.png"),
     ),
     (
         *("counts.csv", "prediction.json", "skipped.json"),

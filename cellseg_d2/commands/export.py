@@ -7,19 +7,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from cellseg_d2.commands.cli import ToolParser
+from cellseg_d2.commands.cli import ToolParser, add_object_type
 from cellseg_d2.errors import counted
 from cellseg_d2.outputs import PREDICTION, claimed, output_folder
 
 
 def build_parser() -> argparse.ArgumentParser:
-    from cellseg_d2.export.formats import WRITERS
+    from cellseg_d2.export.formats import LATER_FORMATS
 
     parser = ToolParser(__doc__)
     parser.add_argument(
         "--results", type=Path, required=True, metavar="DIR", help="a folder that predict wrote, with test-results.json"
     )
-    parser.add_argument("--formats", nargs="+", choices=tuple(WRITERS), required=True, help="what to write")
+    parser.add_argument("--formats", nargs="+", choices=LATER_FORMATS, required=True, help="what to write")
+    add_object_type(parser)
     parser.add_argument(
         "--output", type=output_folder, metavar="DIR", help="the folder for files (default: that of the results)"
     )
@@ -28,7 +29,8 @@ def build_parser() -> argparse.ArgumentParser:
         type=Path,
         nargs="+",
         metavar="PATH",
-        help="the images that were predicted, for overlays and for mean intensities in tables",
+        help="the images that were predicted, for overlays, for mean intensities in tables and for paths in LabelMe's "
+        "files",
     )
     parser.add_argument(
         "--min-score", type=float, metavar="S", help="the least score (default: as predicted); needs another --output"
@@ -55,6 +57,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         selection = replace(selection, min_score_of_class=thresholds)
     files = list_images(args.input, None, output) if args.input else []
     with claimed(output, PREDICTION, may_hold=True):
-        counts = export_results(results, output, args.formats, selection, files)
+        counts = export_results(results, output, args.formats, selection, files, args.object_type)
     print(f"{counted(len(results.images), 'image')}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
     print(f"results: {output}")

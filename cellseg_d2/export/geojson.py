@@ -1,4 +1,4 @@
-"""Outlines as GeoJSON that QuPath opens: one detection a cell."""
+"""Outlines as GeoJSON that QuPath opens: one detection, or one annotation, a cell."""
 
 from __future__ import annotations
 
@@ -13,20 +13,23 @@ from cellseg_d2.export.overlay import class_color
 from cellseg_d2.files import whole_file
 
 
-def write_geojson(path: Path, instances: CellInstances, class_names: Sequence[str]) -> None:
+def write_geojson(
+    path: Path, instances: CellInstances, class_names: Sequence[str], object_type: str = "detection"
+) -> None:
     """Writes the cells' outlines as a GeoJSON FeatureCollection (RFC 7946), one feature a line.
 
     Coordinates are pixels of the full image, (x, y), along the pixels' edges, see :mod:`cellseg_d2.cells.outlines`:
     no pixel is lost or gained. The properties are those that QuPath from 0.4 on writes itself (its class
-    ``QuPathTypeAdapters``; 0.3 took measurements in another form): each cell is a ``detection``, of which QuPath shows
-    hundreds of thousands, while it keeps ``annotation`` for the few regions that people draw and edit; its name is the
-    cell's id, 1 .. N in the order of ``instances``; its score is a measurement. QuPath's object ids are left out, it
-    gives them itself.
+    ``QuPathTypeAdapters``; 0.3 took measurements in another form): by default a cell is a
+    ``detection``, of which QuPath shows hundreds of thousands, while it edits outlines of an ``annotation`` alone; its
+    name is the cell's id, 1 .. N in the order of ``instances``; its score is a measurement. QuPath's object ids are
+    left out, it gives them itself.
 
     Args:
         path: the file, by custom ``.geojson``.
         instances: cells with a pixel each.
         class_names: the names of class 0, 1, ...
+        object_type: ``detection`` or ``annotation``.
 
     Raises:
         CellSegError: the file cannot be written.
@@ -42,7 +45,7 @@ def write_geojson(path: Path, instances: CellInstances, class_names: Sequence[st
                 "type": "Feature",
                 "geometry": _geometry(trace(mask, origin)),
                 "properties": {
-                    "objectType": "detection",
+                    "objectType": object_type,
                     "name": str(number + 1),
                     "classification": classes[instances.classes[number]],
                     "measurements": {"score": round(float(instances.scores[number]), 6)},

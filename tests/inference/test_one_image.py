@@ -121,9 +121,9 @@ def test_options_that_cannot_be_meant_are_refused(options, named, two_cells, sco
 def test_files_are_those_of_predict(two_cells, scoring, tmp_path):
     cells = segment(two_cells, scoring, min_score=0.2, output=tmp_path, formats=WRITERS, name="mine")
     files = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
-    single = {"geojson/mine.geojson", "rois/mine.zip", "csv/mine.csv", "overlays/mine.png"}
+    single = {"geojson/mine.geojson", "rois/mine.zip", "csv/mine.csv", "overlays/mine.png", "labelme/mine.json"}
     assert single < files
-    assert {file.rpartition("/")[0] for file in files - single} == {"labels/mine"}
+    assert {file.rpartition("/")[0] for file in files - single} == {"labels/mine", "cellpose/nucleus"}
     assert len(json.loads((tmp_path / "geojson" / "mine.geojson").read_text())["features"]) == len(cells) == 2
 
 
