@@ -17,6 +17,7 @@ JOBS = {
     "Draw images beside their labelled cells": "visualize dataset --input my_data --output dataset.png",
     "Convert label TIFFs": "convert --input my_data --output datasets/mine --class-names tumour stroma",
     "Tile an existing COCO dataset": "convert --input images/ --from-coco GT.json --output datasets/mine",
+    "Add new or corrected images to a dataset": "convert --input new_data --add-to datasets/mine",
     "See what augmentation does": "visualize augmentation --config-file mask_rcnn_lite0_FPN --output aug.png "
     "CELLSEG.DATASET mine",
     "Train on a laptop": f"train {LAPTOP} OUTPUT_DIR output/mine",
