@@ -48,6 +48,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--val-fraction", type=float, default=defaults.val_fraction, help="share of the images for validation; 0: none"
     )
     parser.add_argument(
+        "--folds", type=int, default=defaults.folds, metavar="K", help="also make K folds of all images, for crossval"
+    )
+    parser.add_argument(
         "--seed", type=int, default=defaults.seed, help="random seed for the split and for which empty tiles are kept"
     )
     parser.add_argument(
@@ -153,6 +156,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         intensity_rule=args.intensity_rule,
         split_blobs=args.split_blobs,
         max_pixels=args.max_pixels,
+        folds=args.folds,
     )
     if args.check:
         return run_check(args, options)
@@ -165,6 +169,8 @@ def report(summary: Record, output: Path) -> None:
         cells = ", ".join(f"{count} {name}" for name, count in counts.get("cells", {}).items())
         tiles = f", {counted(counts['tiles'], 'tile')}" if "tiles" in counts else ""
         print(f"{part}: {counted(counts['images'], 'image')}{tiles}{': ' + cells if cells else ''}")
+    if folds := summary.get("folds"):
+        print("folds: " + ", ".join(counted(len(fold["val"]), "image") for fold in folds))
     for line in summary["skipped"]:
         print(f"skipped: {line}")
     print(f"dataset: {output}")

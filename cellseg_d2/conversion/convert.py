@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import zlib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +20,7 @@ from cellseg_d2.cells.tiling import Window
 from cellseg_d2.conversion.cut import ConversionInput, below, cut_sample, open_input, read_sample, run_in_order
 from cellseg_d2.conversion.executors import open_executor
 from cellseg_d2.conversion.existing import Existing, tell_of_changes, with_old, write_images
+from cellseg_d2.conversion.folds import deal_folds, write_folds
 from cellseg_d2.conversion.options import ConvertOptions
 from cellseg_d2.conversion.parts import (
     TILES,
@@ -199,18 +199,17 @@ def _write_dataset(
             "--split, --seed or --val-fraction",
             counts["val"]["tiles"],
         )
+    folds = []
+    if options.folds:
+        folds = deal_folds(cells, options.folds, options.seed, groups, old.folds if old else {})
+    wholes = _untiled(given, options, folder, samples, set(cells) if folds else set(val), run, old)
     if val:
-        wholes = _untiled(given, options, folder, samples, set(val), run, old)
         write_wholes(folder / "annotations" / "instances_val_whole.json", [wholes[name] for name in val], names)
-    images: Sequence[Record] = [result.record for result in tested if not result.error]
-    test_problems: Sequence[str] = below(given.root, [result.error for result in tested if result.error])
-    if old is not None:
-        images, test_problems = old.tests, old.skipped_tests
-        for image in images:
-            place_also(old.folder / image["file_name"], folder / image["file_name"])
-    if images:
-        write_json(folder / "annotations" / "image_info_test.json", dataset(images, None, names))
-        counts["test"] = {"images": len(images)}
+    parts = dict.fromkeys(train, "train") | dict.fromkeys(val, "val")
+    described = write_folds(folder, samples, parts, folds, wholes, names) if folds else []
+    test_count, test_problems = _write_tests(given, folder, tested, old)
+    if test_count:
+        counts["test"] = {"images": test_count}
     (folder / TILES).rmdir()
     write_images(folder, samples, groups, skipped)
     problems = [*skipped.values(), *test_problems]
@@ -218,9 +217,28 @@ def _write_dataset(
         **_describe(options, names),
         "counts": counts,
         "images": {"train": train, "val": val},
+        **({"folds": described} if folds else {}),
         "skipped": problems,
         "statistics": summarise(measured, names, options, problems),
     }
+
+
+def _write_tests(
+    given: ConversionInput, folder: Path, tested: Sequence[_TestResult], old: Existing | None
+) -> tuple[int, Sequence[str]]:
+    """Writes the list of the test images; gives their number, and why others could not be read.
+
+    Those of an earlier dataset come along.
+    """
+    images: Sequence[Record] = [result.record for result in tested if not result.error]
+    problems: Sequence[str] = below(given.root, [result.error for result in tested if result.error])
+    if old is not None:
+        images, problems = old.tests, old.skipped_tests
+        for image in images:
+            place_also(old.folder / image["file_name"], folder / image["file_name"])
+    if images:
+        write_json(folder / "annotations" / "image_info_test.json", dataset(images, None, given.class_names))
+    return len(images), problems
 
 
 def _untiled(
@@ -285,14 +303,14 @@ def _keep_empty(sample_id: str, window: Window, options: ConvertOptions) -> bool
 
 
 def _write_whole(sample: LabelledImage, options: ConvertOptions, class_count: int, folder: Path) -> Whole:
-    """Writes a validation image untiled, with all of its cells, whatever their size."""
+    """Writes an image untiled, with all of its cells, whatever their size."""
     image, layers = read_sample(sample, options, class_count)
     name = f"{WHOLES}/{sample.id}{IMAGE_SUFFIX}"
     height, width = image.shape[:2]
-    tile = folder / "val" / f"{sample.id}_y0_x0{IMAGE_SUFFIX}"
-    if max(height, width) <= options.tile_size and tile.is_file():  # the image has one tile, which shows all of it
-        (folder / name).parent.mkdir(exist_ok=True)
-        shutil.copyfile(tile, folder / name)
+    tiles = [folder / part / f"{sample.id}_y0_x0{IMAGE_SUFFIX}" for part in ("train", "val")]
+    tile = next((path for path in tiles if path.is_file()), None)  # none where it shows no cell
+    if max(height, width) <= options.tile_size and tile is not None:  # the image has one tile, which shows all of it
+        place_also(tile, folder / name)
     else:
         write_image(folder / name, image)
     record = {"file_name": name, **_size(image), "source": sample.id}

@@ -42,6 +42,7 @@ class Existing:
         samples: its images by id.
         parts: image id -> ``train`` or ``val``.
         groups: image id -> group, such as the patient, for images that have one.
+        folds: image id -> the fold, from 0, whose validation image it is; empty without folds.
         wholes: untiled images by id.
         tests: the records of its test images.
         skipped: image id -> why it could not be read.
@@ -54,6 +55,7 @@ class Existing:
     samples: Mapping[str, TiledSample]
     parts: Mapping[str, str]
     groups: Mapping[str, str]
+    folds: Mapping[str, int]
     wholes: Mapping[str, Whole]
     tests: Sequence[Record]
     skipped: Mapping[str, str]
@@ -136,6 +138,7 @@ def read_existing(folder: Path) -> Existing:
         summary = read_json(folder / "dataset.json")
         names, options = list(summary["class_names"]), _options(summary["parameters"])
         parts = {image: part for part in PARTS for image in summary["images"][part]}
+        folds = {image: place for place, fold in enumerate(summary.get("folds", ())) for image in fold["val"]}
         lines = list(summary["skipped"])
     with _expected(folder / IMAGES_FILE):
         content = read_json(folder / IMAGES_FILE)
@@ -149,7 +152,8 @@ def read_existing(folder: Path) -> Existing:
         samples=samples,
         parts=parts,
         groups=groups,
-        wholes=_wholes(folder),
+        folds=folds,
+        wholes=_wholes(folder, "whole" if folds else "val_whole"),
         tests=_tests(folder),
         skipped=skipped,
         skipped_tests=[line for line in lines if line not in skipped.values()],
@@ -225,11 +229,11 @@ def tell_of_changes(tiled: Sequence[TiledSample], old: Existing, val: Collection
             logger.warning("%s: the dataset keeps what it had", sample.id)
 
 
-def _wholes(folder: Path) -> dict[str, Whole]:
+def _wholes(folder: Path, part: str) -> dict[str, Whole]:
     """The untiled images by id."""
     return {
         image["source"]: ({**image, "file_name": f"{WHOLES}/{_name(image)}"}, cells)
-        for image, cells in _annotated(folder, "val_whole")
+        for image, cells in _annotated(folder, part)
     }
 
 

@@ -66,8 +66,13 @@ def write_parts(
         CellSegError: there are training images, but no tile of them.
     """
     by_part = {part: [sample for sample in samples if sample.id in ids] for part, ids in parts.items()}
-    written = [part for part in by_part if by_part[part] or part == "train"]
-    counts = {part: _write_part(folder, part, by_part[part], names) for part in written}
+    written = {part: of_part for part, of_part in by_part.items() if of_part or part == "train"}
+    counts = {}
+    for part, of_part in written.items():
+        _place_tiles(folder, part, of_part)
+        places = {sample.id: part for sample in of_part}
+        path = folder / "annotations" / f"instances_{part}.json"
+        counts[part] = write_annotations(path, of_part, places, names)
     if by_part["train"] and not counts["train"]["tiles"]:
         raise CellSegError(
             "no tile for training is left, since none shows enough of a cell; give a larger --tile-size, a smaller "
@@ -76,20 +81,34 @@ def write_parts(
     return counts
 
 
-def _write_part(folder: Path, part: str, samples: Sequence[TiledSample], names: Sequence[str]) -> Record:
-    """Moves the tiles of one part to its folder, writes its JSON and counts what is in it."""
+def _place_tiles(folder: Path, part: str, samples: Sequence[TiledSample]) -> None:
+    """Moves the tiles of one part to its folder; those of an earlier dataset get a second place there."""
     (folder / part).mkdir(exist_ok=True)
+    for sample in samples:
+        for name in (record["file_name"] for record, _ in sample.tiles):
+            if sample.pictures is None:
+                (folder / TILES / name).rename(folder / part / name)
+            else:
+                place_also(sample.pictures / name, folder / part / name)
+
+
+def write_annotations(
+    path: Path, samples: Sequence[TiledSample], parts: Mapping[str, str], names: Sequence[str]
+) -> Record:
+    """Writes the annotations of the tiles of some images, and counts what is in them.
+
+    Args:
+        path: the file.
+        samples: the images.
+        parts: image id -> the part in whose folder its tiles are.
+        names: names of class 1, 2, ...
+    """
     images, annotations = [], []
     for sample in samples:
         for record, cells_of_tile in sample.tiles:
-            picture, name = folder / part / record["file_name"], record["file_name"]
-            if sample.pictures is None:
-                (folder / TILES / name).rename(picture)
-            else:
-                place_also(sample.pictures / name, picture)
-            images.append({**record, "file_name": f"{part}/{name}"})
+            images.append({**record, "file_name": f"{parts[sample.id]}/{record['file_name']}"})
             annotations.append(cells_of_tile)
-    write_json(folder / "annotations" / f"instances_{part}.json", dataset(images, annotations, names))
+    write_json(path, dataset(images, annotations, names))
     cells = Counter(cell["category_id"] for in_tile in annotations for cell in in_tile if not cell["iscrowd"])
     whole: Counter[int] = Counter()
     for sample in samples:
