@@ -45,6 +45,8 @@ JOBS = {
     "--predictions results/test-results.json --ground-truth GT.json --output grid.png",
     "Compare settings over seeds": "ablate --study anchors --data my_data --output output/studies --iterations 300 "
     "--repeats 2",
+    "Make five folds of the images": "convert --input my_data --output datasets/mine --folds 5",
+    "Cross-validate": "crossval --dataset datasets/mine --config-file finetune_nuclei --output output/crossval",
     "Check the installation": "doctor",
     "Check it by doing the main job on tiny images": "doctor --deep",
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import zlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -24,10 +24,10 @@ from cellseg_d2.conversion.folds import deal_folds, write_folds
 from cellseg_d2.conversion.options import ConvertOptions
 from cellseg_d2.conversion.parts import (
     TILES,
-    WHOLES,
     TiledSample,
     Whole,
     place_also,
+    whole_name,
     write_parts,
     write_wholes,
 )
@@ -202,10 +202,11 @@ def _write_dataset(
     folds = []
     if options.folds:
         folds = deal_folds(cells, options.folds, options.seed, groups, old.folds if old else {})
-    wholes = _untiled(given, options, folder, samples, set(cells) if folds else set(val), run, old)
+    parts = dict.fromkeys(train, "train") | dict.fromkeys(val, "val")
+    wanted = parts if folds else dict.fromkeys(val, "val")
+    wholes = _untiled(given, options, folder, samples, wanted, run, old)
     if val:
         write_wholes(folder / "annotations" / "instances_val_whole.json", [wholes[name] for name in val], names)
-    parts = dict.fromkeys(train, "train") | dict.fromkeys(val, "val")
     described = write_folds(folder, samples, parts, folds, wholes, names) if folds else []
     test_count, test_problems = _write_tests(given, folder, tested, old)
     if test_count:
@@ -246,18 +247,21 @@ def _untiled(
     options: ConvertOptions,
     folder: Path,
     samples: Sequence[TiledSample],
-    wanted: Collection[str],
+    wanted: Mapping[str, str],
     run: Callable[..., list[Any]],
     old: Existing | None,
 ) -> dict[str, Whole]:
-    """Writes untiled images and returns them by id; those that came along from an earlier dataset are there already."""
-    kept = {sample.id for sample in samples if sample.pictures is not None} & set(wanted)
+    """Writes the untiled images that are wanted, id -> part, and returns them by id.
+
+    Those that come along from an earlier dataset get a second place.
+    """
+    kept = {sample.id for sample in samples if sample.pictures is not None and sample.id in wanted}
     wholes: dict[str, Whole] = {}
     if old is not None:
         wholes = {name: old.wholes[name] for name in kept}
         for record, _ in wholes.values():
             place_also(old.folder / record["file_name"], folder / record["file_name"])
-    new = [image for image in given.images if image.id in wanted and image.id not in kept]
+    new = [(image, wanted[image.id]) for image in given.images if image.id in wanted and image.id not in kept]
     write = partial(_write_whole, options=options, class_count=len(given.class_names), folder=folder)
     return wholes | {record["source"]: (record, cells) for record, cells in run(write, new, "whole images")}
 
@@ -302,14 +306,14 @@ def _keep_empty(sample_id: str, window: Window, options: ConvertOptions) -> bool
     return bool(np.random.default_rng(place).random() < options.keep_empty)
 
 
-def _write_whole(sample: LabelledImage, options: ConvertOptions, class_count: int, folder: Path) -> Whole:
-    """Writes an image untiled, with all of its cells, whatever their size."""
+def _write_whole(item: tuple[LabelledImage, str], options: ConvertOptions, class_count: int, folder: Path) -> Whole:
+    """Writes an image of a part untiled, with all of its cells, whatever their size."""
+    sample, part = item
     image, layers = read_sample(sample, options, class_count)
-    name = f"{WHOLES}/{sample.id}{IMAGE_SUFFIX}"
+    name = whole_name(part, f"{sample.id}{IMAGE_SUFFIX}")
     height, width = image.shape[:2]
-    tiles = [folder / part / f"{sample.id}_y0_x0{IMAGE_SUFFIX}" for part in ("train", "val")]
-    tile = next((path for path in tiles if path.is_file()), None)  # none where it shows no cell
-    if max(height, width) <= options.tile_size and tile is not None:  # the image has one tile, which shows all of it
+    tile = folder / part / f"{sample.id}_y0_x0{IMAGE_SUFFIX}"
+    if max(height, width) <= options.tile_size and tile.is_file():  # the image has one tile, which shows all of it
         place_also(tile, folder / name)
     else:
         write_image(folder / name, image)

@@ -18,7 +18,7 @@ import numpy as np
 from cellseg_d2.cells.coco import Record, by_image
 from cellseg_d2.conversion.cut import below
 from cellseg_d2.conversion.options import ConvertOptions
-from cellseg_d2.conversion.parts import WHOLES, TiledSample, Whole
+from cellseg_d2.conversion.parts import TiledSample, Whole, whole_name
 from cellseg_d2.conversion.statistics import ImageStatistics
 from cellseg_d2.errors import CellSegError, counted, one_line
 from cellseg_d2.files import read_json, write_json
@@ -153,7 +153,7 @@ def read_existing(folder: Path) -> Existing:
         parts=parts,
         groups=groups,
         folds=folds,
-        wholes=_wholes(folder, "whole" if folds else "val_whole"),
+        wholes=_wholes(folder, "whole" if folds else "val_whole", parts),
         tests=_tests(folder),
         skipped=skipped,
         skipped_tests=[line for line in lines if line not in skipped.values()],
@@ -229,12 +229,17 @@ def tell_of_changes(tiled: Sequence[TiledSample], old: Existing, val: Collection
             logger.warning("%s: the dataset keeps what it had", sample.id)
 
 
-def _wholes(folder: Path, part: str) -> dict[str, Whole]:
+def _wholes(folder: Path, file: str, parts: Mapping[str, str]) -> dict[str, Whole]:
     """The untiled images by id."""
-    return {
-        image["source"]: ({**image, "file_name": f"{WHOLES}/{_name(image)}"}, cells)
-        for image, cells in _annotated(folder, part)
-    }
+    with _expected(folder / "annotations" / f"instances_{file}.json"):
+        wholes = {
+            image["source"]: ({**image, "file_name": whole_name(parts[image["source"]], _name(image))}, cells)
+            for image, cells in _annotated(folder, file)
+        }
+        for name, part in parts.items():
+            if name not in wholes and (part == "val" or file == "whole"):
+                raise KeyError(name)
+    return wholes
 
 
 def _tests(folder: Path) -> list[Record]:

@@ -17,8 +17,8 @@ from cellseg_d2.files import write_json
 Whole = tuple[Record, list[Record]]
 """The record of an untiled image, and the annotations of all of its cells."""
 
-TILES, WHOLES = "tiles", "val_whole"
-"""Folders of a dataset: of tiles before the parts are known, and of untiled images."""
+TILES = "tiles"
+"""The folder of tiles before the parts are known."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,11 @@ def place_also(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:  # another file system, or one without links
         shutil.copyfile(source, target)
+
+
+def whole_name(part: str, file: str) -> str:
+    """The name of an untiled image below the dataset's folder; those of training are there for folds alone."""
+    return f"{part}_whole/{file}"
 
 
 def write_parts(

@@ -262,6 +262,10 @@ def other_image(dataset):
     path.write_text(path.read_text().replace('"id":"s0"', '"id":"z0"'))
 
 
+def without_wholes(dataset):
+    (dataset / "annotations" / "instances_val_whole.json").unlink()
+
+
 def missing_tile(dataset):
     next(dataset.rglob("s0_y*.png")).unlink()
 
@@ -280,6 +284,7 @@ def outside(dataset):
         (damaged_summary, r"dataset\.json: is not what `convert` writes"),
         (damaged_statistics, r"images\.json: is not what `convert` writes"),
         (other_image, r"images\.json"),
+        (without_wholes, r"instances_val_whole\.json: is not what `convert` writes"),
         (missing_tile, "is missing, though the dataset names it"),
     ],
 )

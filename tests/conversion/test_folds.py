@@ -128,7 +128,7 @@ def test_folds_show_the_images_and_share_their_pictures(root, tmp_path):
     }
     assert summary["images"] == plain["images"]
     assert {name for name in with_folds.keys() - without.keys() if name.endswith(".png")} == {
-        f"val_whole/{name}.png" for name in summary["images"]["train"]
+        f"train_whole/{name}.png" for name in summary["images"]["train"]
     }
 
 
