@@ -19,7 +19,7 @@ from cellseg_d2.cells.coco import Record, annotate, dataset
 from cellseg_d2.cells.tiling import Window
 from cellseg_d2.conversion.cut import ConversionInput, below, cut_sample, open_input, read_sample, run_in_order
 from cellseg_d2.conversion.executors import open_executor
-from cellseg_d2.conversion.existing import Existing, tell_of_changes, with_old, write_images
+from cellseg_d2.conversion.existing import NOTHING, Existing, refuse_copies, tell_of_changes, with_old, write_images
 from cellseg_d2.conversion.folds import deal_folds, write_folds
 from cellseg_d2.conversion.options import ConvertOptions
 from cellseg_d2.conversion.parts import (
@@ -132,7 +132,7 @@ def fill(
     split: SplitFile | None = None,
     tests: Sequence[InputImage] = (),
     skip_errors: bool = False,
-    old: Existing | None = None,
+    old: Existing = NOTHING,
 ) -> Record:
     """Writes a dataset into an empty folder, and returns the content of its ``dataset.json``.
 
@@ -144,7 +144,8 @@ def fill(
         split: the user's split.
         tests: the test images.
         skip_errors: skip images that cannot be read.
-        old: an earlier dataset, whose images come along in their parts unless ``given`` has them too.
+        old: an earlier dataset, whose images come along in their parts unless ``given`` has them too; then without
+            ``tests``.
 
     Raises:
         CellSegError: no labelled image could be read, or no tile is left to train on.
@@ -166,7 +167,7 @@ def _write_dataset(
     tiled: Sequence[TiledSample],
     tested: Sequence[_TestResult],
     run: Callable[..., list[Any]],
-    old: Existing | None,
+    old: Existing,
 ) -> Record:
     """Splits the workers' results into parts, writes their annotations, and returns the content of ``dataset.json``.
 
@@ -174,6 +175,7 @@ def _write_dataset(
         CellSegError: no labelled image could be read, or no tile is left to train on.
     """
     names = given.class_names
+    refuse_copies(tiled, old)
     errors = [error for error in (*(one.error for one in tiled), *(one.error for one in tested)) if error]
     if all(sample.error for sample in tiled):
         raise CellSegError(errors[0])
@@ -182,16 +184,12 @@ def _write_dataset(
     samples, skipped = with_old(tiled, given.root, old)
     measured = [sample.statistics for sample in samples if sample.statistics is not None]
     cells = {statistics.id: statistics.cells() for statistics in measured}
-    groups = {**given.groups(), **(split.groups if split else {}), **(old.groups if old else {})}
-    train, val = split_images(
-        cells,
-        options.val_fraction,
-        options.seed,
-        split if split and split.parts else groups_as_split(cells, groups),
-        old.parts if old else {},
-    )
-    if old is not None:
-        tell_of_changes(tiled, old, val)
+    groups = {**given.groups(), **(split.groups if split else {}), **old.groups}
+    file = split if split and split.parts else groups_as_split(cells, groups)
+    train, val = split_images(cells, options.val_fraction, options.seed, file, old.parts)
+    parts = dict.fromkeys(train, "train") | dict.fromkeys(val, "val")
+    folds = deal_folds(cells, options.folds, options.seed, groups, old.folds) if options.folds else []
+    tell_of_changes(tiled, old, val)
     counts = write_parts(folder, samples, {"train": set(train), "val": set(val)}, names)
     if val and not sum(counts["val"]["tile_instances"].values()):
         logger.warning(
@@ -199,21 +197,16 @@ def _write_dataset(
             "--split, --seed or --val-fraction",
             counts["val"]["tiles"],
         )
-    folds = []
-    if options.folds:
-        folds = deal_folds(cells, options.folds, options.seed, groups, old.folds if old else {})
-    parts = dict.fromkeys(train, "train") | dict.fromkeys(val, "val")
     wanted = parts if folds else dict.fromkeys(val, "val")
     wholes = _untiled(given, options, folder, samples, wanted, run, old)
     if val:
         write_wholes(folder / "annotations" / "instances_val_whole.json", [wholes[name] for name in val], names)
     described = write_folds(folder, samples, parts, folds, wholes, names) if folds else []
-    test_count, test_problems = _write_tests(given, folder, tested, old)
-    if test_count:
-        counts["test"] = {"images": test_count}
+    if tests := _write_tests(folder, tested, old, names):
+        counts["test"] = {"images": tests}
     (folder / TILES).rmdir()
     write_images(folder, samples, groups, skipped)
-    problems = [*skipped.values(), *test_problems]
+    problems = [*skipped.values(), *old.skipped_tests, *below(given.root, [one.error for one in tested if one.error])]
     return {
         **_describe(options, names),
         "counts": counts,
@@ -224,22 +217,14 @@ def _write_dataset(
     }
 
 
-def _write_tests(
-    given: ConversionInput, folder: Path, tested: Sequence[_TestResult], old: Existing | None
-) -> tuple[int, Sequence[str]]:
-    """Writes the list of the test images; gives their number, and why others could not be read.
-
-    Those of an earlier dataset come along.
-    """
-    images: Sequence[Record] = [result.record for result in tested if not result.error]
-    problems: Sequence[str] = below(given.root, [result.error for result in tested if result.error])
-    if old is not None:
-        images, problems = old.tests, old.skipped_tests
-        for image in images:
-            place_also(old.folder / image["file_name"], folder / image["file_name"])
+def _write_tests(folder: Path, tested: Sequence[_TestResult], old: Existing, names: Sequence[str]) -> int:
+    """Writes the list of the test images, where there are any; those of an earlier dataset come along."""
+    images = [*old.tests, *(result.record for result in tested if not result.error)]
+    for image in old.tests:
+        place_also(old.folder / image["file_name"], folder / image["file_name"])
     if images:
-        write_json(folder / "annotations" / "image_info_test.json", dataset(images, None, given.class_names))
-    return len(images), problems
+        write_json(folder / "annotations" / "image_info_test.json", dataset(images, None, names))
+    return len(images)
 
 
 def _untiled(
@@ -249,18 +234,16 @@ def _untiled(
     samples: Sequence[TiledSample],
     wanted: Mapping[str, str],
     run: Callable[..., list[Any]],
-    old: Existing | None,
+    old: Existing,
 ) -> dict[str, Whole]:
     """Writes the untiled images that are wanted, id -> part, and returns them by id.
 
     Those that come along from an earlier dataset get a second place.
     """
     kept = {sample.id for sample in samples if sample.pictures is not None and sample.id in wanted}
-    wholes: dict[str, Whole] = {}
-    if old is not None:
-        wholes = {name: old.wholes[name] for name in kept}
-        for record, _ in wholes.values():
-            place_also(old.folder / record["file_name"], folder / record["file_name"])
+    wholes = {name: old.wholes[name] for name in kept}
+    for record, _ in wholes.values():
+        place_also(old.folder / record["file_name"], folder / record["file_name"])
     new = [(image, wanted[image.id]) for image in given.images if image.id in wanted and image.id not in kept]
     write = partial(_write_whole, options=options, class_count=len(given.class_names), folder=folder)
     return wholes | {record["source"]: (record, cells) for record, cells in run(write, new, "whole images")}

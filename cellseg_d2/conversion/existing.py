@@ -62,6 +62,10 @@ class Existing:
     skipped_tests: Sequence[str]
 
 
+NOTHING = Existing(Path(), ConvertOptions(), [], {}, {}, {}, {}, {}, [], {}, [])
+"""What a new dataset begins with."""
+
+
 def write_images(
     folder: Path, samples: Sequence[TiledSample], groups: Mapping[str, str], skipped: Mapping[str, str]
 ) -> None:
@@ -164,8 +168,9 @@ def _samples(folder: Path, measured: Sequence[ImageStatistics], parts: Mapping[s
     """The images of a dataset with their tiles, by id."""
     tiles: dict[str, list[tuple[Record, list[Record]]]] = {image: [] for image in parts}
     for part in PARTS:
-        for record, cells in _annotated(folder, part):
-            tiles[record["source"]].append(({**record, "file_name": _name(record)}, cells))
+        with _expected(folder / "annotations" / f"instances_{part}.json"):
+            for record, cells in _annotated(folder, part):
+                tiles[record["source"]].append(({**record, "file_name": _name(record)}, cells))
     return {
         image.id: TiledSample(
             image.id,
@@ -178,9 +183,7 @@ def _samples(folder: Path, measured: Sequence[ImageStatistics], parts: Mapping[s
     }
 
 
-def with_old(
-    tiled: Sequence[TiledSample], root: Path, old: Existing | None
-) -> tuple[list[TiledSample], dict[str, str]]:
+def with_old(tiled: Sequence[TiledSample], root: Path, old: Existing) -> tuple[list[TiledSample], dict[str, str]]:
     """All images of the new dataset, sorted by id, and those that could not be read, image id -> why.
 
     An image that is read again replaces the one that was there; one that cannot be read leaves it as it was.
@@ -190,36 +193,41 @@ def with_old(
         root: their folder.
         old: the dataset that they come to.
     """
-    known = dict(old.samples) if old else {}
-    samples = known | {sample.id: sample for sample in tiled if not sample.error}
-    lines = dict(old.skipped) if old else {}
-    lines |= {sample.id: below(root, [sample.error])[0] for sample in tiled if sample.error}
+    samples = dict(old.samples) | {sample.id: sample for sample in tiled if not sample.error}
+    lines = dict(old.skipped) | {sample.id: below(root, [sample.error])[0] for sample in tiled if sample.error}
     skipped = {name: lines[name] for name in sorted(lines) if name not in samples}
     return [samples[name] for name in sorted(samples)], skipped
 
 
+def refuse_copies(tiled: Sequence[TiledSample], old: Existing) -> None:
+    """Refuses a new image with the pixels of one that the dataset has under another name: their labels may differ.
+
+    Raises:
+        CellSegError: there is one.
+    """
+    known = {sample.statistics.digest: name for name, sample in old.samples.items() if sample.statistics is not None}
+    for sample in tiled:
+        other = known.get(sample.statistics.digest) if sample.statistics is not None else None
+        if other is not None and sample.id not in old.samples:
+            raise CellSegError(
+                f"{sample.id}: has the pixels of {other}, which the dataset has; call it {other} to replace that one, "
+                "or leave it out"
+            )
+
+
 def tell_of_changes(tiled: Sequence[TiledSample], old: Existing, val: Collection[str]) -> None:
-    """Says what comes to a dataset.
+    """Says what comes to a dataset that is there.
 
     Args:
         tiled: the images of this conversion.
         old: the dataset that they come to.
         val: ids of all validation images.
-
-    Raises:
-        CellSegError: a new image has the pixels of one that the dataset has under another name, with labels that may
-            contradict its.
     """
-    known = {sample.statistics.digest: name for name, sample in old.samples.items() if sample.statistics is not None}
-    read = [sample for sample in tiled if not sample.error]
-    new = [sample for sample in read if sample.id not in old.samples]
-    for sample in new:
-        if sample.statistics is not None and (other := known.get(sample.statistics.digest)):
-            raise CellSegError(
-                f"{sample.id}: has the pixels of {other}, which the dataset has; call it {other} to replace that one, "
-                "or leave it out"
-            )
-    to_val = sum(sample.id in val for sample in new)
+    if old is NOTHING:
+        return
+    read = [sample.id for sample in tiled if not sample.error]
+    new = [name for name in read if name not in old.samples]
+    to_val = len(set(new).intersection(val))
     logger.info(
         "%s: %s replaced, %s added (%d to train, %d to val)",
         *(old.folder, counted(len(read) - len(new), "image"), counted(len(new), "image"), len(new) - to_val, to_val),
@@ -264,10 +272,18 @@ def _annotated(folder: Path, part: str) -> list[tuple[Record, list[Record]]]:
     with _expected(path):
         content = read_json(path)
         cells = by_image(content["annotations"])
-        return [
-            (_without(image, "id"), [_without(cell, "id", "image_id") for cell in cells[image["id"]]])
-            for image in content["images"]
-        ]
+        return [(_without(image, "id"), [_cell(cell) for cell in cells[image["id"]]]) for image in content["images"]]
+
+
+def _cell(record: Record) -> Record:
+    """An annotation without its ids.
+
+    Raises:
+        KeyError: what is counted is missing.
+    """
+    for key in ("category_id", "iscrowd"):
+        record[key]
+    return _without(record, "id", "image_id")
 
 
 def _without(record: Record, *keys: str) -> Record:

@@ -160,7 +160,7 @@ def test_classes_are_those_of_the_same_name(dataset, tmp_path):
     assert categories(dataset, "u1") == {2}
     with pytest.raises(CellSegError, match=r"b2: has the class 'C'; the classes of the dataset are A, B: say which"):
         add_images(pairs(tmp_path / "b2", ["u2"], ["B", "C"]), dataset, {})
-    add_images(tmp_path / "b2", dataset, {"class_names": ("B", "A")})
+    add_images(tmp_path / "b2", dataset, {"class_names": ("B", "A")}, workers=2)
     assert categories(dataset, "u2") == {1, 2}
     for names, message in ((("A",), "has 2 classes"), (("A", "D"), "'D' is none")):
         with pytest.raises(CellSegError, match=message):
@@ -262,6 +262,11 @@ def other_image(dataset):
     path.write_text(path.read_text().replace('"id":"s0"', '"id":"z0"'))
 
 
+def damaged_tiles(dataset):
+    path = dataset / "annotations" / "instances_train.json"
+    path.write_text(path.read_text().replace('"iscrowd"', '"crowd"'))
+
+
 def without_wholes(dataset):
     (dataset / "annotations" / "instances_val_whole.json").unlink()
 
@@ -284,6 +289,7 @@ def outside(dataset):
         (damaged_summary, r"dataset\.json: is not what `convert` writes"),
         (damaged_statistics, r"images\.json: is not what `convert` writes"),
         (other_image, r"images\.json"),
+        (damaged_tiles, r"instances_train\.json: is not what `convert` writes"),
         (without_wholes, r"instances_val_whole\.json: is not what `convert` writes"),
         (missing_tile, "is missing, though the dataset names it"),
     ],
