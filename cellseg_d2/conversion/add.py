@@ -19,6 +19,7 @@ from cellseg_d2.conversion.existing import Existing, read_existing
 from cellseg_d2.conversion.options import ConvertOptions
 from cellseg_d2.conversion.split import SplitFile, read_split_file
 from cellseg_d2.errors import CellSegError, counted
+from cellseg_d2.images.listing import TEST_FOLDER
 from cellseg_d2.images.pixel_size import PixelSize
 from cellseg_d2.images.tiff import PixelFormat
 from cellseg_d2.outputs import appear_whole
@@ -68,6 +69,8 @@ def add_images(
     """
     if scheduler is not None:
         dataset = dataset.absolute()
+    if not dataset.parent.is_dir():
+        read_existing(dataset)  # says that there is none, before the folder above is made
     with appear_whole(dataset, overwrite=True) as folder:
         old = read_existing(dataset)
         options = _options(old, changes)
@@ -81,7 +84,7 @@ def add_images(
         )
         for note in given.notes:
             logger.warning("%s", note)
-        if given.find_tests():
+        if from_coco is None and (root / TEST_FOLDER).is_dir():
             logger.warning("%s: its test images are left out; those of %s stay", root, dataset)
         given = _as_in_dataset(given, old, changes.get("class_names", ()))
         split = None if split_file is None else _read_split(split_file, given, old)
@@ -110,6 +113,9 @@ def _options(old: Existing, changes: Mapping[str, Any]) -> ConvertOptions:
 def _as_in_dataset(given: ConversionInput, old: Existing, named: Sequence[str]) -> ConversionInput:
     """The same images with the dataset's class names and numbers."""
     if old.options.merge_classes:
+        if list(named) not in ([], old.class_names):
+            merged = f"all classes of the dataset are merged to {old.options.merge_classes}"
+            raise CellSegError(f"--class-names {' '.join(named)}: {merged}; leave --class-names out")
         return given
     numbers = class_numbers(given.class_names, old.class_names, named, str(given.root))
     same = numbers == tuple(range(1, len(numbers) + 1))

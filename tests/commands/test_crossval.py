@@ -1,7 +1,12 @@
 """Cross-validation as a user runs it: real trainings of two iterations on a few of the sample's images."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 from pycocotools.coco import COCO
@@ -126,6 +131,25 @@ def test_it_refuses_in_one_line(options, named, finished, crossval):
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert named in line
     assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_ends_the_training_with_a_checkpoint(repo_root, dataset, tmp_path):
+    command = [sys.executable, repo_root / "tools" / "crossval.py", "--dataset", dataset, "--output", tmp_path / "out"]
+    command += ["--config-file", "mask_rcnn_lite0_FPN", *QUICK, "SOLVER.MAX_ITER", "1000", "TEST.EVAL_PERIOD", "0"]
+    environment = {**os.environ, "PYTHONPATH": str(repo_root), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    log, deadline = tmp_path / "out" / "fold1" / "train.log", time.monotonic() + 300
+    while not (log.is_file() and "Starting training" in log.read_text()):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    printed, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert "to go on: the same command" in printed
+    assert (tmp_path / "out" / "fold1" / "last_checkpoint").is_file()
+    assert not (tmp_path / "out" / "fold2").exists()
 
 
 def test_a_dataset_without_folds_is_refused(crossval, nuclei, tmp_path):

@@ -178,6 +178,8 @@ def test_merged_classes_stay_merged(first, later, tmp_path):
     summary = add_images(later, tmp_path / "cells", {})
     assert summary["class_names"] == ["cell"]
     assert categories(tmp_path / "cells", "t1") == {1}
+    with pytest.raises(CellSegError, match="--class-names A B: all classes of the dataset are merged to cell"):
+        add_images(later, tmp_path / "cells", {"class_names": ("A", "B")})
 
 
 # Splits and groups
@@ -300,6 +302,12 @@ def test_a_dataset_that_cannot_be_added_to_is_refused_and_kept(later, dataset, d
     with pytest.raises(CellSegError, match=message):
         add_images(later, dataset, {})
     assert read_folder(dataset) == before
+
+
+def test_a_folder_that_is_not_there_is_not_made(later, tmp_path):
+    with pytest.raises(CellSegError, match="is no converted dataset"):
+        add_images(later, tmp_path / "typo" / "cells", {})
+    assert not (tmp_path / "typo").exists()
 
 
 def test_names_in_a_dataset_from_elsewhere_lead_nowhere(later, dataset, tmp_path):
