@@ -21,7 +21,7 @@ from cellseg_d2.evaluation.coco_ap import detection_cap
 from cellseg_d2.evaluation.judgement import judge_results
 from cellseg_d2.export.coco_results import ResultsWriter
 from cellseg_d2.export.record import RESULTS_FILE
-from cellseg_d2.files import read_json, without_nan, write_json
+from cellseg_d2.files import read_json, whole_file, without_nan, write_json
 from cellseg_d2.studies.results import RESULT, SETTINGS, is_finished, is_trained
 from cellseg_d2.studies.settings import run_settings
 from cellseg_d2.studies.tools import call
@@ -130,19 +130,30 @@ def plan(options: Options) -> list[Fold]:
     description, annotations = options.dataset / "dataset.json", options.dataset / "annotations"
     if not description.is_file():
         raise CellSegError(f"{options.dataset}: is no converted dataset (it has no dataset.json); give --dataset one")
+    cellseg_d2.setup(options.datasets)  # also says where dataset.json is damaged
     count = len(read_json(description).get("folds", []))
     if not count:
         raise CellSegError(f"{options.dataset}: has no folds; convert with --folds 5")
-    cellseg_d2.setup(options.datasets)
     folds = []
     for number in range(1, count + 1):
         overrides = ("CELLSEG.DATASET", f"{options.dataset.absolute().name}_fold{number}", *options.user)
         files = [annotations / f"instances_fold{number}_{part}.json" for part in ("train", "val", "val_whole")]
-        content = (path.read_bytes() for path in (options.dataset / IMAGES_FILE, *files))  # with digests of the pixels
-        data = hashlib.sha256(b"".join(content)).hexdigest()
+        data = _digest([options.dataset / IMAGES_FILE, *files])  # the first has digests of the pixels
         settings = {**run_settings(options.config, overrides), "DATA": data}
         folds.append(Fold(number, options.output / f"fold{number}", files[-1], overrides, settings))
     return folds
+
+
+def _digest(paths: Sequence[Path]) -> str:
+    """A fingerprint of files.
+
+    Raises:
+        CellSegError: one cannot be read.
+    """
+    try:
+        return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
+    except OSError as error:
+        raise CellSegError(f"{error.filename}: cannot be read ({error.strerror}); convert again") from error
 
 
 def _execute(fold: Fold, title: str, options: Options) -> None:
@@ -161,7 +172,8 @@ def _execute(fold: Fold, title: str, options: Options) -> None:
     for path in fold.folder.glob("model_[0-9]*.pth"):  # a finished run is never continued
         path.unlink()
     score = _score(fold)
-    write_json(fold.folder / RESULT, without_nan({"images": score.images, **score.metrics}), indent=1)
+    with whole_file(fold.folder / RESULT) as partial:
+        write_json(partial, without_nan({"images": score.images, **score.metrics}), indent=1)
     logger.info("%s: %s", title, ", ".join(f"{name} {value:.1f}" for name, value in score.metrics.items()))
 
 

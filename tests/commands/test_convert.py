@@ -16,7 +16,7 @@ import cellseg_d2
 CONTRACT = [
     *("--input", "--output", "--tile-size", "--overlap", "--val-fraction", "--seed", "--class-names", "--min-area"),
     *("--min-visible", "--keep-empty", "--workers", "--scheduler", "--overwrite", "--on-error"),
-    *("--add-to", "--intensity-rule", "--split-blobs", "--split", "--from-coco", "--max-pixels"),
+    *("--add-to", "--folds", "--intensity-rule", "--split-blobs", "--split", "--from-coco", "--max-pixels"),
 ]
 
 
@@ -62,7 +62,8 @@ def test_the_sample_is_converted(run_tool, sample_root, tmp_path):
 
 def test_options_arrive(convert_tifs, tmp_path):
     options = "--tile-size 16 --overlap 0.25 --val-fraction 0.4 --seed 7 --class-names round flat --min-area 3"
-    options += " --min-visible 0.5 --keep-empty 0.75 --intensity-rule range:0,255 --split-blobs --max-pixels 4000"
+    options += " --min-visible 0.5 --keep-empty 0.75 --intensity-rule range:0,255 --split-blobs"
+    options += " --max-pixels 4000 --folds 2"
     process = convert_tifs(*options.split())
     assert process.returncode == 0, process.stderr
     parameters = json.loads((tmp_path / "out" / "dataset.json").read_text())["parameters"]
@@ -79,6 +80,7 @@ def test_options_arrive(convert_tifs, tmp_path):
         "intensity_rule": "range:0,255",
         "split_blobs": True,
         "max_pixels": 4000,
+        "folds": 2,
     }
 
 

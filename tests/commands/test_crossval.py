@@ -152,8 +152,15 @@ def test_ctrl_c_ends_the_training_with_a_checkpoint(repo_root, dataset, tmp_path
     assert not (tmp_path / "out" / "fold2").exists()
 
 
-def test_a_dataset_without_folds_is_refused(crossval, nuclei, tmp_path):
+def test_a_dataset_without_folds_is_refused(crossval, dataset, nuclei, tmp_path):
     for data, named in ((nuclei, "has no folds; convert with --folds 5"), (tmp_path, "is no converted dataset")):
         done, _ = crossval(data=data)
         assert done.returncode == 2
         assert f"error: {data}: {named}" in done.stderr
+    damaged = tmp_path / "datasets" / "damaged"
+    shutil.copytree(dataset, damaged)
+    missing = damaged / "annotations" / "instances_fold2_val_whole.json"
+    missing.unlink()
+    done, _ = crossval(*QUICK, data=damaged)
+    assert done.returncode == 2
+    assert f"error: {missing}: cannot be read (No such file or directory); convert again" in done.stderr

@@ -4,6 +4,7 @@ import json
 import logging
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -76,6 +77,19 @@ def test_the_result_is_that_of_one_conversion_of_all_images(first, later, datase
     split = write_split(tmp_path / "split.csv", summary)
     assert convert(tmp_path / "all", tmp_path / "once", OPTIONS, split_file=split) == summary
     assert read_folder(dataset) == read_folder(tmp_path / "once")
+
+
+def test_a_dask_cluster_changes_no_byte_with_paths_relative_to_here(later, dataset, tmp_path, monkeypatch):
+    from distributed import LocalCluster
+
+    shutil.copytree(dataset, tmp_path / "dask" / "cells")
+    with LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=logging.ERROR
+    ) as cluster:
+        monkeypatch.chdir(tmp_path)  # after the workers were started, elsewhere
+        add_images(Path("later"), Path("dask/cells"), {}, scheduler=cluster.scheduler_address)
+    add_images(later, dataset, {})
+    assert read_folder(tmp_path / "dask" / "cells") == read_folder(dataset)
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.3, 0.5])
