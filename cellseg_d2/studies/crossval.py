@@ -20,7 +20,7 @@ from cellseg_d2.errors import CellSegError
 from cellseg_d2.evaluation.coco_ap import detection_cap
 from cellseg_d2.evaluation.judgement import judge_results
 from cellseg_d2.export.coco_results import ResultsWriter
-from cellseg_d2.export.record import RESULTS_FILE
+from cellseg_d2.export.record import RESULTS_FILE, Record
 from cellseg_d2.files import read_json, whole_file, without_nan, write_json
 from cellseg_d2.studies.results import RESULT, SETTINGS, is_finished, is_trained
 from cellseg_d2.studies.settings import run_settings
@@ -117,7 +117,7 @@ def cross_validate(options: Options) -> list[Score]:
         is_finished(fold.folder, fold.settings)  # reports runs of other settings before the first training
     for fold in folds:
         _execute(fold, f"fold {fold.number} of {len(folds)}", options)
-    _join(folds, options.output / OUT_OF_FOLD)
+    _join(folds, options.output / OUT_OF_FOLD, read_json(options.dataset / "dataset.json")["class_names"])
     return [_score_of(fold) for fold in folds]
 
 
@@ -203,13 +203,17 @@ def _score_of(fold: Fold) -> Score:
     return Score(fold.number, content["images"], metrics)
 
 
-def _join(folds: Sequence[Fold], folder: Path) -> None:
-    """Writes the predictions of all folds into one results file, with a file of ids beside it."""
+def _join(folds: Sequence[Fold], folder: Path, class_names: list[str]) -> None:
+    """Writes the predictions of all folds into one folder, as ``predict`` does, so that ``export`` takes it.
+
+    Which cells people see is left to the defaults: the thresholds of the folds' checkpoints differ.
+    """
     ids = [entry for fold in folds for entry in read_json(fold.predictions / IDS_FILE)]
     write_json(folder / IDS_FILE, sorted(ids, key=lambda entry: entry["id"]), indent=1)
     with ResultsWriter.open(folder / RESULTS_FILE) as writer:
         for fold in folds:
             writer.append(read_json(fold.predictions / RESULTS_FILE))
+    Record(class_names).write(folder)
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:

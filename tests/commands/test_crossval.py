@@ -96,6 +96,11 @@ def test_each_labelled_image_is_predicted_by_the_model_that_never_saw_it(finishe
         "evaluate", *arguments, "--predictions", output / "out_of_fold" / "test-results.json", "--output", tmp_path
     )
     assert done.returncode == 0, done.stderr
+    done = run_tool(
+        "export", "--results", output / "out_of_fold", "--output", tmp_path / "files", "--formats", "geojson"
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "files" / "geojson").iterdir())) == IMAGES
 
 
 def test_what_is_there_is_not_trained_again_and_what_is_missing_is_made(finished, crossval):
