@@ -22,6 +22,7 @@ VERBS = {
     "report": "write an HTML page on a dataset, trainings or results",
     "visualize": "draw a dataset, its augmentation or predictions",
     "ablate": "train the variants of a study and compare them",
+    "crossval": "train a model per fold, and predict each image with one that never saw it",
     "plot-curves": "draw the loss and AP curves of a training",
     "import-monusac": "write MoNuSAC as label TIFFs, the input of convert",
     "doctor": "check this installation",

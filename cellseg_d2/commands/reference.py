@@ -17,6 +17,7 @@ JOBS = {
     "Draw images beside their labelled cells": "visualize dataset --input my_data --output dataset.png",
     "Convert label TIFFs": "convert --input my_data --output datasets/mine --class-names tumour stroma",
     "Tile an existing COCO dataset": "convert --input images/ --from-coco GT.json --output datasets/mine",
+    "Add new or corrected images to a dataset": "convert --input new_data --add-to datasets/mine",
     "See what augmentation does": "visualize augmentation --config-file mask_rcnn_lite0_FPN --output aug.png "
     "CELLSEG.DATASET mine",
     "Train on a laptop": f"train {LAPTOP} OUTPUT_DIR output/mine",
@@ -44,6 +45,8 @@ JOBS = {
     "--predictions results/test-results.json --ground-truth GT.json --output grid.png",
     "Compare settings over seeds": "ablate --study anchors --data my_data --output output/studies --iterations 300 "
     "--repeats 2",
+    "Make five folds of the images": "convert --input my_data --output datasets/mine --folds 5",
+    "Cross-validate": "crossval --dataset datasets/mine --config-file finetune_nuclei --output output/crossval",
     "Check the installation": "doctor",
     "Check it by doing the main job on tiny images": "doctor --deep",
 }
