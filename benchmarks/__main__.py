@@ -55,7 +55,24 @@ def build_parser() -> argparse.ArgumentParser:
     part.add_argument("--weights", default="nuclei", metavar="CKPT", help="a checkpoint; default: nuclei")
     part.add_argument("--pictures", type=Path, metavar="DIR", help="draw the best and the worst images there")
     add_common(part, run_card)
+    part = parts.add_parser("audit", help="how many planted label errors are at the top of the list of audit")
+    part.add_argument("--data", type=Path, default=SAMPLE, metavar="PATH", help="input layout; default: the sample")
+    add_folder(part, "audit")
+    add_common(part, run_audit)
+    part = parts.add_parser("rank", help="AP50 after labelling images in the order of rank, and in random order")
+    part.add_argument(
+        "--data", type=Path, default=SAMPLE, metavar="PATH", help="input layout with test images; default: the sample"
+    )
+    add_folder(part, "rank")
+    add_common(part, run_rank)
     return parser
+
+
+def add_folder(parser: argparse.ArgumentParser, name: str) -> None:
+    """Where a part that trains keeps its models."""
+    default = Path("output") / f"benchmark_{name}"
+    text = "for models and results; one that was stopped goes on there (default: %(default)s)"
+    parser.add_argument("--folder", type=Path, default=default, metavar="DIR", help=text)
 
 
 def positive(text: str) -> int:
@@ -123,6 +140,18 @@ def run_card(args: argparse.Namespace) -> str:
     from benchmarks import model_card
 
     return model_card.report(args.data, args.weights, args.pictures, images=1 if args.quick else 2)
+
+
+def run_audit(args: argparse.Namespace) -> str:
+    from benchmarks import audit
+
+    return audit.report(args.data, args.folder, audit.QUICK if args.quick else audit.Settings())
+
+
+def run_rank(args: argparse.Namespace) -> str:
+    from benchmarks import rank_images
+
+    return rank_images.report(args.data, args.folder, rank_images.QUICK if args.quick else rank_images.Settings())
 
 
 def chosen_device(asked: str | None) -> str:
