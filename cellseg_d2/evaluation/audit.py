@@ -91,10 +91,7 @@ def doubts(images: Sequence[AuditedImage], min_score: float) -> list[Doubt]:
     can be, and these alone would fill the top of the list. Of equal scores, images go in their order.
     """
     found = [
-        (audited, one)
-        for audited in images
-        for one in contradictions(audited.truth, audited.predictions)
-        if one.score >= min_score
+        (audited, one) for audited in images for one in contradictions(audited.truth, audited.predictions, min_score)
     ]
     found.sort(key=lambda pair: -pair[1].score)
     before: Counter[str] = Counter()
@@ -122,10 +119,10 @@ def with_results(images: Sequence[UntiledImage], path: Path, class_count: int) -
     named = NamedImages.beside(path)
     if named is None or results.images is None:
         raise CellSegError(f"{path}: no image_ids.json beside it names its images; predict again, or add it")
-    records: list[Record] = [
-        {"id": number, "file_name": image.name, "height": image.size[0], "width": image.size[1]}
-        for number, image in enumerate(images)
-    ]
+    records: list[Record] = []
+    for number, image in enumerate(images):
+        name = image.name + image.tiles[0][1].suffix  # a dot in the id is not to be taken for that of a suffix
+        records.append({"id": number, "file_name": name, "height": image.size[0], "width": image.size[1]})
     numbers = NamedImages(named.path, results.images).among(records, Path("the dataset")).numbers
     found = by_image(results.files[0])
     if absent := len(images) - len(numbers):

@@ -59,23 +59,24 @@ class Contradiction:
     score: float
 
 
-def contradictions(truth: Cells, predictions: Cells) -> list[Contradiction]:
+def contradictions(truth: Cells, predictions: Cells, min_score: float) -> list[Contradiction]:
     """The contradictions of one image, in no order.
 
     Args:
         truth: its labelled cells, and crowds.
-        predictions: the model's, down to low scores, in any order. Those that better ones hide count only as signs that
-            the model sees a cell, or sees it as its labelled class.
+        predictions: the model's, down to low scores, in any order. Those below ``min_score``, and those that better
+            ones hide, count only as signs that the model sees a cell, or sees it as its labelled class.
+        min_score: how sure the model is at least.
     """
-    table = _Table.of(truth, predictions)
+    table = _Table.of(truth, predictions, min_score)
     merged, split = table.merged(), table.split()
     done = {cell for found in (*merged, *split) for cell in found.cells}
     used = {number for found in (*merged, *split) for number in found.predictions}
-    wrong = [found for found in table.wrong_classes() if found.cells[0] not in done]
+    wrong = [found for found in table.wrong_classes() if found.cells[0] not in done and found.score >= min_score]
     used |= {number for found in wrong for number in found.predictions}
     done |= {cell for found in wrong for cell in found.cells}
     missing = [found for found in table.missing() if found.predictions[0] not in used]
-    spurious = [found for found in table.spurious() if found.cells[0] not in done]
+    spurious = [found for found in table.spurious() if found.cells[0] not in done and found.score >= min_score]
     return [*merged, *split, *wrong, *missing, *spurious]
 
 
@@ -85,7 +86,7 @@ class _Table:
 
     Attributes:
         truth, predictions: as given.
-        shown: (P,) bool, predictions that no better one hides.
+        shown: (P,) bool, predictions of enough score that no better one hides.
         pairs: of cells without crowds.
         iou: (M,) float64, of the pairs.
         of_cell, of_prediction: (M,) float64, the share of the cell's and of the prediction's pixels that they share.
@@ -102,7 +103,7 @@ class _Table:
     on_crowd: Floats
 
     @classmethod
-    def of(cls, truth: Cells, predictions: Cells) -> _Table:
+    def of(cls, truth: Cells, predictions: Cells, min_score: float) -> _Table:
         pairs = whole_overlaps(truth, predictions)
         found_areas = predictions.areas
         of_cell = pairs.shared / truth.areas[pairs.truth]
@@ -114,6 +115,7 @@ class _Table:
         iou = (pairs.shared / union)[~crowd]
         shown, there = np.zeros(len(predictions), bool), np.flatnonzero(found_areas)
         shown[there] = ~hidden(predictions.pick(there).instances())
+        shown &= predictions.scores >= min_score
         return cls(truth, predictions, shown, kept, iou, of_cell[~crowd], of_prediction[~crowd], on_crowd)
 
     @property
@@ -197,7 +199,7 @@ class _Table:
         ]
 
     def _shown(self) -> Bools:
-        """(M,) bool, pairs whose prediction no better one hides."""
+        """(M,) bool, pairs of a prediction that is shown."""
         return self.shown[self.pairs.prediction]
 
 

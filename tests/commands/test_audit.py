@@ -5,6 +5,7 @@ import json
 import shutil
 
 import pytest
+from labelled_results import write_results
 from pages import Page, addresses
 
 from benchmarks.audit import locate
@@ -117,18 +118,14 @@ def test_results_that_are_there_give_the_list_of_their_weights(audit, audited, w
 
 def test_classes_of_results_are_compared(audit, workplace, tmp_path):
     """Results that are the labels but for one class."""
-    images = list(untiled_images(workplace[0] / "datasets" / "cells"))
-    results, entries = [], []
-    for number, image in enumerate(images, start=1):
-        height, width = image.size
-        entries.append({"file_name": f"{image.name}.png", "id": number, "height": height, "width": width})
-        for label, rle in zip(image.classes.tolist(), image.runs.rles()):
-            results.append({"image_id": number, "category_id": label + 1, "score": 0.9, "segmentation": rle})
-    changed = next(place for place, one in enumerate(results) if one["image_id"] == 2)
-    was = results[changed]["category_id"]
-    results[changed]["category_id"] = was % 4 + 1
-    (tmp_path / "results.json").write_text(json.dumps(results))
-    (tmp_path / "image_ids.json").write_text(json.dumps(entries))
+    dataset = workplace[0] / "datasets" / "cells"
+    changed = {}
+
+    def change(results):
+        changed.update(next(one for one in results if one["image_id"] == 2))
+        results[results.index(changed)]["category_id"] = changed["category_id"] % 4 + 1
+
+    write_results(dataset, tmp_path, change)
     done = audit(tmp_path / "list", "--predictions", tmp_path / "results.json")
     assert done.returncode == 0, done.stderr
     wrong = [
@@ -136,7 +133,8 @@ def test_classes_of_results_are_compared(audit, workplace, tmp_path):
         for doubt in json.loads((tmp_path / "list" / "audit.json").read_text())["doubts"]
         if doubt["kind"] == "wrong class"
     ]
-    assert wrong == [(images[1].name, f"class{was}", f"class{was % 4 + 1}", 0.9)]
+    was, name = changed["category_id"], list(untiled_images(dataset))[1].name
+    assert wrong == [(name, f"class{was}", f"class{was % 4 + 1}", 0.9)]
 
 
 def test_an_earlier_list_is_kept_without_overwrite(audit, audited):

@@ -26,11 +26,11 @@ def cells(masks, crowd=None):
     return Cells.from_rles([pycocotools_rle(own[0]) for own in masks], SIZE, [own[1] for own in masks], scores, crowd)
 
 
-def found(truth, predictions, crowd=None):
+def found(truth, predictions, crowd=None, min_score=0.05):
     """Kind, numbers, classes and score of each contradiction."""
     return sorted(
         (one.kind, one.cells, one.predictions, one.labelled, one.predicted, round(one.score, 3))
-        for one in contradictions(cells(truth, crowd), cells(predictions))
+        for one in contradictions(cells(truth, crowd), cells(predictions), min_score)
     )
 
 
@@ -93,3 +93,10 @@ def test_crowds_excuse_what_lies_on_them():
 
 def test_predictions_without_a_pixel_are_nothing():
     assert found([(LEFT, 0)], [(box(0, 0, 0, 0), 0, 0.9), (LEFT, 0, 0.8)]) == []
+
+
+def test_a_guess_of_low_score_does_not_stand_before_what_the_model_is_sure_of():
+    """A bump in the cell would make it merged, and a cell that is merged is no longer of the wrong class."""
+    predictions = [(LEFT, 1, 0.9), (RIGHT, 0, 0.1)]
+    assert [one[0] for one in found([(BOTH, 0)], predictions)] == ["merged"]
+    assert found([(BOTH, 0)], predictions, min_score=0.5) == [("wrong class", (0,), (0,), 0, 1, 0.8)]
