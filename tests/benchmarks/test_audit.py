@@ -4,6 +4,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from cropped import write_corners
 from tables import read_tables
 
 from benchmarks.audit import locate
@@ -74,8 +75,9 @@ def test_an_error_is_found_by_image_kind_and_place():
     assert found.among(5, "merged") == 1 and found.length == 5
 
 
-def test_the_quick_form_runs_and_goes_on_with_what_is_there(run_tool, tmp_path):
-    words = ("audit", "--quick", "--folder", tmp_path / "work")
+def test_the_quick_form_runs_and_goes_on_with_what_is_there(run_tool, sample_root, tmp_path):
+    write_corners(sample_root, tmp_path / "few", count=4, side=128)
+    words = ("audit", "--quick", "--data", tmp_path / "few", "--folder", tmp_path / "work")
     done = run_tool("benchmark", *words)
     assert done.returncode == 0, done.stderr
     tables = read_tables(done.stdout)

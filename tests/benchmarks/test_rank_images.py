@@ -3,16 +3,15 @@
 import json
 
 import pytest
+from cropped import write_corners
 from tables import read_tables
 
 
 @pytest.fixture(scope="module")
 def few(sample_root, tmp_path_factory):
-    """Four labelled images, and one test image with its ground truth."""
+    """Four small labelled images, and one test image with its ground truth."""
     root = tmp_path_factory.mktemp("few")
-    (root / "train").mkdir()
-    for folder in sorted((sample_root / "train").iterdir())[:4]:
-        (root / "train" / folder.name).symlink_to(folder)
+    write_corners(sample_root, root, count=4, side=128)
     truth = json.loads((sample_root / "test_gt.json").read_text())
     image = truth["images"][0]
     truth["images"] = [image]
