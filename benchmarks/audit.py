@@ -52,12 +52,17 @@ class Found:
     Attributes:
         errors: those that were planted in the images of the list.
         places: per error that it finds, the place of the first doubt that does, from 0.
-        length: doubts in the list.
+        kinds: the kind of each doubt of the list.
     """
 
     errors: Sequence[Planted]
     places: dict[Planted, int]
-    length: int
+    kinds: Sequence[str]
+
+    @property
+    def length(self) -> int:
+        """The doubts in the list."""
+        return len(self.kinds)
 
     @property
     def tenth(self) -> int:
@@ -104,7 +109,7 @@ def locate(planted: Sequence[Planted], doubts: Sequence[dict[str, Any]]) -> Foun
             if fits and _iou((x, y, x + doubt["width"], y + doubt["height"]), error.box) >= SAME_BOX:
                 places[error] = place
                 break
-    return Found(planted, places, len(doubts))
+    return Found(planted, places, [doubt["kind"] for doubt in doubts])
 
 
 def _iou(box: Window, other: Window) -> float:
@@ -151,7 +156,8 @@ def _by_kind(found: dict[str, Found]) -> Table:
     for name, one in found.items():
         for kind in KINDS:
             planted = sum(error.kind == kind for error in one.errors)
+            listed = one.kinds[: one.tenth].count(SEEN_AS[kind])
             counts = [one.among(n, kind) for n in (one.tenth, len(one.errors), one.length)]
-            rows.append([f"{name}: {kind}", *map(str, (planted, *counts))])
-    columns = ["model: kind", "planted", "first tenth", "as many doubts", "all"]
+            rows.append([f"{name}: {kind}", *map(str, (planted, listed, *counts))])
+    columns = ["model: kind", "planted", "first tenth: doubts of its kind", "errors", "as many doubts", "all"]
     return Table("By kind", "A model of one class cannot see a class that was swapped.", columns, rows)
