@@ -59,6 +59,16 @@ def build_parser() -> argparse.ArgumentParser:
     part = parts.add_parser("accuracy", help="accuracy after the same processor time: StarDist 2D, torchvision, this")
     add_accuracy(part)
     add_common(part, run_accuracy)
+    part = parts.add_parser("audit", help="how many planted label errors are at the top of the list of audit")
+    part.add_argument("--data", type=Path, default=SAMPLE, metavar="PATH", help="input layout; default: the sample")
+    add_folder(part, "audit")
+    add_common(part, run_audit)
+    part = parts.add_parser("rank", help="AP50 after labelling images in the order of rank, and in random order")
+    part.add_argument(
+        "--data", type=Path, default=SAMPLE, metavar="PATH", help="input layout with test images; default: the sample"
+    )
+    add_folder(part, "rank")
+    add_common(part, run_rank)
     return parser
 
 
@@ -81,6 +91,13 @@ def add_accuracy(part: argparse.ArgumentParser) -> None:
         help="sides that are done there with the same data and minutes are not run again; default: output/accuracy",
     )
     part.add_argument("--stardist", type=Path, metavar="PYTHON", help="default: the one of make bench-setup")
+
+
+def add_folder(parser: argparse.ArgumentParser, name: str) -> None:
+    """Where a part that trains keeps its models."""
+    default = Path("output") / f"benchmark_{name}"
+    text = "for models and results; one that was stopped goes on there (default: %(default)s)"
+    parser.add_argument("--folder", type=Path, default=default, metavar="DIR", help=text)
 
 
 def positive(text: str) -> int:
@@ -155,6 +172,18 @@ def run_accuracy(args: argparse.Namespace) -> str:
 
     settings = report.QUICK if args.quick else report.Settings(minutes=args.minutes)
     return report.report(args.data, args.work, args.sides, settings, args.stardist or report.STARDIST)
+
+
+def run_audit(args: argparse.Namespace) -> str:
+    from benchmarks import audit
+
+    return audit.report(args.data, args.folder, audit.QUICK if args.quick else audit.Settings())
+
+
+def run_rank(args: argparse.Namespace) -> str:
+    from benchmarks import rank_images
+
+    return rank_images.report(args.data, args.folder, rank_images.QUICK if args.quick else rank_images.Settings())
 
 
 def chosen_device(asked: str | None) -> str:

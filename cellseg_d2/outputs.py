@@ -112,6 +112,13 @@ EVALUATION = Kind(
     ("metrics.json", "counts.csv", "confusion.csv", "thresholds.json"),
     not_beside=(*CHECKPOINTS, "prediction.json"),  # results have a counts.csv too
 )
+AUDIT = Kind(
+    "an audit",
+    ("audit.json", "audit.csv"),
+    ("audit.html", "geojson/**/*.geojson"),
+    not_beside=("prediction.json",),  # results have a folder geojson too
+)
+RANKING = Kind("a ranking", ("ranking.csv",), ("ranking.html",))
 
 
 def holds(folder: Path, patterns: Iterable[str]) -> bool:

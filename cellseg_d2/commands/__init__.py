@@ -18,6 +18,8 @@ VERBS = {
     "predict": "find the cells in whole images",
     "export": "write files for QuPath, ImageJ and others from results that are there",
     "evaluate": "score predictions against ground truth",
+    "audit": "list labelled cells that a model contradicts, worst first",
+    "rank": "order unlabelled images by what labelling them may gain",
     "merge": "merge predictions from several models",
     "report": "write an HTML page on a dataset, trainings or results",
     "visualize": "draw a dataset, its augmentation or predictions",

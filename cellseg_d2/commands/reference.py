@@ -39,6 +39,8 @@ JOBS = {
     "--output scores/",
     "See where a model fails": "report evaluation --ground-truth GT.json --predictions results/test-results.json "
     "--input images/ --output evaluation.html",
+    "Find label errors": "audit --weights output/mine/model_best.pth --dataset mine --output audit/",
+    "Find out which image to label next": "rank --weights output/mine/model_best.pth --input images/ --output ranking/",
     "Predict with the best threshold per class": "predict --thresholds scores/thresholds.json "
     "--weights output/mine/model_best.pth --input images/ --output results/ --formats overlay",
     "Draw image, ground truth and prediction": "visualize predictions --input images/ "

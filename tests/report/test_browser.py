@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from labelled_results import write_results
 from selenium import webdriver
 from selenium.webdriver import ActionChains
 from selenium.webdriver.common.actions.action_builder import ActionBuilder
@@ -19,9 +20,12 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 
+from cellseg_d2.conversion.convert import convert
+from cellseg_d2.conversion.options import ConvertOptions
+
 pytestmark = pytest.mark.browser
 
-REPORTS = ("dataset", "training", "evaluation")
+REPORTS = ("dataset", "training", "evaluation", "audit", "ranking")
 SCHEMES = ("light", "dark")
 WIDTHS = (390, 800, 1400)
 LAYERS = ("image", "truth", "prediction", "missed", "spurious")
@@ -79,9 +83,9 @@ COVERED = """
 
 @pytest.fixture(scope="module")
 def pages(sample_root, run_tool, tmp_path_factory) -> dict[str, Path]:
-    """One report of each kind, of a part of the sample, written by the command line."""
+    """One page of each kind, of a part of the sample, written by the command line."""
     folder = tmp_path_factory.mktemp("reports")
-    written = {name: folder / f"{name}.html" for name in REPORTS}
+    written = {name: folder / f"{name}.html" for name in REPORTS[:3]}
     (folder / "raw" / "train").mkdir(parents=True)
     for source in sorted((sample_root / "train").iterdir())[:6]:
         (folder / "raw" / "train" / source.name).symlink_to(source)
@@ -97,7 +101,7 @@ def pages(sample_root, run_tool, tmp_path_factory) -> dict[str, Path]:
     }.items():
         done = run_tool("report", name, *arguments, "--output", written[name])
         assert done.returncode == 0, done.stderr
-    return written
+    return {**written, "audit": _write_audit(folder, run_tool), "ranking": _write_ranking(folder, images, run_tool)}
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +153,30 @@ def viewer(open_page) -> WebElement:
     found = open_page("evaluation").find_element(By.CLASS_NAME, "viewer")
     found.parent.execute_script("arguments[0].scrollIntoView()", found)
     return found
+
+
+def _write_audit(folder: Path, run_tool) -> Path:
+    """The page of an audit by results that lack cells and have others of another class."""
+    convert(folder / "raw", folder / "datasets" / "few", ConvertOptions())
+
+    def change(results: list[dict]) -> None:
+        del results[::7]
+        for one in results[::5]:
+            one["category_id"] = one["category_id"] % 4 + 1
+
+    (folder / "known").mkdir()
+    write_results(folder / "datasets" / "few", folder / "known", change)
+    options = ("--dataset", "few", "--predictions", folder / "known" / "results.json", "--output", folder / "audit")
+    done = run_tool("audit", *options, DETECTRON2_DATASETS=str(folder / "datasets"))
+    assert done.returncode == 0, done.stderr
+    return folder / "audit" / "audit.html"
+
+
+def _write_ranking(folder: Path, images: Path, run_tool) -> Path:
+    options = ("--input", images / "1e61ecf354cb.tif", "--output", folder / "ranking")
+    done = run_tool("rank", "--weights", "nuclei", *options)
+    assert done.returncode == 0, done.stderr
+    return folder / "ranking" / "ranking.html"
 
 
 def _truth(sample_root: Path) -> dict:
