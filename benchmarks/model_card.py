@@ -26,6 +26,7 @@ from cellseg_d2.progress import track
 from cellseg_d2.report.comparison import compare, comparison_keys
 from cellseg_d2.report.panels import image_panel
 from cellseg_d2.report.sheet import draw_sheet
+from cellseg_d2.weights.checkpoint import WeightsFile
 
 TRUTH_FILE = "test_gt.json"
 
@@ -56,7 +57,14 @@ class Prediction:
     results: list[Record]
 
 
-def report(data: Path, weights: str, pictures: Path | None = None, images: int = 2) -> str:
+def report(
+    data: Path,
+    weights: str,
+    pictures: Path | None = None,
+    images: int = 2,
+    precision: str = "float32",
+    backend: str = "torch",
+) -> str:
     """The tables as Markdown.
 
     Args:
@@ -64,11 +72,16 @@ def report(data: Path, weights: str, pictures: Path | None = None, images: int =
         weights: a checkpoint, or the name of published weights.
         pictures: a folder for pictures of the best and the worst images; None draws none.
         images: how many of each.
+        precision: a value of CELLSEG.INFERENCE.PRECISION.
+        backend: a value of CELLSEG.INFERENCE.BACKEND.
 
     Raises:
         CellSegError: a file is missing or of another form, or an image is not in the ground truth.
     """
-    predictor = WholeImagePredictor.from_checkpoint(weights)
+    opened = WeightsFile.read(weights)
+    cfg = opened.cfg()
+    cfg.CELLSEG.INFERENCE.PRECISION, cfg.CELLSEG.INFERENCE.BACKEND = precision, backend
+    predictor = WholeImagePredictor.from_cfg(cfg, opened)
     tests = find_test_images(data)
     if not tests:
         raise CellSegError(f"{data / TEST_FOLDER}: there is no such folder; put the test images there")
