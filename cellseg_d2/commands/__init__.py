@@ -16,7 +16,7 @@ VERBS = {
     "convert": "turn label TIFFs or COCO annotations into a tiled dataset",
     "train": "train a model, or evaluate one with --eval-only",
     "predict": "find the cells in whole images",
-    "export": "write files for QuPath, ImageJ and others from results that are there",
+    "export": "write other formats from results that are there, or a model that runs without Detectron2",
     "evaluate": "score predictions against ground truth",
     "merge": "merge predictions from several models",
     "report": "write an HTML page on a dataset, trainings or results",
