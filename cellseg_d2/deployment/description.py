@@ -39,7 +39,7 @@ def write_description(folder: Path, name: str, model: CellModel, example: NDArra
     edges = labels != cv2.erode(labels.astype(np.float32), np.ones((3, 3), np.uint8)).astype(np.int32)
     cover = np.where(edges[..., None], np.array([255, 220, 0], np.uint8), example)
     cv2.imwrite(str(folder / "cover.png"), np.ascontiguousarray(cover[..., ::-1]))
-    text = files("cellseg_d2.deployment").joinpath("README.md").read_text(encoding="utf-8")
+    text = files("cellseg_d2.deployment").joinpath("documentation.md").read_text(encoding="utf-8")
     classes = ", ".join(model.class_names)
     (folder / "README.md").write_text(text.format(name=name, classes=classes), encoding="utf-8")
     content = description(folder, name, model.class_names, arrays)
