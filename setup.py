@@ -33,6 +33,7 @@ INSTALL_REQUIRES = [
     "matplotlib>=3.10",  # oldest tried
     "tensorboard>=2.21",  # oldest tried; Detectron2's TensorboardXWriter imports it
     "tqdm>=4.70",  # oldest tried
+    "psutil>=7.2",  # oldest tried; free memory
     "filelock>=4.1",  # oldest tried; locks of output folders
     "zarr>=2.18",  # oldest tried, and the newest for Python 3.10; windows of large TIFFs, OME-Zarr
     "pyyaml>=6.0.1",  # older sources do not build with Cython 3
@@ -80,7 +81,6 @@ EXTRAS = {
         "types-PyYAML>=6.0.12",  # stubs of the 6.0 series
         "types-tqdm>=4.70",  # stubs of the oldest tqdm above
     ],
-    "bench": ["psutil>=7.2"],  # oldest tried; peak memory of a process and its children in tools/benchmark.py
 }
 
 # The configs lie beside the package in a checkout and inside it in a wheel, as Detectron2's model_zoo keeps its own.

@@ -84,13 +84,13 @@ def write_model(
     with torch.no_grad():
         counts = [len(network(tensor)[0]) for tensor in tensors]
     if not max(counts):
-        what = "the example" if example is not None else "drawn cells; give an image with some as --input"
-        raise CellSegError(f"the model finds nothing in {what}, so that it cannot be traced")
+        what = "drawn cells" if example is None else "the middle of the example"
+        raise CellSegError(f"the model finds nothing in {what}; give an image with cells as --input")
     best = int(np.argmax(counts))
     try:
         with whole_file(folder / "network.onnx") as partial:
             write_onnx(network, tensors[best], partial)
-    except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
+    except RuntimeError as error:  # torch's errors of exports too
         raise CellSegError(f"this model cannot be written as ONNX: {one_line(error)}") from error
     shutil.copyfile(run.__file__, folder / "run.py")
     write_json(folder / "model.json", settings_of(predictor), indent=2)

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from cellseg_d2.errors import CellSegError, one_line, size_text
+from cellseg_d2.errors import CellSegError, size_text
+from cellseg_d2.images.memory import check_memory
+from cellseg_d2.images.pictures import has_16_bit, header_errors, open_header
 from cellseg_d2.images.planes import is_opaque
 from cellseg_d2.images.tiff import (
     MAX_PIXELS,
@@ -46,16 +47,15 @@ def read_label_file(path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.int3
     if path.suffix.lower() != ".png":
         return read_label_map(path, max_pixels)
     check_file(path)
-    try:
-        with Image.open(path) as picture:
-            size = (picture.height, picture.width)
-            if picture.height * picture.width > max_pixels:
-                raise CellSegError(f"{path}: is {size_text(size)}, over the limit of {max_pixels} pixels")
-            if "16" in str(picture.tile[0].args) and len(picture.getbands()) > 1:  # Pillow would keep the high bytes
-                raise CellSegError(f"{path}: has several channels of 16 bit; save the label map with one")
-            pixels = np.asarray(picture)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise CellSegError(f"{path}: cannot be read as a PNG ({one_line(error)}); export it again") from error
+    with header_errors(path, "a PNG"), open_header(path) as picture:
+        size, channels = (picture.height, picture.width), len(picture.getbands())
+        if picture.height * picture.width > max_pixels:
+            raise CellSegError(f"{path}: is {size_text(size)}, over the limit of {max_pixels} pixels")
+        if has_16_bit(picture) and channels > 1:  # Pillow would keep the high bytes
+            raise CellSegError(f"{path}: has several channels of 16 bit; save the label map with one")
+        # of 32 bit, as Pillow keeps some, and as the result
+        check_memory(path, size_text(size), picture.height * picture.width * 4 * (channels + 1))
+        pixels = np.asarray(picture)
     return as_labels(path, _only_channel(path, pixels))
 
 

@@ -14,6 +14,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from cellseg_d2.errors import CellSegError, one_line
+from cellseg_d2.images.memory import IN_PARTS, check_memory
 from cellseg_d2.images.percentiles import Blocks, percentiles
 from cellseg_d2.images.pixel_size import PixelSize, tiff_pixel_size
 from cellseg_d2.images.planes import Plane, Turn, describe_axes, describe_shape, flipped, is_opaque
@@ -77,10 +78,12 @@ class IntensityRule:
         if image.dtype == np.uint8:
             return image
         flat = image.reshape(-1)
-        firsts = range(0, flat.size, BAND_PIXELS)
-        return self.scale(
-            image, self.limits(lambda: (flat[first : first + BAND_PIXELS] for first in firsts), flat.size)
-        )
+        bands = [slice(first, first + BAND_PIXELS) for first in range(0, flat.size, BAND_PIXELS)]
+        limits = self.limits(lambda: (flat[band] for band in bands), flat.size)
+        scaled = np.empty(flat.shape, np.uint8)
+        for band in bands:  # in bands, since scaling takes several times the memory of its values
+            scaled[band] = self.scale(flat[band], limits)
+        return scaled.reshape(image.shape)
 
     def limits(self, blocks: Blocks, count: int) -> tuple[float, float]:
         """The intensities that become 0 and 255 in an image that is not 8 bit.
@@ -266,6 +269,9 @@ def read_raw(path: Path, max_pixels: int, is_label_map: bool = False) -> Raw:
         page = series.keyframe
         if is_label_map:
             check_lossless(path, file, page)
+        values = int(np.prod(series.shape, dtype=object))
+        rest = np.dtype(np.int32).itemsize * values if is_label_map else 3 * values  # ids, or RGB of a grey image
+        check_memory(path, describe_shape(series.shape), values * series.dtype.itemsize + rest)
         return Raw(series.asarray(), series.axes, photometric(page), _has_alpha(page), orientation(page))
 
 
@@ -318,7 +324,7 @@ def damage_reported(path: Path, kind: str) -> Iterator[None]:
     except CellSegError:
         raise
     except MemoryError as error:
-        raise CellSegError(f"{path}: does not fit into memory; save it in tiles of some 512 pixels") from error
+        raise CellSegError(f"{path}: does not fit into memory; {IN_PARTS}") from error
     except Exception as error:  # anything from struct.error to the decoders' special types
         raise CellSegError(f"{path}: cannot be read as {kind} ({one_line(error)}); export it again") from error
     finally:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -205,7 +206,20 @@ def test_what_an_exported_model_cannot_do_is_refused(key, value):
 def test_a_model_that_finds_nothing_in_its_example_is_refused(tmp_path):
     predictor = WholeImagePredictor.from_checkpoint("nuclei")
     predictor.model.roi_heads.box_predictor.test_score_thresh = 1.0
-    for example, what in ((np.zeros((100, 100, 3), np.uint8), "the example"), (None, "drawn cells; give an image")):
-        with pytest.raises(CellSegError, match=f"finds nothing in {what}"):
+    for example, what in ((np.zeros((100, 100, 3), np.uint8), "the middle of the example"), (None, "drawn cells")):
+        with pytest.raises(CellSegError, match=f"finds nothing in {what}; give an image"):
             write_model(predictor, tmp_path, "Test model", example)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_shown_lines_run(exported, repo_root, tmp_path):
+    predictor, folder = exported
+    page = (repo_root / "docs" / "deployment.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    assert len(code.splitlines()) <= 10
+    (tmp_path / "model").symlink_to(folder)
+    image = np.load(folder / "test_image.npy")[0].transpose(1, 2, 0).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "image.tif", image, photometric="rgb")
+    done = alone(code, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == len(segment(image, predictor)) > 0

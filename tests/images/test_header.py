@@ -40,12 +40,20 @@ def test_the_header_tells_the_size_and_no_pixel_is_decoded(tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_the_header_of_a_turned_picture_is_that_of_its_pixels(tmp_path, orientation):
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "after_the_pixels.png"])
+def test_the_header_of_a_turned_picture_is_that_of_its_pixels(tmp_path, name, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(tmp_path / "a.jpg", exif=exif)
-    with open_image(tmp_path / "a.jpg") as image:
-        assert image_header(tmp_path / "a.jpg").size == image.size
+    path = tmp_path / name
+    Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(path, exif=exif)
+    if name.startswith("after"):
+        content = path.read_bytes()
+        first, last = content.index(b"eXIf") - 4, content.index(b"IEND") - 4
+        length = int.from_bytes(content[first : first + 4], "big") + 12
+        chunk = content[first : first + length]
+        path.write_bytes(content[:first] + content[first + length : last] + chunk + content[last:])
+    with open_image(path) as image:
+        assert image_header(path).size == image.size
 
 
 def test_a_large_picture_has_a_size_and_is_refused_by_it(tmp_path):
@@ -53,7 +61,5 @@ def test_a_large_picture_has_a_size_and_is_refused_by_it(tmp_path):
     path = tmp_path / "large.png"
     Image.new("1", (20_000, 20_000)).save(path)
     assert image_header(path).size == (20_000, 20_000)
-    with pytest.raises(
-        CellSegError, match=r"is 20000 x 20000, over the limit of 1000000 pixels; save it as a tiled TIFF"
-    ):
+    with pytest.raises(CellSegError, match=r"is 20000 x 20000, over the limit of 1000000 pixels; cut it .* tiled TIFF"):
         open_image(path, max_pixels=10**6)
