@@ -106,7 +106,7 @@ def export_model(args: argparse.Namespace, overrides: Sequence[str]) -> None:
         raise CellSegError("--weights needs --output: the folder for the model")
     if args.input and len(args.input) > 1:
         raise CellSegError(f"--weights takes one image as --input, the example, not {len(args.input)}")
-    from cellseg_d2.deployment.folder import check_exportable, write_model
+    from cellseg_d2.deployment.checks import check_exportable
     from cellseg_d2.engine.run_config import prediction_cfg
     from cellseg_d2.images.formats import read_whole
     from cellseg_d2.images.tiff import MAX_PIXELS
@@ -115,6 +115,8 @@ def export_model(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     with claimed(args.output, MODEL, may_hold=args.overwrite):
         cfg, opened = prediction_cfg(args.weights, "", [*overrides, "MODEL.DEVICE", "cpu"])
         check_exportable(cfg)
+        from cellseg_d2.deployment.folder import write_model
+
         example = read_whole(args.input[0], cfg.CELLSEG.INTENSITY_RULE, MAX_PIXELS) if args.input else None
         predictor = WholeImagePredictor.from_cfg(cfg, opened)
         if args.overwrite:

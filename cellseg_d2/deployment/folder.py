@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import torch
-from detectron2.config import CfgNode
 from numpy.typing import NDArray
 
 from cellseg_d2.deployment import run
@@ -20,26 +17,6 @@ from cellseg_d2.errors import CellSegError, one_line
 from cellseg_d2.evaluation.thresholds import UNKNOWN
 from cellseg_d2.files import whole_file, write_json
 from cellseg_d2.inference.predictor import WholeImagePredictor
-
-logger = logging.getLogger(__name__)
-
-NEEDED = ("onnx", "onnxruntime")
-"""Packages that write an ONNX file, and try it out."""
-
-
-def check_exportable(cfg: CfgNode) -> None:
-    """Raises CellSegError where a package is missing, or the config asks for what the exported model cannot do."""
-    if missing := [name for name in NEEDED if find_spec(name) is None]:
-        raise CellSegError(f"{missing[0]} is not installed; pip install 'cellseg_d2[deploy]'")
-    options = cfg.CELLSEG.INFERENCE
-    refused = {
-        "CELLSEG.INFERENCE.TTA.ENABLED": (options.TTA.ENABLED, False),
-        "CELLSEG.INFERENCE.SUPPRESS_RESULTS": (options.SUPPRESS_RESULTS, False),
-        "CELLSEG.INFERENCE.SUPPRESSION": (options.SUPPRESSION, "hard"),
-    }
-    for key, (value, possible) in refused.items():
-        if value not in (possible, "none"):
-            raise CellSegError(f"an exported model has no {key} {value}; add {key} {possible} to the command")
 
 
 def settings_of(predictor: WholeImagePredictor) -> dict[str, object]:

@@ -186,6 +186,8 @@ def as_rgb(image: Array, rule: str) -> Array:
         raise ValueError(f"an image has the shape (H, W), (H, W, 3) or (H, W, 4), not {image.shape}")
     if colours.dtype == bool:
         colours = colours.astype(np.uint8) * np.uint8(255)
+    if not np.isfinite(colours).all():
+        raise ValueError("an image holds NaN or infinite values; replace them first")
     if colours.dtype != np.uint8:
         kind, _, numbers = rule.partition(":")
         low, high = (float(number) for number in numbers.split(","))

@@ -15,7 +15,7 @@ import torch
 from bioimageio.spec import load_description
 from bioimageio.spec.model.v0_5 import ModelDescr
 
-from cellseg_d2.deployment.folder import check_exportable, settings_of, write_model
+from cellseg_d2.deployment.folder import settings_of, write_model
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.files import read_json
 from cellseg_d2.images.formats import read_whole
@@ -192,15 +192,6 @@ def test_the_module_names_its_licence_and_imports_little(exported):
     assert "Apache License, Version 2.0" in text.splitlines()[0]
     assert "import cellseg_d2" not in text and "from cellseg_d2" not in text
     assert Path(folder / "cover.png").stat().st_size
-
-
-@pytest.mark.parametrize("key, value", [("TTA.ENABLED", True), ("SUPPRESS_RESULTS", True), ("SUPPRESSION", "soft")])
-def test_what_an_exported_model_cannot_do_is_refused(key, value):
-    cfg = WeightsFile.read("nuclei").cfg()
-    check_exportable(cfg)
-    cfg.merge_from_list([f"CELLSEG.INFERENCE.{key}", value])
-    with pytest.raises(CellSegError, match=f"an exported model has no CELLSEG.INFERENCE.{key} {value}; add"):
-        check_exportable(cfg)
 
 
 def test_a_model_that_finds_nothing_in_its_example_is_refused(tmp_path):

@@ -37,6 +37,8 @@ def test_images_of_other_shapes_are_refused():
     for shape in [(4,), (4, 4, 2), (4, 4, 3, 1), (0, 4)]:
         with pytest.raises(ValueError, match="has the shape"):
             run.as_rgb(np.zeros(shape, np.uint8), "range:0,1")
+    with pytest.raises(ValueError, match="NaN"):
+        run.as_rgb(np.full((4, 4), np.nan), "range:0,1")
 
 
 @pytest.mark.parametrize("size", [(20, 33), (77, 91), (41, 40)])
