@@ -106,12 +106,13 @@ def export_model(args: argparse.Namespace, overrides: Sequence[str]) -> None:
         raise CellSegError("--weights needs --output: the folder for the model")
     if args.input and len(args.input) > 1:
         raise CellSegError(f"--weights takes one image as --input, the example, not {len(args.input)}")
-    from cellseg_d2.deployment.checks import check_exportable
+    from cellseg_d2.deployment.checks import check_exportable, described_name
     from cellseg_d2.engine.run_config import prediction_cfg
     from cellseg_d2.images.formats import read_whole
     from cellseg_d2.images.tiff import MAX_PIXELS
     from cellseg_d2.inference.predictor import WholeImagePredictor
 
+    name = described_name(args.name, args.weights)
     with claimed(args.output, MODEL, may_hold=args.overwrite):
         cfg, opened = prediction_cfg(args.weights, "", [*overrides, "MODEL.DEVICE", "cpu"])
         check_exportable(cfg)
@@ -121,7 +122,6 @@ def export_model(args: argparse.Namespace, overrides: Sequence[str]) -> None:
         predictor = WholeImagePredictor.from_cfg(cfg, opened)
         if args.overwrite:
             MODEL.remove(args.output)
-        name = args.name or f"{Path(args.weights).stem} by cellseg_d2"
         found = write_model(predictor, args.output, name, example)
     print(f"model: {args.output}; it finds {counted(found, 'cell')} in its example, also those of low score")
     print(f"python {args.output / 'run.py'} image.tif labels.tif runs it")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from importlib.util import find_spec
+from pathlib import Path
 
 from detectron2.config import CfgNode
 
@@ -26,3 +28,16 @@ def check_exportable(cfg: CfgNode) -> None:
     for key, (value, possible) in refused.items():
         if value not in (possible, "none"):
             raise CellSegError(f"an exported model has no {key} {value}; add {key} {possible} to the command")
+
+
+def described_name(given: str | None, weights: str) -> str:
+    """What bioimage.io shall call a model; None for a name after the file of its weights.
+
+    Raises:
+        CellSegError: bioimage.io does not allow the name.
+    """
+    if given is None:
+        return re.sub(r"[^A-Za-z0-9_+() -]", "_", Path(weights).stem)[:100] + " by cellseg_d2"
+    if not re.fullmatch(r"[A-Za-z0-9_+() -]{5,128}", given):
+        raise CellSegError(f"--name {given!r} is no name for bioimage.io; give 5 to 128 of A-Z a-z 0-9 _ + - ( ) space")
+    return given

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 import cellseg_d2
 from cellseg_d2.deployment.network import OPSET
 from cellseg_d2.deployment.run import CellModel
+from cellseg_d2.errors import counted
 
 FORMAT_VERSION = "0.5.14"
 """Of bioimage.io's model description."""
@@ -42,19 +43,19 @@ def write_description(folder: Path, name: str, model: CellModel, example: NDArra
     text = files("cellseg_d2.deployment").joinpath("documentation.md").read_text(encoding="utf-8")
     classes = ", ".join(model.class_names)
     (folder / "README.md").write_text(text.format(name=name, classes=classes), encoding="utf-8")
-    content = description(folder, name, model.class_names, arrays)
+    content = description(folder, name, len(model.class_names), arrays)
     (folder / "rdf.yaml").write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
-def description(folder: Path, name: str, class_names: list[str], arrays: Arrays) -> dict[str, Any]:
+def description(folder: Path, name: str, class_count: int, arrays: Arrays) -> dict[str, Any]:
     """What ``rdf.yaml`` holds."""
     side = int(arrays["masks"].shape[1])
     return {
         "format_version": FORMAT_VERSION,
         "type": "model",
         "name": name,
-        "description": f"Mask R-CNN that finds cells of {len(class_names)} classes ({', '.join(class_names)}), each "
-        "with its box, score, class and mask; trained with cellseg_d2.",
+        "description": f"Mask R-CNN that finds cells of {counted(class_count, 'class', 'classes')}, each with its box, "
+        "score, class and mask; trained with cellseg_d2.",
         "version": cellseg_d2.__version__,
         "tags": TAGS,
         "documentation": _file(folder / "README.md"),
@@ -83,7 +84,7 @@ def description(folder: Path, name: str, class_names: list[str], arrays: Arrays)
                 [_channel(["x0", "y0", "x1", "y1"])],
             ),
             _output(folder, "scores", "how sure the network is of each cell, from 0 to 1", "float32", []),
-            _output(folder, "classes", f"the class of each cell: {_numbered(class_names)}", "int64", []),
+            _output(folder, "classes", "the class of each cell, counted from 1; model.json names them", "int64", []),
             _output(
                 folder,
                 "masks",
@@ -98,10 +99,6 @@ def description(folder: Path, name: str, class_names: list[str], arrays: Arrays)
 
 def _channel(names: list[str]) -> dict[str, Any]:
     return {"type": "channel", "channel_names": names}
-
-
-def _numbered(names: list[str]) -> str:
-    return ", ".join(f"{number} {name}" for number, name in enumerate(names, start=1))
 
 
 def _output(folder: Path, name: str, text: str, kind: str, axes: list[dict[str, Any]]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from cellseg_d2.deployment.checks import NEEDED, check_exportable
+from cellseg_d2.deployment.checks import NEEDED, check_exportable, described_name
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.weights.checkpoint import WeightsFile
 
@@ -35,3 +35,11 @@ def test_a_missing_package_is_named(package, repo_root, tmp_path):
     assert done.returncode == 2
     assert done.stderr.endswith(f"error: {package} is not installed; pip install 'cellseg_d2[deploy]'\n")
     assert not list(tmp_path.iterdir())
+
+
+def test_names_are_those_that_bioimage_io_allows():
+    assert described_name(None, "output/my.run/model_0.9µ.pth") == "model_0_9_ by cellseg_d2"
+    assert described_name("Nuclei (2+)", "nuclei") == "Nuclei (2+)"
+    for name in ("a.b.c.d", "abc", "a" * 129, ""):
+        with pytest.raises(CellSegError, match="is no name for bioimage"):
+            described_name(name, "nuclei")

@@ -89,12 +89,12 @@ def exported(request, tmp_path_factory):
 
 
 def sample_images(sample_root):
-    """The sample's images by name, and a mosaic of nine that is larger than a tile."""
+    """The sample's images by name, a mosaic of nine that is larger than a tile, and an image of one pixel."""
     paths = sorted((sample_root / "test_release").glob("*.tif"))
     images = {path.stem: read_whole(path) for path in paths}
     parts = [image[:240, :240] for image in images.values()]
     rows = [np.concatenate(parts[first : first + 3], axis=1) for first in (0, 3, 6)]
-    return {**images, "mosaic": np.concatenate(rows)}
+    return {**images, "mosaic": np.concatenate(rows), "pixel": np.full((1, 1, 3), 9, np.uint8)}
 
 
 def matched(expected, expected_classes, labels, classes):
