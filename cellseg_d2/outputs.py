@@ -105,6 +105,11 @@ PREDICTION = Kind(
     ),
     proof=("prediction.json", "test-results.json", "image_ids.json", ".parts/settings"),
 )
+MODEL = Kind(
+    "a model",
+    ("network.onnx", "model.json", "rdf.yaml", "run.py", "README.md", "cover.png", "test_*.npy"),
+    proof=("model.json",),
+)
 STUDY = Kind("a study", ())  # it goes on by itself, and refuses one of other settings
 EVALUATION = Kind(
     "an evaluation",

@@ -16,7 +16,7 @@ VERBS = {
     "convert": "turn label TIFFs or COCO annotations into a tiled dataset",
     "train": "train a model, or evaluate one with --eval-only",
     "predict": "find the cells in whole images",
-    "export": "write files for QuPath, ImageJ and others from results that are there",
+    "export": "write other formats from results that are there, or a model that runs without Detectron2",
     "evaluate": "score predictions against ground truth",
     "audit": "list labelled cells that a model contradicts, worst first",
     "rank": "order unlabelled images by what labelling them may gain",

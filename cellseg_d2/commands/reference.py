@@ -31,6 +31,7 @@ JOBS = {
     "Files for QuPath, Fiji and spreadsheets": "predict --weights output/mine/model_best.pth --input images/ "
     "--output results/ --formats geojson rois labels csv overlay",
     "The same from results that are there": "export --results results/ --formats geojson rois",
+    "A model that runs without Detectron2": "export --weights output/mine/model_best.pth --output model/",
     "Better and slower prediction": "predict --tta --weights output/mine/model_best.pth --input images/ "
     "--output results/",
     "Merge several models' predictions": "merge results_a/test-results.json results_b/test-results.json "
@@ -66,7 +67,7 @@ def reference() -> str:
         "the same commands as files, such as `tools/convert_tifs.py`, `tools/train_net.py` and `tools/predict.py`.",
         "",
         "Options come before config keys. Any key of Detectron2 or of [the plugin](../cellseg_d2/config.py) can follow",
-        "`train`, `predict`, `ablate` and `visualize augmentation` as `KEY VALUE`.",
+        "`train`, `predict`, `export --weights`, `ablate` and `visualize augmentation` as `KEY VALUE`.",
         "",
         "`--help` and `--version` are on every verb.",
         "",
