@@ -36,8 +36,9 @@ def build_parser() -> argparse.ArgumentParser:
         type=Path,
         nargs="+",
         metavar="PATH",
-        help="with --results: the images that were predicted, for overlays, for mean intensities in tables and for paths in "
-        "LabelMe's files; with --weights: an image with cells, the example of the model's description (default: drawn cells)",
+        help="with --results: the images that were predicted, for overlays, for mean intensities in tables and for "
+        "paths in LabelMe's files; with --weights: an image with cells, the example of the model's description "
+        "(default: drawn cells)",
     )
     parser.add_argument("--formats", nargs="+", choices=LATER_FORMATS, help="of --results: what to write")
     add_object_type(parser)
