@@ -14,6 +14,7 @@ from benchmarks import convert
 from cellseg_d2.commands.cli import ToolParser, run_tool
 from cellseg_d2.errors import CellSegError
 
+ACCURACY_SIDES = ("imagenet", "nuclei", "stardist", "torchvision")
 SAMPLE = Path(__file__).resolve().parents[1] / "datasets" / "sample"
 
 
@@ -64,7 +65,48 @@ def build_parser() -> argparse.ArgumentParser:
     part.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="as of predict")
     part.add_argument("--backend", choices=("torch", "openvino"), default="torch", help="as of predict")
     add_common(part, run_card)
+    part = parts.add_parser("accuracy", help="accuracy after the same processor time: StarDist 2D, torchvision, this")
+    add_accuracy(part)
+    add_common(part, run_accuracy)
+    part = parts.add_parser("audit", help="how many planted label errors are at the top of the list of audit")
+    part.add_argument("--data", type=Path, default=SAMPLE, metavar="PATH", help="input layout; default: the sample")
+    add_folder(part, "audit")
+    add_common(part, run_audit)
+    part = parts.add_parser("rank", help="AP50 after labelling images in the order of rank, and in random order")
+    part.add_argument(
+        "--data", type=Path, default=SAMPLE, metavar="PATH", help="input layout with test images; default: the sample"
+    )
+    add_folder(part, "rank")
+    add_common(part, run_rank)
     return parser
+
+
+def add_accuracy(part: argparse.ArgumentParser) -> None:
+    """What the comparison of accuracies takes."""
+    part.add_argument(
+        "--data",
+        type=Path,
+        default=SAMPLE,
+        metavar="PATH",
+        help="labelled images, test images and their ground truth, in the input layout; default: the sample",
+    )
+    part.add_argument("--minutes", type=positive, default=20, metavar="N", help="of two cores, a training; default: 20")
+    part.add_argument("--sides", nargs="+", choices=ACCURACY_SIDES, default=ACCURACY_SIDES, help="default: all")
+    part.add_argument(
+        "--work",
+        type=Path,
+        default=Path("output/accuracy"),
+        metavar="DIR",
+        help="sides that are done there with the same data and minutes are not run again; default: output/accuracy",
+    )
+    part.add_argument("--stardist", type=Path, metavar="PYTHON", help="default: the one of make bench-setup")
+
+
+def add_folder(parser: argparse.ArgumentParser, name: str) -> None:
+    """Where a part that trains keeps its models."""
+    default = Path("output") / f"benchmark_{name}"
+    text = "for models and results; one that was stopped goes on there (default: %(default)s)"
+    parser.add_argument("--folder", type=Path, default=default, metavar="DIR", help=text)
 
 
 def positive(text: str) -> int:
@@ -147,6 +189,25 @@ def run_card(args: argparse.Namespace) -> str:
 
     images = 1 if args.quick else 2
     return model_card.report(args.data, args.weights, args.pictures, images, args.precision, args.backend)
+
+
+def run_accuracy(args: argparse.Namespace) -> str:
+    from benchmarks.accuracy import report
+
+    settings = report.QUICK if args.quick else report.Settings(minutes=args.minutes)
+    return report.report(args.data, args.work, args.sides, settings, args.stardist or report.STARDIST)
+
+
+def run_audit(args: argparse.Namespace) -> str:
+    from benchmarks import audit
+
+    return audit.report(args.data, args.folder, audit.QUICK if args.quick else audit.Settings())
+
+
+def run_rank(args: argparse.Namespace) -> str:
+    from benchmarks import rank_images
+
+    return rank_images.report(args.data, args.folder, rank_images.QUICK if args.quick else rank_images.Settings())
 
 
 def chosen_device(asked: str | None) -> str:

@@ -59,6 +59,10 @@ def add_cellseg_config(cfg: CfgNode) -> None:
     # Tell the box head the size of each box, which RoIAlign hides: for classes that differ in size or in length. Needs
     # MODEL.ROI_HEADS.NAME CellROIHeads or CellCascadeROIHeads.
     cfg.CELLSEG.BOX_SIZE_INPUT = False
+    # Classify cells by the shapes of their masks too (size, elongation, roundness, solidity), which the box head cannot
+    # see. Needs MODEL.ROI_HEADS.NAME CellROIHeads, MODEL.ROI_MASK_HEAD.NAME CellMaskHead, and masks and boxes that all
+    # classes share: MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK and MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG.
+    cfg.CELLSEG.SHAPE_CLASSIFIER = False
     # How images that are not 8 bit are scaled, see cellseg_d2.images.tiff.IntensityRule and its default INTENSITY_RULE.
     # Taken from the training dataset.
     cfg.CELLSEG.INTENSITY_RULE = "percentile:0.1,99.9"

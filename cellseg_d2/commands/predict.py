@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cellseg_d2
-from cellseg_d2.commands.cli import ToolParser, split_overrides
+from cellseg_d2.commands.cli import ToolParser, add_object_type, split_overrides
 from cellseg_d2.errors import counted
 from cellseg_d2.outputs import PREDICTION, claimed, output_folder
 
@@ -92,6 +92,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--rescale", action="store_true", help="resample images to the training data's pixel size")
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(DEFAULT_FORMATS), help="what to write")
+    add_object_type(parser)
     parser.add_argument(
         "--min-score",
         type=float,
@@ -201,6 +202,7 @@ def run(args: argparse.Namespace, overrides: Sequence[str]) -> None:
         pack=args.zip,
         check=not args.no_check,
         skip_errors=args.on_error == "skip",
+        object_type=args.object_type,
     )
     if args.overwrite:
         PREDICTION.remove(args.output)

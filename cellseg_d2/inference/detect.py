@@ -16,6 +16,7 @@ from torch import nn
 from cellseg_d2.data.mapper import to_model_input
 from cellseg_d2.inference.prepare import precision
 from cellseg_d2.inference.views import View, fuse, views_of
+from cellseg_d2.modeling.roi_heads import CellROIHeads
 
 AP_SCORE = 0.05
 """The least score of a view's detections that count in the average over views, whatever the final threshold is."""
@@ -84,7 +85,7 @@ class Detector:
                 total[number] = masks if total[number] is None else total[number] + masks
         for instances, masks in zip(fused, total):
             instances.pred_masks = masks / len(views)
-        return fused
+        return heads.classified(fused) if isinstance(heads, CellROIHeads) else fused
 
 
 def _as_crop(instances: Instances, crop: NDArray[np.uint8], scale: float) -> Instances:
