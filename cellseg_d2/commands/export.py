@@ -11,8 +11,9 @@ from cellseg_d2.commands.cli import ToolParser, add_object_type, split_overrides
 from cellseg_d2.errors import CellSegError, counted
 from cellseg_d2.outputs import MODEL, PREDICTION, claimed, output_folder
 
-OF_RESULTS = ("--formats", "--min-score", "--thresholds")
-OF_WEIGHTS = ("--name", "--overwrite")
+OF_RESULTS = {"--formats": "formats", "--as": "object_type", "--min-score": "min_score", "--thresholds": "thresholds"}
+OF_WEIGHTS = {"--name": "name", "--overwrite": "overwrite"}
+"""Options that go with --results, and with --weights, alone: option -> its name in the parsed arguments."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -61,15 +62,15 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     options, overrides = split_overrides(argv)
-    args = build_parser().parse_args(options)
+    parser = build_parser()
+    args = parser.parse_args(options)
     if (args.results is None) == (args.weights is None):
         raise CellSegError(
             "give either --results DIR, to write other formats from results, or --weights CKPT, to write a model"
         )
     given, other = ("--weights", "--results") if args.results is None else ("--results", "--weights")
     of_other = OF_RESULTS if args.results is None else OF_WEIGHTS
-    values = {option: vars(args)[option.removeprefix("--").replace("-", "_")] for option in of_other}
-    stray = [option for option, value in values.items() if value is not None and value is not False]
+    stray = [option for option, name in of_other.items() if vars(args)[name] != parser.get_default(name)]
     stray += [] if args.results is None else overrides[:1]
     if stray:
         raise CellSegError(f"{stray[0]} goes with {other}, not with {given}; leave it out")

@@ -21,6 +21,7 @@ from cellseg_d2.errors import CellSegError
         (["--results", "r", "--formats", "csv", "MODEL.DEVICE", "cpu"], "MODEL.DEVICE goes with --weights"),
         (["--weights", "nuclei"], "--weights needs --output"),
         (["--weights", "nuclei", "--output", "m", "--formats", "csv"], "--formats goes with --results"),
+        (["--weights", "nuclei", "--output", "m", "--as", "annotation"], "--as goes with --results"),
         (["--weights", "nuclei", "--output", "m", "--min-score", "0"], "--min-score goes with --results"),
         (["--weights", "nuclei", "--output", "m", "--thresholds", "t"], "--thresholds goes with --results"),
         (["--weights", "nuclei", "--output", "m", "--input", "a", "b"], "--weights takes one image as --input"),
