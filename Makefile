@@ -8,6 +8,7 @@ DEMO_OUTPUT ?= output/demo
 VENV ?= .venv
 VENV_PYTHON := $(VENV)/bin/python
 SAHI := $(VENV)/sahi
+STARDIST := $(VENV)-stardist
 REQUIREMENTS := $(addprefix requirements/,build.txt py310.txt current.txt detectron2.txt)
 
 # PIP_USER=0: with `user = true` in its configuration pip refuses to install into an environment. Twice quiet: errors only.
@@ -64,7 +65,7 @@ doctor: setup ## Print what a bug report needs, and what is wrong with this inst
 gpu-check: setup ## Compare the GPUs with the CPU and write output/gpu-check.md; a machine without one is told so
 	@$(VENV_PYTHON) -m benchmarks.gpu_check --output output/gpu-check.md
 
-bench-setup: setup $(SAHI)/.packages ## Install SAHI beside .venv's packages, for tools/benchmark.py stitch and predict
+bench-setup: setup $(SAHI)/.packages $(STARDIST)/.packages ## Install SAHI and StarDist beside .venv, for tools/benchmark.py stitch, predict and accuracy
 
 clean: ## Remove .venv, caches and build products; keeps output/ and datasets/
 	rm -rf .venv .venv-* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -98,4 +99,12 @@ $(SAHI)/.packages: requirements/sahi.txt $(VENV)/.packages
 		echo "import site; site.addsitedir('$$($(VENV_PYTHON) -c "$$folder")')" > "$$($(SAHI)/bin/python -c "$$folder")/venv.pth"
 	@PIP_USER=0 $(VENV_PYTHON) -m pip --python $(SAHI)/bin/python install --quiet --quiet --no-input \
 		--disable-pip-version-check --no-deps --requirement requirements/sahi.txt
+	@touch $@
+
+# StarDist brings TensorFlow, which has requirements of its own, so this environment shares nothing with .venv.
+$(STARDIST)/.packages: requirements/stardist.txt $(VENV)/.packages
+	@echo "Installing StarDist and TensorFlow into $(STARDIST): about 2 GB"
+	@rm -rf $(STARDIST) && $(VENV_PYTHON) -m venv $(STARDIST)
+	@PIP_USER=0 $(STARDIST)/bin/python -m pip install --quiet --quiet --no-input --disable-pip-version-check --no-deps \
+		--require-hashes --only-binary=:all: --requirement requirements/stardist.txt
 	@touch $@

@@ -15,10 +15,12 @@ import pytest
 REPO_ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(REPO_ROOT / "tests"))  # importlib mode puts nothing there; for ``from drawing import ...``
 
+STARDIST = Path(f"{sys.prefix}-stardist") / "bin" / "python"
 SAHI = REPO_ROOT / ".venv" / "sahi" / "bin" / "python"
 
 WANTING = {
     "sahi": not SAHI.is_file() and "needs SAHI: make bench-setup",
+    "stardist": not STARDIST.is_file() and "needs StarDist: make bench-setup",
     "browser": not (shutil.which("chromium") and shutil.which("chromedriver"))
     and "needs a browser: Debian's packages chromium and chromium-driver",
     "namespace": subprocess.run("unshare -rn true", shell=True, capture_output=True, check=False).returncode != 0

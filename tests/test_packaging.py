@@ -76,7 +76,7 @@ def test_setup_installs_every_requirement_at_a_version_within_its_bounds(wheel: 
         assert all(need.specifier.contains(_exact(pin)) for pin in found), f"{need} and {lock}'s {found} do not fit"
 
 
-@pytest.mark.parametrize("lock", ["build", "py310", "current", "detectron2", "sahi"])
+@pytest.mark.parametrize("lock", ["build", "py310", "current", "detectron2", "sahi", "stardist"])
 def test_every_locked_package_has_an_exact_version_and_a_hash(lock: str) -> None:
     for line in _lines(f"{lock}.txt", hashes=True):
         assert "==" in line and "--hash=sha256:" in line, line

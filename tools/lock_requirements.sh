@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Writes requirements/{build,py310,current}.txt, exact versions with hashes, from the .in files beside them.
+# Writes requirements/{build,py310,current,stardist}.txt, exact versions with hashes, from the .in files beside them.
 # Versions that fit are kept; `tools/lock_requirements.sh --upgrade` takes the newest. Needs uv (pip install uv).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../requirements"
@@ -14,3 +14,4 @@ lock() {
 lock build.txt "${@}" --universal --python-version 3.10 build.in
 lock py310.txt "${@}" --python-version 3.10 --python-platform x86_64-manylinux_2_28 --constraint build.txt py310.in
 lock current.txt "${@}" --universal --python-version 3.11 --constraint build.txt current.in
+lock stardist.txt "${@}" --universal --python-version 3.10 stardist.in

@@ -76,6 +76,16 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--tta", action="store_true", help="predict each tile in several views: better, 8 times as slow"
     )
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16"),
+        help="bfloat16 is faster on GPUs and CPUs that have it (default: the config's, float32)",
+    )
+    parser.add_argument(
+        "--backend",
+        choices=("torch", "openvino"),
+        help="openvino is faster on CPUs and needs cellseg_d2[openvino] (default: the config's, torch)",
+    )
     parser.add_argument("--skip-background", action="store_true", help="skip tiles that show nothing")
     parser.add_argument(
         "--pixel-size", type=float, metavar="UM", help="microns per pixel (default: what the files state)"
@@ -158,6 +168,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         "CELLSEG.INFERENCE.OVERLAP": args.overlap,
         "CELLSEG.INFERENCE.PIXEL_SIZE_UM": args.pixel_size,
         "CELLSEG.INFERENCE.TTA.ENABLED": args.tta or None,
+        "CELLSEG.INFERENCE.PRECISION": args.precision,
+        "CELLSEG.INFERENCE.BACKEND": args.backend,
         "CELLSEG.INFERENCE.SKIP_BACKGROUND": args.skip_background or None,
         "CELLSEG.INFERENCE.RESCALE": args.rescale or None,
     }

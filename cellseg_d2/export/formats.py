@@ -119,7 +119,7 @@ def _overlay(image: ImageCells) -> None:
     from cellseg_d2.export.overlay import write_overlay
 
     if image.pixels is not None:
-        write_overlay(image.folder / "overlays" / f"{image.name}.png", image.pixels, image.cells)
+        write_overlay(image.folder / "overlays" / f"{image.name}.png", image.pixels, image.cells, image.class_names)
 
 
 WRITERS: dict[str, Callable[[ImageCells], None]] = {

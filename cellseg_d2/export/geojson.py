@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cellseg_d2.cells.arrays import Bools, Ints
 from cellseg_d2.cells.instances import CellInstances
-from cellseg_d2.cells.outlines import Polygon, Ring, trace
+from cellseg_d2.cells.outlines import Ring, trace
 from cellseg_d2.export.overlay import class_color
 from cellseg_d2.files import whole_file
 
@@ -34,16 +35,13 @@ def write_geojson(
     Raises:
         CellSegError: the file cannot be written.
     """
-    classes = [
-        {"name": name, "color": [int(value) for value in class_color(number)]}
-        for number, name in enumerate(class_names)
-    ]
+    classes = [class_properties(number, class_names) for number in range(len(class_names))]
     with whole_file(path) as partial, partial.open("w", encoding="utf-8") as file:
         file.write('{"type":"FeatureCollection","features":[')
         for number, (mask, origin) in enumerate(zip(instances.masks, instances.origins)):
             feature = {
                 "type": "Feature",
-                "geometry": _geometry(trace(mask, origin)),
+                "geometry": geometry_of(mask, origin),
                 "properties": {
                     "objectType": object_type,
                     "name": str(number + 1),
@@ -55,8 +53,19 @@ def write_geojson(
         file.write("\n]}\n")
 
 
-def _geometry(polygons: list[Polygon]) -> dict[str, Any]:
-    coordinates = [[_closed(ring) for ring in polygon] for polygon in polygons]
+def class_properties(number: int, class_names: Sequence[str]) -> dict[str, Any]:
+    """A class as QuPath states it under ``classification``: its name and its colour."""
+    return {"name": class_names[number], "color": [int(value) for value in class_color(number)]}
+
+
+def geometry_of(mask: Bools, origin: Ints) -> dict[str, Any]:
+    """A mask's outline, exactly, as a GeoJSON geometry in pixels of the image.
+
+    Args:
+        mask: (h, w) bool, with a pixel.
+        origin: (x, y) of its first pixel in the image.
+    """
+    coordinates = [[_closed(ring) for ring in polygon] for polygon in trace(mask, origin)]
     if len(coordinates) == 1:
         return {"type": "Polygon", "coordinates": coordinates[0]}
     return {"type": "MultiPolygon", "coordinates": coordinates}

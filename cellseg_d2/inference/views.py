@@ -94,7 +94,8 @@ def fuse(
     suppression as clusters). So a box that all views show keeps its score, and a box of one view loses most of it.
 
     Args:
-        found: per view ``pred_boxes`` in the image's pixels, ``scores`` and ``pred_classes``.
+        found: per view ``pred_boxes`` in the image's pixels, ``scores`` and ``pred_classes``; perhaps ``class_logits``,
+            which are averaged as the corners are.
         size: (height, width) of the image.
         iou: boxes with a larger IoU than this show one cell.
         score_threshold: the least score to keep.
@@ -109,8 +110,11 @@ def fuse(
     view = torch.cat([torch.full_like(instances.pred_classes, place) for place, instances in enumerate(found)])
     best = batched_nms(boxes, scores, classes, iou)
     fused = Instances(size)
+    logits = torch.cat([instances.class_logits for instances in found]) if found[0].has("class_logits") else None
     if not len(best):
         fused.pred_boxes, fused.scores, fused.pred_classes = Boxes(boxes), scores, classes
+        if logits is not None:
+            fused.class_logits = logits
         return fused
     overlap = pairwise_iou(Boxes(boxes), Boxes(boxes[best])) * (classes[:, None] == classes[best])
     value, cluster = overlap.max(dim=1)
@@ -126,4 +130,7 @@ def fuse(
     order = order[:limit] if limit >= 0 else order
     fused.pred_boxes = Boxes(sums[order] / total[order, None])
     fused.scores, fused.pred_classes = mean[order], classes[best][order]
+    if logits is not None:
+        logit_sums = logits.new_zeros(len(best), logits.shape[1]).index_add_(0, cluster, logits * weights[:, None])
+        fused.class_logits = logit_sums[order] / total[order, None]
     return fused

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from detectron2.config import CfgNode
@@ -29,6 +30,27 @@ def loss_weight(cfg: CfgNode, key: str) -> float:
     if not (math.isfinite(value) and value >= 0):
         raise CellSegError(f"CELLSEG.LOSS.{key} is {value:g}; give a finite number of at least 0")
     return value
+
+
+def checked_class_weights(weights: Sequence[float], num_classes: int) -> Tensor | None:
+    """CELLSEG.LOSS.CLASS_WEIGHTS as (K + 1,) float32, or None for no weights.
+
+    Raises:
+        CellSegError: they do not fit the classes, or cannot be used.
+    """
+    if not len(weights):
+        return None
+    if len(weights) != num_classes + 1:
+        raise CellSegError(
+            f"CELLSEG.LOSS.CLASS_WEIGHTS has {len(weights)} weights; give {num_classes + 1}: one for each of the "
+            f"{num_classes} classes, and the background's last"
+        )
+    numbers = [weight for weight in weights if isinstance(weight, (int, float)) and math.isfinite(weight)]
+    if len(numbers) < len(weights) or min(numbers) < 0 or max(numbers) == 0:
+        raise CellSegError(
+            f"CELLSEG.LOSS.CLASS_WEIGHTS is {list(weights)}; give finite numbers of at least 0, not all of them 0"
+        )
+    return torch.tensor(numbers, dtype=torch.float32)
 
 
 def with_dice(cfg: CfgNode) -> bool:

@@ -11,7 +11,8 @@ from detectron2.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
 from detectron2.structures import Instances
 from torch import Tensor
 
-from cellseg_d2.modeling.losses import loss_weight, mask_losses, with_dice
+from cellseg_d2.modeling.losses import checked_class_weights, loss_weight, mask_losses, with_dice
+from cellseg_d2.modeling.shape_classifier import ShapeClassifier
 
 
 @ROI_MASK_HEAD_REGISTRY.register()
@@ -21,23 +22,48 @@ class CellMaskHead(MaskRCNNConvUpsampleHead):
     Args:
         input_shape: the shape of the pooled features.
         dice: whether to add the Dice loss.
+        shape_classifier: classifies cells by their masks, see CELLSEG.SHAPE_CLASSIFIER; None for none.
         kwargs: arguments of Detectron2's head, such as ``loss_weight``.
     """
 
     @configurable
-    def __init__(self, input_shape: ShapeSpec, *, dice: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        input_shape: ShapeSpec,
+        *,
+        dice: bool = False,
+        shape_classifier: ShapeClassifier | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(input_shape, **kwargs)
         self.dice = dice
+        self.shape_classifier = shape_classifier
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
         """The arguments of ``__init__``, from a config."""
         arguments = super().from_config(cfg, input_shape)
-        return {**arguments, "loss_weight": loss_weight(cfg, "MASK_WEIGHT"), "dice": with_dice(cfg)}
+        classifier = None
+        if cfg.CELLSEG.SHAPE_CLASSIFIER:
+            weights = checked_class_weights(cfg.CELLSEG.LOSS.CLASS_WEIGHTS, cfg.MODEL.ROI_HEADS.NUM_CLASSES)
+            classifier = ShapeClassifier(cfg.MODEL.ROI_HEADS.NUM_CLASSES, None if weights is None else weights[:-1])
+        weight = loss_weight(cfg, "MASK_WEIGHT")
+        return {**arguments, "loss_weight": weight, "dice": with_dice(cfg), "shape_classifier": classifier}
 
     def forward(self, x: Tensor, instances: list[Instances]) -> dict[str, Tensor] | list[Instances]:
         """(N, C, S, S) features of the instances -> losses in training, else the instances with ``pred_masks``."""
         if not self.training:
             return super().forward(x, instances)
-        losses = mask_losses(self.layers(x), instances, self.dice, self.vis_period)
-        return {name: loss * self.loss_weight for name, loss in losses.items()}
+        logits = self.layers(x)
+        losses = mask_losses(logits, instances, self.dice, self.vis_period)
+        losses = {name: loss * self.loss_weight for name, loss in losses.items()}
+        if self.shape_classifier is not None:
+            losses["loss_shape"] = self.shape_classifier.loss(logits[:, 0].detach().sigmoid(), instances)
+        return losses
+
+    def layers(self, x: Tensor) -> Tensor:
+        """(N, C, S, S) features -> (N, K or 1, 2 S, 2 S) logits; Detectron2's head would call all its children."""
+        for child in self.children():
+            if child is not self.shape_classifier:
+                x = child(x)
+        return x

@@ -15,6 +15,7 @@ from torch import Tensor
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.modeling.box_predictor import CellOutputLayers
 from cellseg_d2.modeling.box_size import SizedPooler
+from cellseg_d2.modeling.mask_chunks import MasksInChunks
 from cellseg_d2.modeling.mask_head import CellMaskHead
 from cellseg_d2.modeling.point_rend import CellPointRendMaskHead
 from cellseg_d2.modeling.roi_align import ExactBoxes
@@ -92,7 +93,7 @@ class ConfiguredBoxHead:
 
 
 @ROI_HEADS_REGISTRY.register()
-class CellCascadeROIHeads(IgnoreCrowd, ConfiguredBoxHead, ExactBoxes, CascadeROIHeads):
+class CellCascadeROIHeads(IgnoreCrowd, ConfiguredBoxHead, MasksInChunks, ExactBoxes, CascadeROIHeads):
     """Detectron2's Cascade R-CNN heads (Cai and Vasconcelos, CVPR 2018) without crowds and with the plugin's losses.
 
     Crowds are removed once, before the first stage: a box that one stage moves onto a crowd is background in the next.
@@ -100,8 +101,30 @@ class CellCascadeROIHeads(IgnoreCrowd, ConfiguredBoxHead, ExactBoxes, CascadeROI
 
 
 @ROI_HEADS_REGISTRY.register()
-class CellROIHeads(IgnoreCrowd, ConfiguredBoxHead, ExactBoxes, StandardROIHeads):
-    """Detectron2's box and mask heads without crowds and with the plugin's losses."""
+class CellROIHeads(IgnoreCrowd, ConfiguredBoxHead, MasksInChunks, ExactBoxes, StandardROIHeads):
+    """Detectron2's box and mask heads without crowds and with the plugin's losses.
+
+    With CELLSEG.SHAPE_CLASSIFIER the box head finds cells, and their classes follow from their masks too.
+    """
+
+    def forward(
+        self,
+        images: ImageList,
+        features: dict[str, Tensor],
+        proposals: list[Instances],
+        targets: list[Instances] | None = None,
+    ) -> Any:
+        """See :meth:`detectron2.modeling.ROIHeads.forward`."""
+        found, losses = super().forward(images, features, proposals, targets)
+        return (found if self.training else self.classified(found)), losses
+
+    def classified(self, found: list[Instances]) -> list[Instances]:
+        """The cells of each image, which have masks, with their classes; the same without CELLSEG.SHAPE_CLASSIFIER."""
+        predictor = self.box_predictor
+        if not predictor.classes_later:
+            return found
+        limits = predictor.test_score_thresh, predictor.test_topk_per_image
+        return [self.mask_head.shape_classifier.classified(cells, *limits) for cells in found]
 
 
 LOSS_KEYS = {
@@ -117,8 +140,10 @@ LOSS_KEYS = {
 
 
 def check_losses(cfg: CfgNode) -> None:
-    """Raises CellSegError where a part of the model does not know what CELLSEG.LOSS or BOX_SIZE_INPUT asks of it."""
+    """Raises CellSegError where a part of the model does not know what CELLSEG asks of it."""
     heads = cfg.MODEL.ROI_HEADS.NAME
+    if cfg.CELLSEG.SHAPE_CLASSIFIER:
+        check_shape_classifier(cfg)
     if cfg.CELLSEG.BOX_SIZE_INPUT and not issubclass(ROI_HEADS_REGISTRY.get(heads), ConfiguredBoxHead):
         known = "CellROIHeads or CellCascadeROIHeads"
         raise CellSegError(f"CELLSEG.BOX_SIZE_INPUT needs MODEL.ROI_HEADS.NAME {known}; {heads} does not know it")
@@ -128,3 +153,20 @@ def check_losses(cfg: CfgNode) -> None:
         if changed and not issubclass(registry.get(name), classes):
             known = " or ".join(one.__name__ for one in classes)
             raise CellSegError(f"CELLSEG.LOSS.{changed[0]} needs MODEL.{part}.NAME {known}; {name} does not know it")
+
+
+def check_shape_classifier(cfg: CfgNode) -> None:
+    """Raises CellSegError where CELLSEG.SHAPE_CLASSIFIER lacks the heads, the one mask or the one box that it needs."""
+    model = cfg.MODEL
+    needed = {
+        "ROI_HEADS.NAME CellROIHeads": issubclass(ROI_HEADS_REGISTRY.get(model.ROI_HEADS.NAME), CellROIHeads),
+        "ROI_MASK_HEAD.NAME CellMaskHead": issubclass(
+            ROI_MASK_HEAD_REGISTRY.get(model.ROI_MASK_HEAD.NAME), CellMaskHead
+        ),
+        "ROI_MASK_HEAD.CLS_AGNOSTIC_MASK True": model.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK,
+        "ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG True": model.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG,
+        "ROI_BOX_HEAD.USE_SIGMOID_CE False": not model.ROI_BOX_HEAD.USE_SIGMOID_CE,
+    }
+    for setting, is_there in needed.items():
+        if not is_there:
+            raise CellSegError(f"CELLSEG.SHAPE_CLASSIFIER needs MODEL.{setting}")
