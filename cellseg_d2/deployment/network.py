@@ -13,6 +13,7 @@ from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
 from cellseg_d2.deployment.deformable import without_deformable_operators
+from cellseg_d2.modeling.roi_heads import CellROIHeads
 
 OPSET = 17
 """The version of ONNX's operators; 16 is the first with RoIAlign's half pixels and with GridSample."""
@@ -58,7 +59,10 @@ class ImageNetwork(nn.Module):
         asked.pred_boxes = Boxes(torch.cat([boxes, boxes.new_tensor([[0.0, 0.0, 8.0, 8.0]])]))
         asked.pred_classes = torch.cat([classes, classes.new_zeros(1)])
         (masked,) = model.roi_heads.forward_with_given_boxes(features, [asked])
-        return boxes, found.scores, classes + 1, masked.pred_masks[:-1, 0]
+        found.pred_masks = masked.pred_masks[:-1]
+        if isinstance(model.roi_heads, CellROIHeads):
+            (found,) = model.roi_heads.classified([found])
+        return found.pred_boxes.tensor, found.scores, found.pred_classes + 1, found.pred_masks[:, 0]
 
 
 def write_onnx(network: ImageNetwork, example: Tensor, path: Path) -> None:

@@ -18,6 +18,7 @@ SHALLOW = ["MODEL.RESNETS.DEPTH", "50"]
 
 MODELS = {
     "mask_rcnn_lite0_FPN": [],
+    "finetune_nuclei": [],  # with classes from shapes
     "mask_rcnn_R_50_FPN": ["CELLSEG.BOX_SIZE_INPUT", "True"],
     "mask_rcnn_X_101_32x8d_DCNv2_FPN": SHALLOW,
     "cascade_mask_rcnn_X_101_32x8d_FPN": SHALLOW,
@@ -40,6 +41,8 @@ def random_model(name, overrides):
         for key, parameter in model.named_parameters():
             if "conv2_offset" in key:
                 parameter.normal_(0, 0.05)
+            elif "shape_classifier.layers.4.weight" in key:
+                parameter.normal_(0, 0.1)
             elif "objectness_logits.weight" in key or "cls_score.weight" in key or "bbox_pred.weight" in key:
                 parameter *= 30
     return model, cfg.INPUT.FORMAT
