@@ -175,9 +175,9 @@ def edit_coco(root: Path, edits: dict[str, Edit]) -> None:
     annotations = coco.dataset["annotations"]
     for image in coco.dataset["images"]:
         edit = edits[Path(image["file_name"]).stem]
-        own = coco.loadAnns(coco.getAnnIds(imgIds=image["id"]))
-        own[edit.moved - 1]["category_id"] = edit.to + 1
-        annotations.remove(own[edit.removed - 1])
+        found = coco.loadAnns(coco.getAnnIds(imgIds=image["id"]))
+        found[edit.moved - 1]["category_id"] = edit.to + 1
+        annotations.remove(found[edit.removed - 1])
         rle = mask_util.encode(np.asfortranarray(edit.added.mask.astype(np.uint8)))
         annotations.append(
             {
