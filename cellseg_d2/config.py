@@ -142,7 +142,7 @@ def _add_inference_config(cfg: CfgNode) -> None:
     cfg.CELLSEG.INFERENCE.TILE_SIZE = 512
     # Share of the tile size that neighbouring windows have in common. Cells up to half of it across are seen whole.
     cfg.CELLSEG.INFERENCE.OVERLAP = 0.25
-    # Tiles in one call of the model.
+    # Tiles in one call of the model; a CPU takes them one by one all the same, because that is faster there.
     cfg.CELLSEG.INFERENCE.BATCH_SIZE = 4
     # A mask's pixels are those with at least this probability.
     cfg.CELLSEG.INFERENCE.MASK_THRESHOLD = 0.5
@@ -162,6 +162,11 @@ def _add_inference_config(cfg: CfgNode) -> None:
     # results, which need the others for AP. Training writes those of the best F1 on the validation images into its best
     # checkpoints. Empty for 0.5.
     cfg.CELLSEG.INFERENCE.MIN_SCORES = []
+    # What the network computes in: "float32", or "bfloat16", which is faster on GPUs since Ampere and on CPUs with
+    # AVX512-BF16 or AMX (others use float32) and costs a little AP (docs/benchmarks.md).
+    cfg.CELLSEG.INFERENCE.PRECISION = "float32"
+    # What runs the network: "torch", or on CPUs "openvino", which is faster; pip install 'cellseg_d2[openvino]'.
+    cfg.CELLSEG.INFERENCE.BACKEND = "torch"
     # Skip tiles that show nothing: the standard deviation of each channel is at most 3 of 255.
     cfg.CELLSEG.INFERENCE.SKIP_BACKGROUND = False
     # Microns a pixel of the images to predict; 0 for what each file states.

@@ -140,6 +140,8 @@ RULES: Mapping[str, Numbers | Choice | Registered] = {
     "CELLSEG.INFERENCE.SUPPRESSION_IOU": Numbers(0, 1, open_low=True, open_high=True),
     "CELLSEG.INFERENCE.SUPPRESSION_COVERED": Numbers(0, 1, open_high=True),
     "CELLSEG.INFERENCE.PIXEL_SIZE_UM": MICRONS,
+    "CELLSEG.INFERENCE.PRECISION": Choice(("float32", "bfloat16")),
+    "CELLSEG.INFERENCE.BACKEND": Choice(("torch", "openvino")),
     "DATALOADER.NUM_WORKERS": Numbers(0, 1024),
     "DATALOADER.REPEAT_THRESHOLD": Numbers(),
     "DATALOADER.SAMPLER_TRAIN": Choice(SAMPLERS),

@@ -7,6 +7,7 @@ import csv
 import json
 import math
 import os
+import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -49,6 +50,15 @@ def zip_entry(name: str) -> zipfile.ZipInfo:
     entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
     entry.compress_type = zipfile.ZIP_DEFLATED
     return entry
+
+
+def as_file_name(name: str) -> str:
+    r"""A name with ``_`` in place of each character that file names may not have on one system or another.
+
+    >>> as_file_name("T cell: CD4/CD8")
+    'T cell_ CD4_CD8'
+    """
+    return re.sub(r'[\x00-\x1f\\/:*?"<>|]', "_", name)
 
 
 def read_json(path: Path) -> Any:

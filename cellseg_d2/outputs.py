@@ -95,7 +95,8 @@ PREDICTION = Kind(
     "results",
     (
         *("test-results.json", "image_ids.json", "geojson/**/*.geojson", "rois/**/*.zip", "labels/**/*.tif"),
-        *("csv/**/*.csv", "overlays/**/*.png"),
+        *("annotations/instances_default.json", "labelme/**/*.json", "cellpose/**/*_seg.npy"),
+        *("cellpose/**/*_cp_masks.png", "cellpose/**/*_cp_masks.tif", "csv/**/*.csv", "overlays/**/*.png"),
     ),
     (
         *("counts.csv", "prediction.json", "skipped.json"),
@@ -104,6 +105,11 @@ PREDICTION = Kind(
     ),
     proof=("prediction.json", "test-results.json", "image_ids.json", ".parts/settings"),
 )
+MODEL = Kind(
+    "a model",
+    ("network.onnx", "model.json", "rdf.yaml", "run.py", "README.md", "cover.png", "test_*.npy"),
+    proof=("model.json",),
+)
 STUDY = Kind("a study", ())  # it goes on by itself, and refuses one of other settings
 EVALUATION = Kind(
     "an evaluation",
@@ -111,6 +117,13 @@ EVALUATION = Kind(
     ("metrics.json", "counts.csv", "confusion.csv", "thresholds.json"),
     not_beside=(*CHECKPOINTS, "prediction.json"),  # results have a counts.csv too
 )
+AUDIT = Kind(
+    "an audit",
+    ("audit.json", "audit.csv"),
+    ("audit.html", "geojson/**/*.geojson"),
+    not_beside=("prediction.json",),  # results have a folder geojson too
+)
+RANKING = Kind("a ranking", ("ranking.csv",), ("ranking.html",))
 
 
 def holds(folder: Path, patterns: Iterable[str]) -> bool:

@@ -24,6 +24,7 @@ LAYERS = """
     evaluation
     export
     inference
+    deployment
     report
     engine
     studies

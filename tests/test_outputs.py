@@ -95,7 +95,15 @@ def test_a_folder_that_holds_a_run_is_refused_with_the_ways_out(tmp_path):
 
 
 def test_results_go_with_their_folders_and_nothing_else(tmp_path):
-    for name in ("csv/a/b.csv", "labels/a/labels.tif", "test-results.json", "csv/thesis.txt", ".parts/settings"):
+    names = [
+        "csv/a/b.csv",
+        "labels/a/labels.tif",
+        "labelme/a.json",
+        "cellpose/b/a_seg.npy",
+        "cellpose/b/a_cp_masks.png",
+    ]
+    names += ["annotations/instances_default.json", "test-results.json", "csv/thesis.txt", ".parts/settings"]
+    for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("old")
     _file(tmp_path / "test-results.image_ids.json")  # of results merged into this folder; it would count for new ones

@@ -25,6 +25,9 @@ from cellseg_d2.images.tiff import read_image, read_label_map
 logger = logging.getLogger(__name__)
 
 
+JOINT_FILE = "labels.tif"
+"""The cells of all classes, which ``predict`` writes beside a file per class."""
+
 _OTHER_FILE = re.compile(r"(image|ignore)\.tiff?", re.IGNORECASE)
 _CLASS_FILE = re.compile(r"class([1-9]\d*)\.tiff?", re.IGNORECASE)
 
@@ -91,6 +94,7 @@ def find_samples(root: Path) -> tuple[list[Sample], list[Path]]:
             unknown.append(entry)
             continue
         labels: dict[int, Path] = {}
+        strange: list[Path] = []
         others: dict[str, Path] = {}
         for file in sorted(entry.iterdir()):
             if match := _CLASS_FILE.fullmatch(file.name):
@@ -98,10 +102,11 @@ def find_samples(root: Path) -> tuple[list[Sample], list[Path]]:
             elif match := _OTHER_FILE.fullmatch(file.name):
                 first = others.setdefault(match[1].lower(), file)
             else:
-                unknown.append(file)
+                strange.append(file)
                 continue
             if first != file:
                 raise CellSegError(f"{file}: is there beside {first.name}; keep one of the two")
+        unknown += [file for file in strange if not (labels and file.name == JOINT_FILE)]
         image = others.get("image", entry / "image.tif")  # its absence is reported when the sample is read
         samples.append(Sample(entry.name, image, labels, others.get("ignore")))
     if not samples:

@@ -30,6 +30,9 @@ LEGACY_TYPES = {  # QuPath 0.2 kept the type in the feature's id
 AREAS = ("Polygon", "MultiPolygon", "GeometryCollection")
 OTHER_GEOMETRIES = ("Point", "MultiPoint", "LineString", "MultiLineString")
 
+SCORE = "score"
+"""The measurement that ``predict`` writes."""
+
 LARGEST_COORDINATE = 1e9
 
 
@@ -45,6 +48,7 @@ class GeoObject:
         nucleus: a cell's nucleus in the same form.
         plane: whether it lies in the first plane of a stack.
         number: its name in the file, where that is a number above 0.
+        predicted: whether it has the measurement ``score``, which ``predict`` writes.
     """
 
     name: str
@@ -54,6 +58,7 @@ class GeoObject:
     nucleus: list[Ring]
     plane: bool
     number: int | None
+    predicted: bool
 
 
 def read_objects(path: Path) -> list[GeoObject]:
@@ -102,6 +107,7 @@ def _object(path: Path, number: int, feature: Any) -> GeoObject:
             _rings(feature.get("nucleusGeometry")),
             not (plane.get("z") or plane.get("t")),
             int(given) if given.isdecimal() and 0 < int(given) <= np.iinfo(np.int32).max else None,
+            _has_score(properties.get("measurements")),
         )
     except (ArithmeticError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise CellSegError(f"{path}: {name} is damaged ({one_line(error)}); remove it or export it again") from error
@@ -111,6 +117,13 @@ def _kind(feature: Mapping[str, Any], properties: Mapping[str, Any]) -> str:
     known = [properties.get(key) for key in ("objectType", "object_type", "type")]
     kind = next((value for value in known if value), None) or LEGACY_TYPES.get(str(feature.get("id")), "annotation")
     return "tmaCore" if kind == "tma_core" else LEGACY_TYPES.get(kind, kind)
+
+
+def _has_score(measurements: Any) -> bool:
+    """Whether there is a score among measurements, an object or, of QuPath 0.3 and older, a list of such."""
+    if isinstance(measurements, list):
+        return any(isinstance(one, dict) and one.get("name") == SCORE for one in measurements)
+    return isinstance(measurements, dict) and SCORE in measurements
 
 
 def _class_name(classification: Any) -> str | None:

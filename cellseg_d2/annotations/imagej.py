@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cellseg_d2.annotations.pairs import all_classes, find_pairs, has_files
 from cellseg_d2.annotations.reader import ImageLabels, LabelledImage, LabelledSet, Reader
 from cellseg_d2.annotations.roi_files import Roi, read_rois, roi_names
-from cellseg_d2.annotations.shapes import Shape, named, paint_shapes
+from cellseg_d2.annotations.shapes import Shape, labels_of, named, paint_shapes
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.files import visible_entries
 from cellseg_d2.images.channels import Rule
@@ -22,8 +22,8 @@ logger = logging.getLogger(__name__)
 CLASS_NAME = "cell"
 NO_CLASS = "none"
 
-PREDICTED = re.compile(r"(?P<id>\d+)_(?P<name>.+)_[01]\.\d\d")
-"""The names that our export gives: ``<id>_<class>_<score>``."""
+PREDICTED = re.compile(r"(?P<id>\d+)_(?P<name>.+)_[01]\.\d\d(-\d+)?")
+"""The names that our export gives: ``<id>_<class>_<score>``; ImageJ puts ``-1`` behind a second one of a name."""
 
 CLASS_KEYS = ("class", "classification", "qupath.object.classification")
 
@@ -61,6 +61,14 @@ SOURCES: Mapping[str, Callable[[Roi], str]] = {
 """Where a ROI's class may come from. Without a choice it is the first of three that any ROI has, or one class."""
 
 
+def _class_of(roi: Roi, source: str, known: Collection[str]) -> str:
+    """A ROI's class; beside ROIs of ``known`` classes that ``predict`` wrote, others may be called by their class."""
+    name = SOURCES[source](roi)
+    if source == "predicted" and not name:
+        name = roi.name if roi.name in known else _of_name(roi)
+    return name or NO_CLASS
+
+
 @dataclass(frozen=True)
 class RoiImage(LabelledImage):
     """An image with its ROIs.
@@ -93,7 +101,7 @@ class RoiImage(LabelledImage):
     def _shapes(self, rois: Sequence[Roi], size: tuple[int, int]) -> list[Shape]:
         shapes = []
         for roi, label in zip(rois, _labels(rois)):
-            category = self.class_names.index(SOURCES[self.source](roi) or NO_CLASS) + 1
+            category = self.class_names.index(_class_of(roi, self.source, self.class_names)) + 1
             if roi.oval is not None:
                 shapes.append(Shape.of_ellipse(roi.name, category, roi.oval, size, label))
             else:
@@ -106,11 +114,10 @@ def _cells(rois: Sequence[Roi]) -> list[Roi]:
 
 
 def _labels(rois: Sequence[Roi]) -> list[int]:
-    """The numbers in the names where all have one, and different ones; else 1, 2, ..."""
+    """The numbers in the names."""
     matches = [PREDICTED.fullmatch(roi.name) for roi in rois]
     texts = [match["id"] if match else roi.name for match, roi in zip(matches, rois)]
-    numbers = [int(text) for text in texts if text.isdecimal() and len(text) < 10 and int(text) > 0]
-    return numbers if len(set(numbers)) == len(rois) else list(range(1, len(rois) + 1))
+    return labels_of([int(text) if text.isdecimal() and len(text) < 10 else None for text in texts])
 
 
 def find_labelled(root: Path, annotation_file: Path | None = None, class_from: str = "") -> LabelledSet:
@@ -132,7 +139,10 @@ def find_labelled(root: Path, annotation_file: Path | None = None, class_from: s
     if not source:
         has = all_classes(files, lambda path: {key for key in SOURCES for roi in read_rois(path) if SOURCES[key](roi)})
         source = next((key for key in ("property", "group", "predicted") if key in has), "one")
-    names = all_classes(files, lambda path: {SOURCES[source](roi) or NO_CLASS for roi in _cells(read_rois(path))})
+    known: tuple[str, ...] = ()
+    if source == "predicted":
+        known = all_classes(files, lambda path: {_of_predicted_name(roi) for roi in read_rois(path)})
+    names = all_classes(files, lambda path: {_class_of(roi, source, known) for roi in _cells(read_rois(path))})
     names = names or (NO_CLASS,)
     images = [RoiImage(pair.id, pair.image, pair.annotations, names, source) for pair in pairs]
     return LabelledSet(images, [CLASS_NAME] if names == (NO_CLASS,) else list(names), notes)

@@ -6,7 +6,7 @@ import base64
 import io
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -16,7 +16,7 @@ from PIL import Image
 
 from cellseg_d2.annotations.pairs import all_classes, left_out, list_files, match_images
 from cellseg_d2.annotations.reader import ImageLabels, LabelledImage, LabelledSet, Reader
-from cellseg_d2.annotations.shapes import Shape, cover, named, paint_shapes
+from cellseg_d2.annotations.shapes import Shape, cover, labels_of, named, paint_shapes
 from cellseg_d2.cells.label_maps import ignore_regions
 from cellseg_d2.errors import CellSegError, one_line, size_text
 from cellseg_d2.files import read_json
@@ -117,11 +117,13 @@ def _mask(text: str) -> NDArray[np.bool_]:
 
 
 def _joined(shapes: Sequence[tuple[Shape, str, Any]], size: tuple[int, int]) -> list[Shape]:
-    """The parts of one cell, those of one label and one group, as one shape."""
-    groups: dict[object, list[Shape]] = {}
+    """The parts of one cell, those of one label and one group, as one shape; groups that are numbers are its label."""
+    groups: dict[tuple[Any, Any], list[Shape]] = {}
     for place, (shape, label, group) in enumerate(shapes):
-        groups.setdefault(place if group is None else (label, group), []).append(shape)
-    return [parts[0] if len(parts) == 1 else Shape.union(parts, size) for parts in groups.values()]
+        groups.setdefault((place, None) if group is None else (label, group), []).append(shape)
+    labels = labels_of([group if type(group) is int else None for _, group in groups])
+    joined = [parts[0] if len(parts) == 1 else Shape.union(parts, size) for parts in groups.values()]
+    return [replace(shape, label=label) for shape, label in zip(joined, labels)]
 
 
 def read_labelme(path: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -204,11 +205,12 @@ def _plane_names(paths: Sequence[Path]) -> list[str]:
 
 
 def _recognises(root: Path) -> bool:
-    """Whether there are the two folders, and label maps where they may lie."""
+    """Whether there are the two folders, and label maps where they may lie; :mod:`.label_folders` has other names."""
     masks = _folder(root, MASK_FOLDERS)
     if masks is None or _folder(root, IMAGE_FOLDERS) is None:
         return False
-    return any(path.suffix.lower() in LABEL_SUFFIXES for level in ("*", "*/*") for path in masks.glob(level))
+    found = [path for level in ("*", "*/*") for path in masks.glob(level) if path.suffix.lower() in LABEL_SUFFIXES]
+    return bool(found) and not all(re.fullmatch(r"class\d+|labels", path.stem) for path in found)
 
 
 READER = Reader(

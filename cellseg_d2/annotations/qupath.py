@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cellseg_d2.annotations.geojson import GeoObject, read_objects
 from cellseg_d2.annotations.pairs import all_classes, find_pairs, has_files
 from cellseg_d2.annotations.reader import ImageLabels, LabelledImage, LabelledSet, Reader
-from cellseg_d2.annotations.shapes import Shape, cover, named, paint_shapes
+from cellseg_d2.annotations.shapes import Shape, cover, labels_of, named, paint_shapes
 from cellseg_d2.cells.label_maps import ignore_regions
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.images.channels import Rule
@@ -103,17 +103,15 @@ class QuPathImage(LabelledImage):
         return ImageLabels(image, layers)
 
     def _shapes(self, cells: Sequence[GeoObject], size: tuple[int, int]) -> list[Shape]:
-        numbers = [cell.number for cell in cells]
-        keep = None not in numbers and len(set(numbers)) == len(numbers)
         return [
             Shape.of_rings(
                 cell.name,
                 self.class_names.index(cell.class_name or UNCLASSIFIED) + 1,
                 self.choice.outline(cell),
                 size,
-                cell.number if keep else place,
+                label,
             )
-            for place, cell in enumerate(cells, start=1)
+            for cell, label in zip(cells, labels_of([cell.number for cell in cells]))
         ]
 
     def _inside(self, shapes: Sequence[Shape], inside: NDArray[np.bool_]) -> list[Shape]:
@@ -134,7 +132,8 @@ class QuPathImage(LabelledImage):
 def sort_objects(objects: Sequence[GeoObject], choice: Choice) -> Sorted:
     """Tells cells from regions and from what is neither.
 
-    Annotations of the class ``Region*``, and those whose box holds two other objects at least, are no cells either.
+    Annotations of the class ``Region*``, and those whose box holds two other objects at least and that ``predict`` did
+    not write, are no cells either.
     """
     others: dict[str, list[GeoObject]] = {}
     cells, ignored, regions = [], [], []
@@ -167,7 +166,7 @@ def _no_cell(found: GeoObject, choice: Choice) -> str:
 
 
 def _around_others(cells: Sequence[GeoObject], choice: Choice) -> list[GeoObject]:
-    """Annotations whose box holds the boxes of two other objects."""
+    """Annotations around two other objects, by their boxes; those that ``predict`` wrote are cells all the same."""
     if len(cells) < 3:
         return []
     corners = [np.concatenate(choice.outline(cell)) for cell in cells]
@@ -178,7 +177,9 @@ def _around_others(cells: Sequence[GeoObject], choice: Choice) -> list[GeoObject
     return [
         cells[place]
         for place in large.tolist()
-        if cells[place].kind == "annotation" and ((low >= low[place]) & (high <= high[place])).all(axis=1).sum() > 2
+        if cells[place].kind == "annotation"
+        and not cells[place].predicted
+        and ((low >= low[place]) & (high <= high[place])).all(axis=1).sum() > 2
     ]
 
 

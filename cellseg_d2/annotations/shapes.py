@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,9 @@ Pixels = tuple[NDArray[np.int64], NDArray[np.int64]]
 """Rows and columns, none twice."""
 
 Box = tuple[float, float, float, float]
+
+LARGEST_NUMBER = 2**30
+"""Larger numbers are no labels, which 32 bits hold."""
 
 NAMED = 5
 """So many objects are named in a message, of the others the number."""
@@ -164,6 +168,24 @@ def _box(rings: Sequence[Ring]) -> Box | None:
         return None
     (x0, y0), (x1, y1) = corners.min(axis=0).tolist(), corners.max(axis=0).tolist()
     return (x0, y0, x1, y1)
+
+
+def labels_of(numbers: Sequence[int | None]) -> list[int]:
+    """Labels, no two alike, of objects of which some have numbers, as those that ``predict`` wrote.
+
+    The first object of a number from 1 on keeps it. All others, such as those that were drawn since, get higher ones,
+    so that the number of an object that was removed goes to a new one only if it was the highest.
+
+    >>> labels_of([5, None, 5, 2]), labels_of([None, None])
+    ([5, 6, 7, 2], [1, 2])
+    """
+    places: dict[int, int] = {}
+    for place, number in enumerate(numbers):
+        if number is not None and 0 < number <= LARGEST_NUMBER:
+            places.setdefault(number, place)
+    free = count(max(places, default=0) + 1)
+    kept = {place: number for number, place in places.items()}
+    return [kept[place] if place in kept else next(free) for place in range(len(numbers))]
 
 
 def paint_shapes(source: Path, shapes: Sequence[Shape], size: tuple[int, int]) -> list[LabelMap]:

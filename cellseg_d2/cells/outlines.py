@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.spatial import KDTree
 
 Ring = NDArray[np.int64]
 """(n, 2), (x, y) of the corners of a closed line; the first is not repeated at the end."""
@@ -49,6 +50,33 @@ def trace(mask: NDArray[np.bool_], origin: tuple[int, int] | NDArray[np.int64] =
             place = owner[labels[loop[0] // stride - 1, loop[0] % stride]]
             polygons[place].append(_ring(loop, stride, origin))
     return polygons
+
+
+def in_one_line(polygon: Polygon) -> Ring:
+    """A polygon as one closed line, for formats without holes: a slit leads from the outer ring to each hole and back.
+
+    Whoever fills the line by the even-odd rule, as pycocotools does, gets the polygon's very pixels: the two sides of a
+    slit cancel each other. A slit joins the two corners that are nearest to each other.
+
+    >>> outer, hole = np.array([[0, 0], [9, 0], [9, 9], [0, 9]]), np.array([[1, 1], [1, 2], [2, 2], [2, 1]])
+    >>> in_one_line([outer, hole]).tolist()
+    [[0, 0], [1, 1], [1, 2], [2, 2], [2, 1], [1, 1], [0, 0], [9, 0], [9, 9], [0, 9]]
+    """
+    outer, *holes = polygon
+    if not holes:
+        return outer
+    corners = KDTree(outer)
+    ways: dict[int, list[Ring]] = {}
+    for hole in holes:
+        distances, nearest = corners.query(hole)
+        end = int(distances.argmin())
+        begin = int(nearest[end])
+        around = np.roll(hole, -end, axis=0)
+        ways.setdefault(begin, []).append(np.concatenate([around, around[:1], outer[begin : begin + 1]]))
+    pieces: list[Ring] = []
+    for place in range(len(outer)):
+        pieces += [outer[place : place + 1], *ways.get(place, [])]
+    return np.concatenate(pieces)
 
 
 def _edges(mask: NDArray[np.bool_]) -> dict[int, int]:

@@ -65,6 +65,19 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def add_object_type(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--as``, what cells are in QuPath."""
+    from cellseg_d2.export.formats import DETECTION, OBJECT_TYPES
+
+    parser.add_argument(
+        "--as",
+        dest="object_type",
+        choices=OBJECT_TYPES,
+        default=DETECTION,
+        help="what cells are in geojson: QuPath edits the outlines of annotations, and shows far more detections",
+    )
+
+
 def split_overrides(argv: Sequence[str] | None) -> tuple[list[str], list[str]]:
     """A command line's options, and the config keys and values that end it.
 

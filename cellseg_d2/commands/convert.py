@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import cellseg_d2
 from cellseg_d2.annotations.readers import READERS
+from cellseg_d2.cells.coco import Record
 from cellseg_d2.commands.cli import ToolParser
+from cellseg_d2.conversion.add import add_images
 from cellseg_d2.conversion.check import check, render
 from cellseg_d2.conversion.convert import convert
 from cellseg_d2.conversion.options import ConvertOptions
@@ -32,10 +36,19 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output", type=output_folder, help="the dataset's folder, such as datasets/NAME; not needed with --check"
     )
+    parser.add_argument(
+        "--add-to",
+        type=output_folder,
+        metavar="DATASET",
+        help="instead of --output: add the images to this dataset, with its options; those that it has are replaced",
+    )
     parser.add_argument("--tile-size", type=int, default=defaults.tile_size, help="largest side of a tile in pixels")
     parser.add_argument("--overlap", type=float, default=defaults.overlap, help="share of a tile that neighbours cover")
     parser.add_argument(
         "--val-fraction", type=float, default=defaults.val_fraction, help="share of the images for validation; 0: none"
+    )
+    parser.add_argument(
+        "--folds", type=int, default=defaults.folds, metavar="K", help="also make K folds of all images, for crossval"
     )
     parser.add_argument(
         "--seed", type=int, default=defaults.seed, help="random seed for the split and for which empty tiles are kept"
@@ -112,13 +125,32 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def given_options(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> dict[str, Any]:
+    """The fields of ConvertOptions that are on the command line, also those that are given their default."""
+    names = [field.name for field in fields(ConvertOptions)]
+    parsed = vars(parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(names))))
+    return {name: parsed[name] for name in names if parsed[name] is not None}
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = build_parser()
     args = parser.parse_args(argv)
-    if args.output is None and not args.check:
+    if args.output is None and args.add_to is None and not args.check:
         parser.error("the following arguments are required: --output")
     if args.suggest is not None and not args.check:
         parser.error("--suggest comes with --check")
+    if args.add_to is not None and (args.output is not None or args.overwrite or args.check):
+        parser.error("--add-to names the dataset and stands without --output, --overwrite and --check")
+    how: dict[str, Any] = {
+        "workers": args.workers,
+        "scheduler": args.scheduler,
+        "skip_errors": args.on_error == "skip",
+        "split_file": args.split,
+        "from_coco": args.from_coco,
+        "annotation_format": args.format,
+    }
+    if args.add_to is not None:
+        return report(add_images(args.input, args.add_to, given_options(parser, argv), **how), args.add_to)
     options = ConvertOptions(
         tile_size=args.tile_size,
         overlap=args.overlap,
@@ -133,33 +165,29 @@ def main(argv: Sequence[str] | None = None) -> None:
         split_blobs=args.split_blobs,
         max_pixels=args.max_pixels,
         channels=tuple(args.channels),
+        folds=args.folds,
     )
     if args.check:
         return run_check(args, options)
-    summary = convert(
-        args.input,
-        args.output,
-        options,
-        workers=args.workers,
-        scheduler=args.scheduler,
-        overwrite=args.overwrite,
-        skip_errors=args.on_error == "skip",
-        split_file=args.split,
-        from_coco=args.from_coco,
-        annotation_format=args.format,
-    )
+    report(convert(args.input, args.output, options, overwrite=args.overwrite, **how), args.output)
+
+
+def report(summary: Record, output: Path) -> None:
+    """Prints what is in a dataset."""
     for part, counts in summary["counts"].items():
         cells = ", ".join(f"{count} {name}" for name, count in counts.get("cells", {}).items())
         tiles = f", {counted(counts['tiles'], 'tile')}" if "tiles" in counts else ""
         print(f"{part}: {counted(counts['images'], 'image')}{tiles}{': ' + cells if cells else ''}")
+    if folds := summary.get("folds"):
+        print("folds: " + ", ".join(counted(len(fold["val"]), "image") for fold in folds))
     for line in summary["skipped"]:
         print(f"skipped: {line}")
-    print(f"dataset: {args.output}")
+    print(f"dataset: {output}")
 
 
 def run_check(args: argparse.Namespace, options: ConvertOptions) -> None:
     base = find_base(args.base)
-    report = check(
+    found = check(
         args.input,
         options,
         workers=args.workers,
@@ -167,12 +195,12 @@ def run_check(args: argparse.Namespace, options: ConvertOptions) -> None:
         from_coco=args.from_coco,
         annotation_format=args.format,
     )
-    print(render(report, str(base)), end="")
-    if args.suggest is not None and report.suggestions:
+    print(render(found, str(base)), end="")
+    if args.suggest is not None and found.suggestions:
         with whole_file(args.suggest) as partial:
-            partial.write_text(to_yaml(report.suggestions, str(base)), encoding="utf-8")
+            partial.write_text(to_yaml(found.suggestions, str(base)), encoding="utf-8")
         print(f"settings: {args.suggest}")
-    if problems := report.summary["problems"]:
+    if problems := found.summary["problems"]:
         raise CellSegError(
             f"{args.input}: {len(problems)} of its files cannot be used, see the report; fix or remove them"
         )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cellseg_d2
-from cellseg_d2.commands.cli import ToolParser, split_overrides
+from cellseg_d2.commands.cli import ToolParser, add_object_type, split_overrides
 from cellseg_d2.errors import counted
 from cellseg_d2.outputs import PREDICTION, claimed, output_folder
 
@@ -76,6 +76,16 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--tta", action="store_true", help="predict each tile in several views: better, 8 times as slow"
     )
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16"),
+        help="bfloat16 is faster on GPUs and CPUs that have it (default: the config's, float32)",
+    )
+    parser.add_argument(
+        "--backend",
+        choices=("torch", "openvino"),
+        help="openvino is faster on CPUs and needs cellseg_d2[openvino] (default: the config's, torch)",
+    )
     parser.add_argument("--skip-background", action="store_true", help="skip tiles that show nothing")
     parser.add_argument(
         "--channels",
@@ -95,6 +105,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--rescale", action="store_true", help="resample images to the training data's pixel size")
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(DEFAULT_FORMATS), help="what to write")
+    add_object_type(parser)
     parser.add_argument(
         "--min-score",
         type=float,
@@ -172,6 +183,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         "CELLSEG.SHOWN_CHANNELS": args.show_channels,
         "CELLSEG.INFERENCE.PIXEL_SIZE_UM": args.pixel_size,
         "CELLSEG.INFERENCE.TTA.ENABLED": args.tta or None,
+        "CELLSEG.INFERENCE.PRECISION": args.precision,
+        "CELLSEG.INFERENCE.BACKEND": args.backend,
         "CELLSEG.INFERENCE.SKIP_BACKGROUND": args.skip_background or None,
         "CELLSEG.INFERENCE.RESCALE": args.rescale or None,
     }
@@ -204,6 +217,7 @@ def run(args: argparse.Namespace, overrides: Sequence[str]) -> None:
         pack=args.zip,
         check=not args.no_check,
         skip_errors=args.on_error == "skip",
+        object_type=args.object_type,
     )
     if args.overwrite:
         PREDICTION.remove(args.output)

@@ -17,6 +17,7 @@ JOBS = {
     "Draw images beside their labelled cells": "visualize dataset --input my_data --output dataset.png",
     "Convert label TIFFs": "convert --input my_data --output datasets/mine --class-names tumour stroma",
     "Tile an existing COCO dataset": "convert --input images/ --from-coco GT.json --output datasets/mine",
+    "Add new or corrected images to a dataset": "convert --input new_data --add-to datasets/mine",
     "See what augmentation does": "visualize augmentation --config-file mask_rcnn_lite0_FPN --output aug.png "
     "CELLSEG.DATASET mine",
     "Train on a laptop": f"train {LAPTOP} OUTPUT_DIR output/mine",
@@ -30,6 +31,7 @@ JOBS = {
     "Files for QuPath, Fiji and spreadsheets": "predict --weights output/mine/model_best.pth --input images/ "
     "--output results/ --formats geojson rois labels csv overlay",
     "The same from results that are there": "export --results results/ --formats geojson rois",
+    "A model that runs without Detectron2": "export --weights output/mine/model_best.pth --output model/",
     "Better and slower prediction": "predict --tta --weights output/mine/model_best.pth --input images/ "
     "--output results/",
     "Merge several models' predictions": "merge results_a/test-results.json results_b/test-results.json "
@@ -38,12 +40,16 @@ JOBS = {
     "--output scores/",
     "See where a model fails": "report evaluation --ground-truth GT.json --predictions results/test-results.json "
     "--input images/ --output evaluation.html",
+    "Find label errors": "audit --weights output/mine/model_best.pth --dataset mine --output audit/",
+    "Find out which image to label next": "rank --weights output/mine/model_best.pth --input images/ --output ranking/",
     "Predict with the best threshold per class": "predict --thresholds scores/thresholds.json "
     "--weights output/mine/model_best.pth --input images/ --output results/ --formats overlay",
     "Draw image, ground truth and prediction": "visualize predictions --input images/ "
     "--predictions results/test-results.json --ground-truth GT.json --output grid.png",
     "Compare settings over seeds": "ablate --study anchors --data my_data --output output/studies --iterations 300 "
     "--repeats 2",
+    "Make five folds of the images": "convert --input my_data --output datasets/mine --folds 5",
+    "Cross-validate": "crossval --dataset datasets/mine --config-file finetune_nuclei --output output/crossval",
     "Check the installation": "doctor",
     "Check it by doing the main job on tiny images": "doctor --deep",
 }
@@ -61,7 +67,7 @@ def reference() -> str:
         "the same commands as files, such as `tools/convert_tifs.py`, `tools/train_net.py` and `tools/predict.py`.",
         "",
         "Options come before config keys. Any key of Detectron2 or of [the plugin](../cellseg_d2/config.py) can follow",
-        "`train`, `predict`, `ablate` and `visualize augmentation` as `KEY VALUE`.",
+        "`train`, `predict`, `export --weights`, `ablate` and `visualize augmentation` as `KEY VALUE`.",
         "",
         "`--help` and `--version` are on every verb.",
         "",

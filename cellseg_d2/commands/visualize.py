@@ -24,13 +24,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     dataset.add_argument("--channels", nargs="+", default=[], metavar="CHANNEL", help="as given to convert")
     dataset.add_argument("--output", type=output_file, required=True, metavar="PNG")
-    dataset.add_argument("--samples", type=positive, default=6, help="rows: images spread over all")
+    dataset.add_argument("--samples", type=positive, default=6, help="images, spread over all")
 
     augmentation = commands.add_parser("augmentation", help="training tiles beside augmented copies of them")
     augmentation.set_defaults(run=draw_augmentation)
     augmentation.add_argument("--config-file", required=True, metavar="FILE")
     augmentation.add_argument("--output", type=output_file, required=True, metavar="PNG")
-    augmentation.add_argument("--samples", type=positive, default=3, help="rows: the tiles with most cells")
+    augmentation.add_argument("--samples", type=positive, default=3, help="tiles, those with the most cells")
     augmentation.add_argument("--augmentations", type=positive, default=10, help="augmented copies of each")
     augmentation.add_argument("--seed", type=int, default=42)
     augmentation.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys, at the end")
@@ -52,7 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     predictions.add_argument("--output", type=output_file, required=True, metavar="PNG")
     predictions.add_argument("--score-threshold", type=float, default=0.5, help="the least score of a drawn cell")
-    predictions.add_argument("--samples", type=positive, default=6, help="rows: the first images")
+    predictions.add_argument("--samples", type=positive, default=6, help="images, the first ones")
     return parser
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import zlib
-from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -17,15 +15,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellseg_d2.annotations.reader import LabelledImage
-from cellseg_d2.cells.arrays import Ints
 from cellseg_d2.cells.coco import Record, annotate, dataset
 from cellseg_d2.cells.tiling import Window
 from cellseg_d2.conversion.channels import CHANNELS_SUFFIX, channel_statistics, channel_sums, encode_channels
 from cellseg_d2.conversion.cut import ConversionInput, below, cut_sample, open_input, read_sample, run_in_order
 from cellseg_d2.conversion.executors import open_executor
+from cellseg_d2.conversion.existing import NOTHING, Existing, refuse_copies, tell_of_changes, with_old, write_images
+from cellseg_d2.conversion.folds import deal_folds, write_folds
 from cellseg_d2.conversion.options import ConvertOptions
+from cellseg_d2.conversion.parts import (
+    TILES,
+    TiledSample,
+    Whole,
+    place_also,
+    whole_name,
+    write_parts,
+    write_wholes,
+)
 from cellseg_d2.conversion.split import SplitFile, groups_as_split, read_split_file, split_images
-from cellseg_d2.conversion.statistics import ImageStatistics, summarise
+from cellseg_d2.conversion.statistics import summarise
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.files import write_json
 from cellseg_d2.images.listing import InputImage
@@ -52,21 +60,6 @@ sample's files a quarter smaller and those of H&E larger (0.25 and 0.67), and ta
 """
 
 FORMAT_VERSION = 1
-
-
-@dataclass(frozen=True)
-class _TiledSample:
-    """A worker's result for one sample: the records and annotations of its tiles, and the statistics of its cells.
-
-    ``channels`` is what :func:`channel_sums` gives; None for RGB.
-    """
-
-    id: str
-    tiles: list[tuple[Record, list[Record]]]
-    empty_tiles: int
-    statistics: ImageStatistics | None
-    error: str = ""
-    channels: Ints | None = None
 
 
 @dataclass(frozen=True)
@@ -128,12 +121,42 @@ def convert(
         output = output.absolute()
     with appear_whole(output, overwrite) as folder, open_executor(workers, scheduler) as executor:
         run = partial(run_in_order, executor, given.in_flight)
-        (folder / "tiles").mkdir()
-        work: dict[str, Any] = {"options": options, "folder": folder, "skip_errors": skip_errors}
-        tested = run(partial(_write_test_image, **work), tests, None)  # first, so that a bad one is found early
-        tiled = run(partial(_tile_sample, **work, class_count=len(given.class_names)), given.images, "images")
-        summary = _write_dataset(given, options, split, folder, tiled, tested, run)
-        write_json(folder / "dataset.json", summary, indent=1)
+        return fill(folder, given, options, run, split=split, tests=tests, skip_errors=skip_errors)
+
+
+def fill(
+    folder: Path,
+    given: ConversionInput,
+    options: ConvertOptions,
+    run: Callable[..., list[Any]],
+    *,
+    split: SplitFile | None = None,
+    tests: Sequence[InputImage] = (),
+    skip_errors: bool = False,
+    old: Existing = NOTHING,
+) -> Record:
+    """Writes a dataset into an empty folder, and returns the content of its ``dataset.json``.
+
+    Args:
+        folder: see :func:`cellseg_d2.outputs.appear_whole`.
+        given: the labelled images.
+        options: what determines the content.
+        run: see :func:`cellseg_d2.conversion.cut.run_in_order`, with an executor.
+        split: the user's split.
+        tests: the test images.
+        skip_errors: skip images that cannot be read.
+        old: an earlier dataset, whose images come along in their parts unless ``given`` has them too; then without
+            ``tests``.
+
+    Raises:
+        CellSegError: no labelled image could be read, or no tile is left to train on.
+    """
+    (folder / TILES).mkdir()
+    work: dict[str, Any] = {"options": options, "folder": folder, "skip_errors": skip_errors}
+    tested = run(partial(_write_test_image, **work), tests, None)  # first, so that a bad one is found early
+    tiled = run(partial(_tile_sample, **work, class_count=len(given.class_names)), given.images, "images")
+    summary = _write_dataset(given, options, split, folder, tiled, tested, run, old)
+    write_json(folder / "dataset.json", summary, indent=1)
     return summary
 
 
@@ -142,9 +165,10 @@ def _write_dataset(
     options: ConvertOptions,
     split: SplitFile | None,
     folder: Path,
-    tiled: Sequence[_TiledSample],
+    tiled: Sequence[TiledSample],
     tested: Sequence[_TestResult],
     run: Callable[..., list[Any]],
+    old: Existing,
 ) -> Record:
     """Splits the workers' results into parts, writes their annotations, and returns the content of ``dataset.json``.
 
@@ -152,41 +176,79 @@ def _write_dataset(
         CellSegError: no labelled image could be read, or no tile is left to train on.
     """
     names = given.class_names
+    refuse_copies(tiled, old)
     errors = [error for error in (*(one.error for one in tiled), *(one.error for one in tested)) if error]
-    good = [result for result in tiled if not result.error]
-    if not good:
+    if all(sample.error for sample in tiled):
         raise CellSegError(errors[0])
     for line in errors:
         logger.warning("skipped: %s", line)
-    measured = [result.statistics for result in good if result.statistics is not None]
+    samples, skipped = with_old(tiled, given.root, old)
+    measured = [sample.statistics for sample in samples if sample.statistics is not None]
     cells = {statistics.id: statistics.cells() for statistics in measured}
-    train, val = split_images(
-        cells, options.val_fraction, options.seed, split or groups_as_split(cells, given.groups())
-    )
-    counts = _write_parts(folder, good, {"train": set(train), "val": set(val)}, names)
+    groups = {**given.groups(), **(split.groups if split else {}), **old.groups}
+    file = split if split and split.parts else groups_as_split(cells, groups)
+    train, val = split_images(cells, options.val_fraction, options.seed, file, old.parts)
+    parts = dict.fromkeys(train, "train") | dict.fromkeys(val, "val")
+    folds = deal_folds(cells, options.folds, options.seed, groups, old.folds) if options.folds else []
+    tell_of_changes(tiled, old, val)
+    counts = write_parts(folder, samples, {"train": set(train), "val": set(val)}, names)
     if val and not sum(counts["val"]["tile_instances"].values()):
         logger.warning(
             "the validation part has no cell in its %d tiles, so no checkpoint can be chosen by it; give another "
             "--split, --seed or --val-fraction",
             counts["val"]["tiles"],
         )
+    wanted = parts if folds else dict.fromkeys(val, "val")
+    wholes = _untiled(given, options, folder, samples, wanted, run, old)
     if val:
-        whole = partial(_write_whole, options=options, class_count=len(names), folder=folder)
-        by_id = {image.id: image for image in given.images}
-        _write_wholes(folder, run(whole, [by_id[name] for name in val], "whole images"), names)
-    if images := [result.record for result in tested if not result.error]:
-        write_json(folder / "annotations" / "image_info_test.json", dataset(images, None, names))
-        counts["test"] = {"images": len(images)}
-    (folder / "tiles").rmdir()
-    problems = below(given.root, errors)
+        write_wholes(folder / "annotations" / "instances_val_whole.json", [wholes[name] for name in val], names)
+    described = write_folds(folder, samples, parts, folds, wholes, names) if folds else []
+    if tests := _write_tests(folder, tested, old, names):
+        counts["test"] = {"images": tests}
+    (folder / TILES).rmdir()
+    write_images(folder, samples, groups, skipped)
+    problems = [*skipped.values(), *old.skipped_tests, *below(given.root, [one.error for one in tested if one.error])]
     return {
         **_describe(options, names),
-        **_describe_channels(options, [result for result in good if result.id in train] or good),
+        **_describe_channels(options, [sample for sample in samples if sample.id in train] or samples),
         "counts": counts,
         "images": {"train": train, "val": val},
+        **({"folds": described} if folds else {}),
         "skipped": problems,
         "statistics": summarise(measured, names, options, problems),
     }
+
+
+def _write_tests(folder: Path, tested: Sequence[_TestResult], old: Existing, names: Sequence[str]) -> int:
+    """Writes the list of the test images, where there are any; those of an earlier dataset come along."""
+    images = [*old.tests, *(result.record for result in tested if not result.error)]
+    for image in old.tests:
+        place_also(old.folder / image["file_name"], folder / image["file_name"])
+    if images:
+        write_json(folder / "annotations" / "image_info_test.json", dataset(images, None, names))
+    return len(images)
+
+
+def _untiled(
+    given: ConversionInput,
+    options: ConvertOptions,
+    folder: Path,
+    samples: Sequence[TiledSample],
+    wanted: Mapping[str, str],
+    run: Callable[..., list[Any]],
+    old: Existing,
+) -> dict[str, Whole]:
+    """Writes the untiled images that are wanted, id -> part, and returns them by id.
+
+    Those that come along from an earlier dataset get a second place.
+    """
+    kept = {sample.id for sample in samples if sample.pictures is not None and sample.id in wanted}
+    wholes = {name: old.wholes[name] for name in kept}
+    for record, _ in wholes.values():
+        place_also(old.folder / record["file_name"], folder / record["file_name"])
+    new = [(image, wanted[image.id]) for image in given.images if image.id in wanted and image.id not in kept]
+    write = partial(_write_whole, options=options, class_count=len(given.class_names), folder=folder)
+    return wholes | {record["source"]: (record, cells) for record, cells in run(write, new, "whole images")}
 
 
 def _describe(options: ConvertOptions, names: Sequence[str]) -> Record:
@@ -204,22 +266,22 @@ def _parameters(options: ConvertOptions) -> Record:
     return {name: value for name, value in parameters.items() if name != "channels" or value}
 
 
-def _describe_channels(options: ConvertOptions, results: Sequence[_TiledSample]) -> Record:
+def _describe_channels(options: ConvertOptions, samples: Sequence[TiledSample]) -> Record:
     """The channels and their statistics over some images; empty for RGB."""
-    known = [result.channels for result in results if result.channels is not None]
+    known = [sample.channels for sample in samples if sample.channels is not None]
     return {"channels": channel_statistics(options.channels, known)} if options.channels else {}
 
 
 def _tile_sample(
     sample: LabelledImage, options: ConvertOptions, class_count: int, folder: Path, skip_errors: bool
-) -> _TiledSample:
-    """Writes a sample's tile images to ``folder/tiles``."""
+) -> TiledSample:
+    """Writes a sample's tile images to TILES."""
     try:
         cut = cut_sample(sample, options, class_count)
     except CellSegError as error:
         if not skip_errors:
             raise
-        return _TiledSample(sample.id, [], 0, None, str(error))
+        return TiledSample(sample.id, [], 0, None, str(error))
     tiles, empty = [], 0
     for window, cells in cut.tiles:
         x0, y0, x1, y1 = window
@@ -229,11 +291,11 @@ def _tile_sample(
                 continue
         name = f"{sample.id}_y{y0}_x{x0}{suffix_of(options)}"
         tile = cut.image[y0:y1, x0:x1]
-        write_image(folder / "tiles" / name, tile, options.channels)
+        write_image(folder / TILES / name, tile, options.channels)
         record = {"file_name": name, **_size(tile), "source": sample.id, "window": list(window)}
         tiles.append((record, cells))
     channels = channel_sums(cut.image) if options.channels else None
-    return _TiledSample(sample.id, tiles, empty, cut.statistics, channels=channels)
+    return TiledSample(sample.id, tiles, empty, cut.statistics, channels=channels)
 
 
 def _keep_empty(sample_id: str, window: Window, options: ConvertOptions) -> bool:
@@ -242,68 +304,15 @@ def _keep_empty(sample_id: str, window: Window, options: ConvertOptions) -> bool
     return bool(np.random.default_rng(place).random() < options.keep_empty)
 
 
-def _write_parts(
-    folder: Path, results: Sequence[_TiledSample], parts: Mapping[str, Collection[str]], names: Sequence[str]
-) -> Record:
-    """Writes the parts that have an image, and the training part even if it has none; returns their counts.
-
-    Raises:
-        CellSegError: there are training images, but no tile of them.
-    """
-    by_part = {part: [result for result in results if result.id in ids] for part, ids in parts.items()}
-    written = [part for part in by_part if by_part[part] or part == "train"]
-    counts = {part: _write_part(folder, part, by_part[part], names) for part in written}
-    if by_part["train"] and not counts["train"]["tiles"]:
-        raise CellSegError(
-            "no tile for training is left, since none shows enough of a cell; give a larger --tile-size, a smaller "
-            "--min-visible or --min-area, or keep tiles without cells with --keep-empty"
-        )
-    return counts
-
-
-def _write_part(folder: Path, part: str, results: Sequence[_TiledSample], names: Sequence[str]) -> Record:
-    """Moves the tiles of one part to its folder, writes its JSON and counts what is in it."""
-    (folder / part).mkdir(exist_ok=True)
-    images, annotations = [], []
-    for result in results:
-        for record, cells_of_tile in result.tiles:
-            (folder / "tiles" / record["file_name"]).rename(folder / part / record["file_name"])
-            images.append({**record, "file_name": f"{part}/{record['file_name']}"})
-            annotations.append(cells_of_tile)
-    write_json(folder / "annotations" / f"instances_{part}.json", dataset(images, annotations, names))
-    cells = Counter(cell["category_id"] for in_tile in annotations for cell in in_tile if not cell["iscrowd"])
-    whole: Counter[int] = Counter()
-    for result in results:
-        whole.update(result.statistics.cells() if result.statistics else {})
-    return {
-        "images": len(results),
-        "cells": {name: whole[number] for number, name in enumerate(names, start=1)},
-        "tiles": len(images),
-        "empty_tiles": sum(result.empty_tiles for result in results),
-        "tile_instances": {name: cells[number] for number, name in enumerate(names, start=1)},
-        "tile_crowds": sum(cell["iscrowd"] for in_tile in annotations for cell in in_tile),
-        "most_instances_in_a_tile": max(
-            (sum(not cell["iscrowd"] for cell in in_tile) for in_tile in annotations), default=0
-        ),
-    }
-
-
-def _write_wholes(folder: Path, wholes: Sequence[tuple[Record, list[Record]]], names: Sequence[str]) -> None:
-    images, annotations = [image for image, _ in wholes], [cells for _, cells in wholes]
-    write_json(folder / "annotations" / "instances_val_whole.json", dataset(images, annotations, names))
-
-
-def _write_whole(
-    sample: LabelledImage, options: ConvertOptions, class_count: int, folder: Path
-) -> tuple[Record, list[Record]]:
-    """Writes a validation image untiled, with all of its cells, whatever their size."""
+def _write_whole(item: tuple[LabelledImage, str], options: ConvertOptions, class_count: int, folder: Path) -> Whole:
+    """Writes an image of a part untiled, with all of its cells, whatever their size."""
+    sample, part = item
     image, layers = read_sample(sample, options, class_count)
-    name = f"val_whole/{sample.id}{suffix_of(options)}"
+    name = whole_name(part, f"{sample.id}{suffix_of(options)}")
     height, width = image.shape[:2]
-    tile = folder / "val" / f"{sample.id}_y0_x0{suffix_of(options)}"
+    tile = folder / part / f"{sample.id}_y0_x0{suffix_of(options)}"
     if max(height, width) <= options.tile_size and tile.is_file():  # the image has one tile, which shows all of it
-        (folder / name).parent.mkdir(exist_ok=True)
-        shutil.copyfile(tile, folder / name)
+        place_also(tile, folder / name)
     else:
         write_image(folder / name, image, options.channels)
     record = {"file_name": name, **_size(image), "source": sample.id}

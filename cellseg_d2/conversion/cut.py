@@ -130,6 +130,12 @@ def _class_names(found: list[str], given: Sequence[str]) -> list[str]:
     """The names that the user gives to the classes, else those in the input."""
     if given and len(given) < len(found):
         raise CellSegError(f"{len(given)} class names are given, but there are {len(found)} classes; name all of them")
+    moved = next((name for name, new in zip(found, given) if name != new and name in given), None)
+    if moved is not None:  # names of an earlier model, say, in its order
+        raise CellSegError(
+            f"--class-names {' '.join(given)}: the classes of the input are {', '.join(found)}, in this order, and "
+            f"{moved!r} would be called {given[found.index(moved)]!r}; give the names in this order, or none"
+        )
     return list(given) or found
 
 

@@ -26,6 +26,7 @@ class ConvertOptions:
         keep_empty: share of the tiles without a cell that are kept, in [0, 1].
         intensity_rule: how images that are not 8 bit are scaled, see :class:`cellseg_d2.images.tiff.IntensityRule`.
         split_blobs: whether parts of a cell that do not touch become separate cells.
+        folds: folds for cross-validation, besides the split; 0 for none.
         max_pixels: images and label maps that declare more pixels are refused from the header.
         channels: the channels of the images to keep, in this order, see
             :class:`cellseg_d2.images.channels.PixelRule`; empty for RGB.
@@ -43,6 +44,7 @@ class ConvertOptions:
     intensity_rule: str = INTENSITY_RULE
     split_blobs: bool = False
     max_pixels: int = MAX_PIXELS
+    folds: int = 0
     channels: tuple[str, ...] = ()
 
     @property
@@ -61,6 +63,8 @@ class ConvertOptions:
             raise CellSegError(f"val_fraction must be in [0, 1), not {self.val_fraction}")
         if self.seed < 0 or self.min_area < 0:
             raise CellSegError("seed and min_area must not be negative")
+        if self.folds != 0 and self.folds < 2:
+            raise CellSegError(f"folds must be 0, for none, or at least 2, not {self.folds}")
         if not (0 <= self.min_visible <= 1 and 0 <= self.keep_empty <= 1):
             raise CellSegError("min_visible and keep_empty must be in [0, 1]")
         if self.merge_classes and self.class_names:

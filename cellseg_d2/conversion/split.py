@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 def stratified_split(
-    cells: Mapping[str, Mapping[int, int]], val_fraction: float, seed: int
+    cells: Mapping[str, Mapping[int, int]], val_fraction: float, seed: int, fixed: Mapping[str, str] | None = None
 ) -> tuple[list[str], list[str]]:
     """Splits images so that each class has about ``val_fraction`` of its images in validation.
 
@@ -30,31 +30,34 @@ def stratified_split(
         cells: image id -> class number -> number of cells.
         val_fraction: in [0, 1); 0 gives no validation part.
         seed: random seed for the shuffle.
+        fixed: ids of images that stay where they are -> ``train`` or ``val``; the others are dealt so that all together
+            come as close as they can to what is asked for.
 
     Returns:
         Ids of the training images and of the validation images, each sorted.
     """
     ids = sorted(cells)
+    dealt = set(fixed or ())
+    val = {image for image in dealt if fixed and fixed[image] == "val"}
     if val_fraction == 0 or len(ids) < 2:
-        return ids, []
+        return [image for image in ids if image not in val], sorted(val)
     rng = np.random.default_rng(seed)
     shuffled = [ids[number] for number in rng.permutation(len(ids))]
     having = {
         number: [image for image in shuffled if cells[image].get(number, 0)]
         for number in sorted({number for counts in cells.values() for number, count in counts.items() if count})
     }
-    val: set[str] = set()
-    dealt: set[str] = set()
+    movable = set(ids) - dealt
     for number in sorted(having, key=lambda number: (len(having[number]), number)):
         wanted = _share(len(having[number]), val_fraction) - len(val.intersection(having[number]))
         left = [image for image in having[number] if image not in dealt]
         val.update(left[: max(wanted, 0)])
         dealt.update(left)
-        if len(having[number]) == 1:
+        if len(having[number]) == 1 and movable.issuperset(having[number]):
             logger.warning("class %d is in one image only (%s); it goes to training", number, having[number][0])
     without_cells = [image for image in shuffled if image not in dealt]
     val.update(without_cells[: max(_share(len(ids), val_fraction) - len(val), 0)])
-    _repair(val, having)
+    _repair(val, having, movable)
     return [image for image in ids if image not in val], sorted(val)
 
 
@@ -63,8 +66,14 @@ def _share(count: int, fraction: float) -> int:
     return 0 if count < 2 else min(max(round(count * fraction), 1), count - 1)
 
 
-def _repair(val: set[str], having: Mapping[int, list[str]]) -> None:
-    """Moves single images so that classes with two or more are in both parts, where no other class loses by it."""
+def _repair(val: set[str], having: Mapping[int, list[str]], movable: Collection[str]) -> None:
+    """Moves single images so that classes with two or more are in both parts, where no other class loses by it.
+
+    Args:
+        val: the validation images, which are changed in place.
+        having: class number -> its images.
+        movable: the images that may be moved.
+    """
 
     def complete(part: set[str]) -> set[int]:
         """Classes that are well placed: in both parts or, if only one image has them, in training."""
@@ -76,7 +85,7 @@ def _repair(val: set[str], having: Mapping[int, list[str]]) -> None:
     for number, images in having.items():
         if number in complete(val):
             continue
-        for image in images:
+        for image in (image for image in images if image in movable):
             moved = val ^ {image}
             if complete(moved) > complete(val):
                 val.symmetric_difference_update({image})
@@ -96,7 +105,7 @@ class SplitFile:
     groups: dict[str, str]
 
 
-def read_split_file(path: Path, ids: Collection[str]) -> SplitFile:
+def read_split_file(path: Path, ids: Collection[str], others: Collection[str] = ()) -> SplitFile:
     """Reads a CSV with the columns ``id``, ``split`` and, optionally, ``group``.
 
     ``split`` is ``train`` or ``val`` in every row, or empty in every row; then whole groups are distributed.
@@ -104,6 +113,7 @@ def read_split_file(path: Path, ids: Collection[str]) -> SplitFile:
     Args:
         path: the CSV, with a header.
         ids: the ids of all images; each must be in the file once.
+        others: ids that may be in the file too.
 
     Raises:
         CellSegError: a column is missing, an image is missing, unknown or there twice, a value is not allowed, or a
@@ -118,7 +128,7 @@ def read_split_file(path: Path, ids: Collection[str]) -> SplitFile:
         raise CellSegError(f"{path}: needs a header with the columns id,split or id,split,group, and rows")
     counts = Counter(row["id"] for row in rows)
     wrong = [f"{name!r} is there twice" for name, count in counts.items() if count > 1]
-    wrong += [f"{name!r} is no image of the input" for name in counts if name not in ids]
+    wrong += [f"{name!r} is no image of the input" for name in counts if name not in ids and name not in others]
     wrong += [f"{name!r} has no row" for name in sorted(ids) if name not in counts]
     parts = {row["id"]: row["split"] for row in rows}
     groups = {row["id"]: row["group"] for row in rows if row.get("group")}
@@ -148,17 +158,27 @@ def groups_as_split(ids: Collection[str], groups: Mapping[str, str]) -> SplitFil
 
 
 def split_images(
-    cells: Mapping[str, Mapping[int, int]], val_fraction: float, seed: int, file: SplitFile | None = None
+    cells: Mapping[str, Mapping[int, int]],
+    val_fraction: float,
+    seed: int,
+    file: SplitFile | None = None,
+    fixed: Mapping[str, str] | None = None,
 ) -> tuple[list[str], list[str]]:
-    """The user's split, if it names parts; else :func:`stratified_split`, which keeps groups together if it has any."""
+    """The user's split, if it names parts; else :func:`stratified_split`, which keeps groups together if it has any.
+
+    Images that are ``fixed`` to ``train`` or ``val`` stay there, and so do groups with an image that is.
+    """
+    fixed = fixed or {}
     if file is None:
-        return stratified_split(cells, val_fraction, seed)
-    parts = file.parts
-    if not parts:
+        return stratified_split(cells, val_fraction, seed, fixed)
+    parts = {**file.parts, **fixed}
+    if not file.parts:
         members: dict[str, Counter[int]] = {}
         for image, counts in cells.items():
             members.setdefault(file.groups[image], Counter()).update(counts)
-        _, val_groups = stratified_split(members, val_fraction, seed)
-        parts = {image: "val" if file.groups[image] in val_groups else "train" for image in cells}
+        places = {file.groups[image]: part for image, part in sorted(fixed.items()) if image in cells}
+        _, val_groups = stratified_split(members, val_fraction, seed, places)
+        dealt = {image: "val" if file.groups[image] in val_groups else "train" for image in cells}
+        parts = dealt | dict(fixed)
     train = sorted(image for image in cells if parts[image] == "train")
     return train, sorted(image for image in cells if parts[image] == "val")

@@ -21,6 +21,9 @@ PARTS = {
     "test": "image_info_test.json",
 }
 
+FOLD_PARTS = ("train", "val", "val_whole")
+"""Of each fold; the first is called ``NAME_fold1_train``."""
+
 
 def datasets_root() -> Path:
     """``$DETECTRON2_DATASETS``, by default ``./datasets``."""
@@ -31,7 +34,8 @@ def register_all(root: str | Path | None = None) -> list[str]:
     """Registers every dataset under ``root`` (by default :func:`datasets_root`); names that are registered stay.
 
     Returns:
-        The names that are registered from this folder now: ``<folder>_train``, ``<folder>_val``, ...
+        The names that are registered from this folder now: ``<folder>_train``, ``<folder>_val``, ...,
+        and ``<folder>_fold1_train``, ... where the dataset has folds.
 
     Raises:
         CellSegError: a ``dataset.json`` cannot be read.
@@ -56,10 +60,15 @@ def register(folder: Path) -> list[str]:
             {"name": str(one["name"]), "mean": float(one["mean"]), "std": float(one["std"])}
             for one in description.get("channels", ())
         ]
+        folds = [fold["counts"] for fold in description.get("folds", [])]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CellSegError(f"{folder / 'dataset.json'}: is not what `convert` writes; convert again") from error
+    files = {part: (file, counts.get(part, {})) for part, file in PARTS.items()}
+    for number, of_fold in enumerate(folds, start=1):
+        for part in FOLD_PARTS:
+            files[f"fold{number}_{part}"] = (f"instances_fold{number}_{part}.json", of_fold.get(part, {}))
     names = []
-    for part, file in PARTS.items():
+    for part, (file, in_part) in files.items():
         json_file, name = folder / "annotations" / file, f"{folder.name}_{part}"
         if not json_file.is_file():
             continue
@@ -76,9 +85,9 @@ def register(folder: Path) -> list[str]:
             intensity_rule=rule,
             pixel_size_um=pixel_size,
             channels=channels,
-            cell_count=sum(counts.get(part, {}).get("tile_instances", {}).values()) or None,
-            image_count=counts.get(part, {}).get("tiles"),
-            most_cells=counts.get(part, {}).get("most_instances_in_a_tile"),
+            cell_count=sum(in_part.get("tile_instances", {}).values()) or None,
+            image_count=in_part.get("tiles"),
+            most_cells=in_part.get("most_instances_in_a_tile"),
         )
     return names
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ logger = logging.getLogger(__name__)
 COCO = "coco"
 """One results file for all images, see :mod:`cellseg_d2.export.coco_results`; other formats have files per image."""
 
+COCO_DATASET = "coco-dataset"
+"""One file of annotations for all images, see :mod:`cellseg_d2.export.coco_dataset`."""
+
 DEFAULT_FORMATS = (COCO, "overlay")
 
 NEEDS_PIXELS = ("csv", "overlay")
@@ -29,6 +33,9 @@ NEEDS_PIXELS = ("csv", "overlay")
 
 LARGEST_PICTURE = 10**8
 """Pixels of an RGB image of which overlays are drawn and intensities measured, which needs all of it in memory."""
+
+DETECTION, ANNOTATION = OBJECT_TYPES = ("detection", "annotation")
+"""What cells are in QuPath."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,8 @@ class ImageCells:
             memory.
         pixel_size_um: (x, y) in microns per pixel; None where it is not known.
         file_name: the name of the image's file, with its folder as in ``name``; for tables.
+        path: the image's file; None where it is not known.
+        object_type: what cells are in QuPath, of :data:`OBJECT_TYPES`.
         channels: what ``pixels`` has; None for RGB.
     """
 
@@ -54,13 +63,21 @@ class ImageCells:
     pixels: NDArray[np.uint8] | None = None
     pixel_size_um: PixelSize | None = None
     file_name: str = ""
+    path: Path | None = None
+    object_type: str = DETECTION
     channels: Channels | None = None
+
+    @property
+    def stem(self) -> str:
+        """``name`` as LabelMe and Cellpose make it of the file's name: ``x.ome`` of ``x.ome.tif``."""
+        return str(PurePosixPath(self.file_name).with_suffix("")) if self.file_name else self.name
 
 
 def _geojson(image: ImageCells) -> None:
     from cellseg_d2.export.geojson import write_geojson
 
-    write_geojson(image.folder / "geojson" / f"{image.name}.geojson", image.cells, image.class_names)
+    path = image.folder / "geojson" / f"{image.name}.geojson"
+    write_geojson(path, image.cells, image.class_names, image.object_type)
 
 
 def _rois(image: ImageCells) -> None:
@@ -75,6 +92,26 @@ def _labels(image: ImageCells) -> None:
     write_label_maps(image.folder / "labels" / image.name, image.cells, image.class_names, image.pixel_size_um)
 
 
+def _labelme(image: ImageCells) -> None:
+    from cellseg_d2.export.labelme import write_labelme
+
+    path = image.folder / "labelme" / f"{image.stem}.json"
+    seen = PurePosixPath(image.file_name or image.name).name
+    if image.path is not None:
+        seen = Path(os.path.relpath(image.path, path.parent)).as_posix()
+    write_labelme(path, image.cells, image.class_names, seen)
+
+
+def _cellpose(image: ImageCells) -> None:
+    from cellseg_d2.export.cellpose import write_cellpose
+
+    height, width = image.cells.image_size
+    if height * width > LARGEST_PICTURE:
+        logger.warning("%s: is too large for Cellpose's files; take labels", image.file_name or image.name)
+        return
+    write_cellpose(image.folder / "cellpose", image.stem, image.file_name, image.cells, image.class_names)
+
+
 def _csv(image: ImageCells) -> None:
     from cellseg_d2.export.cell_table import write_cell_table
 
@@ -87,19 +124,24 @@ def _overlay(image: ImageCells) -> None:
 
     if image.pixels is not None:
         picture = image.pixels if image.channels is None else image.channels.picture(image.pixels)
-        write_overlay(image.folder / "overlays" / f"{image.name}.png", picture, image.cells)
+        write_overlay(image.folder / "overlays" / f"{image.name}.png", picture, image.cells, image.class_names)
 
 
 WRITERS: dict[str, Callable[[ImageCells], None]] = {
     "geojson": _geojson,
     "rois": _rois,
     "labels": _labels,
+    "labelme": _labelme,
+    "cellpose": _cellpose,
     "csv": _csv,
     "overlay": _overlay,
 }
 """Format -> what writes one image's file or files."""
 
-FORMATS = (COCO, *WRITERS)
+LATER_FORMATS = (COCO_DATASET, *WRITERS)
+"""What can be made from results."""
+
+FORMATS = (COCO, *LATER_FORMATS)
 """All that can be asked for."""
 
 
@@ -115,7 +157,7 @@ def pixels_for(formats: Collection[str], regions: ImageRegions, path: Path) -> N
 
 
 def write_image(image: ImageCells, formats: Collection[str]) -> None:
-    """Writes an image's files of some formats; ``coco``, which has none per image, may be among them."""
+    """Writes an image's files of some formats; those that have none per image may be among them."""
     for name, write in WRITERS.items():
         if name in formats:
             write(image)

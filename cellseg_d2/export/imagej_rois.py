@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from roifile import ROI_TYPE, ImagejRoi
 from cellseg_d2.cells.instances import CellInstances
 from cellseg_d2.cells.outlines import Polygon, trace
 from cellseg_d2.export.overlay import class_color
-from cellseg_d2.files import whole_file, zip_entry
+from cellseg_d2.files import as_file_name, whole_file, zip_entry
 
 LARGEST_INTEGER = 60_000
 """ImageJ takes 16-bit coordinates from 60,536 on for negative ones (``RoiDecoder.getShort``)."""
@@ -42,7 +41,7 @@ def write_roi_zip(path: Path, instances: CellInstances, class_names: Sequence[st
         CellSegError: the file cannot be written.
     """
     digits = max(4, len(str(len(instances))))
-    names = [re.sub(r"[^\w.+-]", "_", name) for name in class_names]
+    names = [as_file_name(name) for name in class_names]
     with whole_file(path) as partial, zipfile.ZipFile(partial, "w") as archive:
         for number, (mask, origin) in enumerate(zip(instances.masks, instances.origins)):
             label = int(instances.classes[number])

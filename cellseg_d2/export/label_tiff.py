@@ -10,10 +10,10 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
+from cellseg_d2.annotations.class_tiffs import JOINT_FILE
 from cellseg_d2.cells.instances import CellInstances
 from cellseg_d2.files import whole_file
 
-JOINT_FILE = "labels.tif"
 TILE = 512
 UNTILED_SIDE = 2048
 """Images up to this side are written in strips, which every reader can read."""
@@ -54,12 +54,23 @@ def write_label_maps(
         _write(folder / f"class{number + 1}.tif", instances, chosen, pixel_size)
 
 
+def label_map(instances: CellInstances, class_number: int) -> NDArray[np.unsignedinteger[Any]]:
+    """(H, W) uint16, or uint32 for more than 65,535 cells: what ``class<k>.tif`` holds, for class k - 1."""
+    by_score = instances.ranking[::-1]
+    chosen = by_score[instances.classes[by_score] == class_number]
+    return _paint(instances, chosen, 0, instances.image_size[0], _dtype(instances))
+
+
+def _dtype(instances: CellInstances) -> type[np.unsignedinteger[Any]]:
+    return np.uint16 if len(instances) <= np.iinfo(np.uint16).max else np.uint32
+
+
 def _write(
     path: Path, instances: CellInstances, drawn: NDArray[np.int64], pixel_size: tuple[float, float] | None
 ) -> None:
     """One file; ``drawn`` are places in ``instances``, the topmost last."""
     height, width = instances.image_size
-    dtype = np.uint16 if len(instances) <= np.iinfo(np.uint16).max else np.uint32
+    dtype = _dtype(instances)
     options: dict[str, Any] = {"compression": "zlib", "photometric": "minisblack", "metadata": None}
     if pixel_size is not None:
         options |= {"resolution": tuple(10_000 / side for side in pixel_size), "resolutionunit": "CENTIMETER"}

@@ -9,7 +9,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from cellseg_d2.cells.arrays import Bools
 from cellseg_d2.cells.instances import CellInstances
+from cellseg_d2.export.contrast import stretched
+from cellseg_d2.export.lettering import Key, legend, swatch
 from cellseg_d2.files import whole_file
 
 # Okabe and Ito's palette, which the colour-blind tell apart (Color Universal Design, 2008), as RGB.
@@ -18,8 +21,11 @@ PALETTE = np.array(
     np.uint8,
 )
 
-CROSS_ARMS = (3, 24)
-"""Pixels from the middle of a cross to the sides of its square: seen on the smallest cell, not hiding a large one."""
+WIDEST = 2400
+"""The most pixels of a picture's width; wider images are shown smaller."""
+
+LINE = 2
+"""The width in pixels of outlines in pictures that are made for people."""
 
 
 def class_color(number: int) -> NDArray[np.uint8]:
@@ -33,55 +39,91 @@ def class_hex(number: int) -> str:
     return "#" + class_color(number).tobytes().hex()
 
 
-def draw_overlay(image: NDArray[np.uint8], instances: CellInstances, opacity: float = 0.35) -> NDArray[np.uint8]:
+def draw_overlay(
+    image: NDArray[np.uint8],
+    instances: CellInstances,
+    opacity: float = 0.35,
+    *,
+    size: tuple[int, int] | None = None,
+    line: int = 1,
+) -> NDArray[np.uint8]:
     """Fills each mask with its class's colour and draws its outline; the best cell of overlapping ones lies on top.
 
     Args:
         image: (H, W, 3) uint8 RGB; it is not changed.
         instances: cells of this image.
         opacity: the filling's opacity in [0, 1]; outlines are opaque.
+        size: (height, width) of the picture, whose outlines are as wide as in any other; None for that of the image.
+        line: the width of the outlines in pixels of the picture.
 
     Returns:
         (H, W, 3) uint8 RGB.
     """
-    drawn = image.copy()
+    size = size or instances.image_size
+    drawn = resized(image, size).copy()
+    around = np.ones((2 * line + 1, 2 * line + 1), np.uint8)
     for number in instances.ranking[::-1]:
-        mask, (x, y) = instances.masks[number], instances.origins[number]
+        mask, (x, y) = _resized_mask(instances, number, size)
         color = class_color(int(instances.classes[number]))
         part = drawn[y : y + mask.shape[0], x : x + mask.shape[1]]
         part[mask] = np.rint((1 - opacity) * part[mask] + opacity * color).astype(np.uint8)
-        framed = np.pad(mask, 1).astype(np.uint8)
-        inner = cv2.erode(framed, np.ones((3, 3), np.uint8))[1:-1, 1:-1].astype(bool)
+        inner = cv2.erode(np.pad(mask, line).astype(np.uint8), around)[line:-line, line:-line].astype(bool)
         part[mask & ~inner] = color
     return drawn
 
 
-def draw_crosses(picture: NDArray[np.uint8], instances: CellInstances, scale: float = 1.0) -> NDArray[np.uint8]:
-    """Marks each cell with a white cross on black, which no class colour is, at the pixel farthest from its edge.
+def resized(picture: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """A (H, W, 3) uint8 picture in another (height, width)."""
+    if picture.shape[:2] == size:
+        return picture
+    way = cv2.INTER_AREA if size[0] < picture.shape[0] else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(picture, size[::-1], interpolation=way), np.uint8)
+
+
+def _resized_mask(instances: CellInstances, number: int, size: tuple[int, int]) -> tuple[Bools, tuple[int, int]]:
+    """A cell's mask in a picture of another size, and (x, y) of its first pixel there."""
+    mask, (x, y) = instances.masks[number], instances.origins[number].tolist()
+    if size == instances.image_size or not mask.size:
+        return mask, (x, y)
+    down, right = (new / old for new, old in zip(size, instances.image_size))
+    x0, y0 = min(round(right * x), size[1] - 1), min(round(down * y), size[0] - 1)
+    x1, y1 = round(right * (x + mask.shape[1])), round(down * (y + mask.shape[0]))
+    shape = (max(x1 - x0, 1), max(y1 - y0, 1))
+    way = cv2.INTER_AREA if right < 1 else cv2.INTER_LINEAR
+    shares = cv2.resize(mask.astype(np.float32), shape, interpolation=way)
+    return shares >= min(0.5, float(shares.max())), (x0, y0)
+
+
+def class_keys(class_names: Sequence[str], counts: Sequence[int] | None = None) -> list[Key]:
+    """Entries of a legend: the colour, the name and, where given, the number of cells of each class."""
+    texts = class_names if counts is None else [f"{name}: {count}" for name, count in zip(class_names, counts)]
+    return [(swatch(class_color(number)), text) for number, text in enumerate(texts)]
+
+
+def write_overlay(
+    path: Path, image: NDArray[np.uint8], instances: CellInstances, class_names: Sequence[str] = ()
+) -> None:
+    """Writes the image with its cells as PNG, above a legend with the number of cells of each class.
+
+    Dark images are brightened, see :func:`cellseg_d2.export.contrast.stretched`; images wider than :data:`WIDEST` are
+    shown smaller. Pixels of the picture are otherwise those of the image.
 
     Args:
-        picture: (H, W, 3) uint8 RGB; it is not changed.
-        instances: the cells to mark, of this image; each with a pixel.
-        scale: pixels of the picture by pixels of the image, where it is shown smaller.
+        path: the PNG.
+        image: (H, W, 3) uint8 RGB.
+        instances: its cells.
+        class_names: the names of class 0, 1, ...; without them there is no legend.
 
-    Returns:
-        (H, W, 3) uint8 RGB.
+    Raises:
+        CellSegError: it cannot be written.
     """
-    marked = picture.copy()
-    for mask, origin in zip(instances.masks, instances.origins.tolist()):
-        _, radius, _, deepest = cv2.minMaxLoc(cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, 5))
-        x, y = (int(scale * (place + start - 1)) for place, start in zip(deepest, origin))
-        arm = int(np.clip(0.6 * scale * radius, *CROSS_ARMS))
-        thickness = max(arm // 8, 1)
-        for color, width in (((0, 0, 0), 3 * thickness), ((255, 255, 255), thickness)):
-            for side in (arm, -arm):
-                cv2.line(marked, (x - arm, y - side), (x + arm, y + side), color, width)
-    return marked
-
-
-def write_overlay(path: Path, image: NDArray[np.uint8], instances: CellInstances) -> None:
-    """Writes :func:`draw_overlay` as PNG."""
-    write_picture(path, draw_overlay(image, instances))
+    height, width = image.shape[:2]
+    shown = (max(round(height * WIDEST / width), 1), WIDEST) if width > WIDEST else (height, width)
+    picture = draw_overlay(stretched(resized(image, shown)), instances, size=shown, line=LINE if width > WIDEST else 1)
+    if class_names:
+        counts = np.bincount(instances.classes, minlength=len(class_names)).tolist()
+        picture = np.vstack([picture, legend(class_keys(class_names, counts), shown[1])])
+    write_picture(path, picture)
 
 
 def write_picture(path: Path, picture: NDArray[np.uint8]) -> None:
@@ -92,21 +134,3 @@ def write_picture(path: Path, picture: NDArray[np.uint8]) -> None:
     """
     with whole_file(path) as partial:  # cv2.imwrite says nothing of a failure
         partial.write_bytes(cv2.imencode(".png", picture[..., ::-1])[1].tobytes())
-
-
-def draw_grid(images: Sequence[NDArray[np.uint8]], columns: int, gap: int = 4) -> NDArray[np.uint8]:
-    """RGB images of any sizes side by side on white, row by row.
-
-    Raises:
-        ValueError: there is no image.
-    """
-    if not images:
-        raise ValueError("a grid needs at least one image")
-    height, width = max(image.shape[0] for image in images), max(image.shape[1] for image in images)
-    rows = -(-len(images) // columns)
-    shape = (rows * (height + gap) + gap, min(columns, len(images)) * (width + gap) + gap, 3)
-    grid = np.full(shape, 255, np.uint8)
-    for number, image in enumerate(images):
-        y, x = (place * side + gap for place, side in zip(divmod(number, columns), (height + gap, width + gap)))
-        grid[y : y + image.shape[0], x : x + image.shape[1]] = image
-    return grid

@@ -31,7 +31,7 @@ TEST_IDS = "test_image_name_to_ids.json"
 RESULTS_RECORD = "prediction.json"
 """What ``predict`` writes into each folder of results, see :mod:`cellseg_d2.export.record`."""
 
-RESULT_FOLDERS = ("csv", "geojson", "labels", "overlays", "rois")
+RESULT_FOLDERS = ("cellpose", "csv", "geojson", "labelme", "labels", "overlays", "rois")
 """Folders of files per image that ``predict`` writes into a folder of results."""
 
 

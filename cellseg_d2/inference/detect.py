@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from cellseg_d2.data.mapper import to_model_input
+from cellseg_d2.inference.prepare import precision
 from cellseg_d2.inference.views import View, fuse, views_of
 from cellseg_d2.modeling.roi_heads import CellROIHeads
 
@@ -46,7 +47,9 @@ class Detector:
             For each crop: ``pred_boxes`` in pixels of the crop, ``scores``, ``pred_classes`` and ``pred_masks``,
             (N, 1, M, M) probabilities inside the boxes.
         """
-        with torch.inference_mode():
+        if self.cfg.MODEL.DEVICE == "cpu" and len(crops) > 1:  # one crop's features stay in the caches, four do not
+            return [found for crop in crops for found in self([crop], scale)]
+        with torch.inference_mode(), precision(self.cfg):
             if self.views:
                 return self._in_views(crops, scale)
             found = self.model.inference(self._inputs(crops, View(scale=scale)), do_postprocess=False)

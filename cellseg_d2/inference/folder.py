@@ -7,7 +7,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -20,9 +20,18 @@ from cellseg_d2.cells.coco import to_results
 from cellseg_d2.cells.image_names import IDS_FILE
 from cellseg_d2.cells.instances import CellInstances
 from cellseg_d2.errors import CellSegError, one_line
+from cellseg_d2.export.coco_dataset import DatasetWriter, to_annotations
 from cellseg_d2.export.coco_results import ResultsWriter, check_results, zip_results
 from cellseg_d2.export.counts import COUNTS_FILE, ImageCounts, write_counts
-from cellseg_d2.export.formats import COCO, DEFAULT_FORMATS, ImageCells, pixels_for, write_image
+from cellseg_d2.export.formats import (
+    COCO,
+    COCO_DATASET,
+    DEFAULT_FORMATS,
+    DETECTION,
+    ImageCells,
+    pixels_for,
+    write_image,
+)
 from cellseg_d2.export.record import RESULTS_FILE, SKIPPED_FILE, Record
 from cellseg_d2.files import whole_file, write_json
 from cellseg_d2.images.formats import image_header
@@ -40,7 +49,7 @@ T = TypeVar("T")
 PARTS_FOLDER = ".parts"
 """The folder for the results of single images, until all images are done."""
 
-PARTS_FORM = 3
+PARTS_FORM = 4
 """Parts of another form, of an earlier version, are not taken up."""
 
 SETTINGS_FILE = "settings"
@@ -63,6 +72,7 @@ class Output:
         pack: also make ``test-results.zip``.
         check: read ``test-results.json`` back with pycocotools.
         skip_errors: go on where an image cannot be read, and list it in ``skipped.json``.
+        object_type: what cells are in QuPath, of :data:`cellseg_d2.export.formats.OBJECT_TYPES`.
 
     Raises:
         CellSegError: a score that is none.
@@ -75,6 +85,7 @@ class Output:
     pack: bool = False
     check: bool = True
     skip_errors: bool = False
+    object_type: str = DETECTION
 
     def __post_init__(self) -> None:
         check_least_scores(self.min_score, self.min_score_of_class)
@@ -124,8 +135,10 @@ def predict_images(predictor: WholeImagePredictor, images: Sequence[InputImage],
       :mod:`cellseg_d2.export.record`;
     - ``coco``: ``test-results.json``, which appears whole or not at all, and ``image_ids.json`` with the id, name and
       size of each image;
-    - ``geojson/<name>.geojson``, ``rois/<name>.zip``, ``labels/<name>/*.tif``, ``csv/<name>.csv`` and
-      ``overlays/<name>.png``, see the writers in :mod:`cellseg_d2.export`.
+    - ``coco-dataset``: ``annotations/instances_default.json``;
+    - ``geojson/<name>.geojson``, ``rois/<name>.zip``, ``labels/<name>/*.tif``, ``labelme/<name>.json``,
+      ``cellpose/<class>/<name>_seg.npy``, ``csv/<name>.csv`` and ``overlays/<name>.png``, see the writers in
+      :mod:`cellseg_d2.export`.
 
     Of an image with a region only the cells in it are predicted, see :mod:`.region`.
 
@@ -204,6 +217,7 @@ def _fingerprint(cfg: CfgNode, output: Output, has_regions: bool) -> str:
         sorted(output.formats),
         output.min_score,
         sorted(output.min_score_of_class.items()),
+        output.object_type,
         has_regions,
     ]
     known += [state.st_size, state.st_mtime_ns] if state else []
@@ -280,13 +294,17 @@ def _write(predictor: WholeImagePredictor, opened: Opened[CellInstances], image:
     predictor.warn_of_scale(opened.pixels, image.path)
     names, pixel_size = predictor.class_names, predictor.pixel_size_of(opened.pixels)
     pixels = pixels_for(output.formats, opened.pixels, image.path)
-    shown = ImageCells(output.folder, image.name, sure, names, pixels, pixel_size, image.file_name, predictor.channels)
+    shown = ImageCells(
+        *(output.folder, image.name, sure, names, pixels, pixel_size, image.file_name),
+        *(image.path, output.object_type, predictor.channels),
+    )
     write_image(shown, output.formats)
     height, width = opened.pixels.size
     part = {
         "image": {"file_name": image.file_name, "id": image.id, "height": height, "width": width},
         "counts": asdict(ImageCounts.of(image.file_name, sure, len(names), pixel_size)),
         "results": to_results(opened.found, image.id) if COCO in output.formats else [],
+        "annotations": to_annotations(sure) if COCO_DATASET in output.formats else [],
         "region": opened.region.share if opened.region else None,
     }
     with whole_file(_part(output.folder / PARTS_FOLDER, image)) as partial:
@@ -304,17 +322,21 @@ def _finish(
     counts: list[ImageCounts] = []
     shares: dict[str, float] = {}
     unchecked = output.folder / f"{RESULTS_FILE}.unchecked"
-    with ResultsWriter.open(unchecked) as writer:
+    names = predictor.class_names
+    wanted = COCO_DATASET in output.formats
+    annotated = DatasetWriter.open(output.folder, names) if wanted else nullcontext()
+    with ResultsWriter.open(unchecked) as writer, annotated as dataset:
         for image in images:
             if image.id in reasons:
                 continue
             part = json.loads(_part(output.folder / PARTS_FOLDER, image).read_text(encoding="utf-8"))
             writer.append(part["results"])
+            if dataset is not None:
+                dataset.append(part["image"], part["annotations"])
             entries.append(part["image"])
             counts.append(ImageCounts(**part["counts"]))
             if part["region"] is not None:
                 shares[image.file_name] = part["region"]
-    names = predictor.class_names
     if COCO in output.formats:
         if output.check:
             sizes = {entry["id"]: (entry["height"], entry["width"]) for entry in entries}

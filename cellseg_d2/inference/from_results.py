@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -12,8 +13,9 @@ from cellseg_d2.cells.coco import Result, by_image, to_rle
 from cellseg_d2.cells.image_names import IDS_FILE, read_image_ids
 from cellseg_d2.cells.instances import CellInstances
 from cellseg_d2.errors import CellSegError, one_line
+from cellseg_d2.export.coco_dataset import DatasetWriter, to_annotations
 from cellseg_d2.export.counts import COUNTS_FILE, ImageCounts, write_counts
-from cellseg_d2.export.formats import ImageCells, pixels_for, write_image
+from cellseg_d2.export.formats import COCO_DATASET, DETECTION, ImageCells, pixels_for, write_image
 from cellseg_d2.export.record import RESULTS_FILE, Record
 from cellseg_d2.files import read_json
 from cellseg_d2.images.channels import PixelRule
@@ -93,16 +95,18 @@ def export_results(
     formats: Collection[str],
     selection: Selection,
     files: Sequence[InputImage] = (),
+    object_type: str = DETECTION,
 ) -> dict[str, int]:
     """Writes files of some formats, the same as ``predict`` writes, and ``counts.csv``.
 
     Args:
         results: what to write.
         output: the folder for the files; it may be that of the results, for the cells that its files have already.
-        formats: some of :data:`cellseg_d2.export.formats.WRITERS`.
+        formats: some of :data:`cellseg_d2.export.formats.LATER_FORMATS`.
         selection: which cells.
         files: the images themselves, found by their names. Overlays need them; without them tables have no mean
-            intensities.
+            intensities, and LabelMe looks for an image beside its file.
+        object_type: what cells are in QuPath, of :data:`cellseg_d2.export.formats.OBJECT_TYPES`.
 
     Returns:
         Class name -> number of cells.
@@ -116,30 +120,39 @@ def export_results(
         raise CellSegError(f"{output}: its files have cells of other least scores; give another --output for these")
     if "overlay" in formats and not files:
         raise CellSegError("overlays are drawn on the images; give them with --input")
-    named, counts = ByFileName(files), []
-    for image in track(results.images, len(results.images), "export"):
-        cells = selection.of(results.cells(image))
-        pixels = _pixels(named, image, formats, results.record.pixel_rule) if files else None
-        pixel_size = results.record.pixel_sizes_um.get(image.file_name)
-        names = results.record.class_names
-        shown = ImageCells(
-            output, image.name, cells, names, pixels, pixel_size, image.file_name, results.record.channels
-        )
-        write_image(shown, formats)
-        counts.append(ImageCounts.of(image.file_name, cells, len(names), pixel_size))
-    write_counts(output / COUNTS_FILE, counts, results.record.class_names)
+    named, counts, names = ByFileName(files), [], results.record.class_names
+    with DatasetWriter.open(output, names) if COCO_DATASET in formats else nullcontext() as dataset:
+        for image in track(results.images, len(results.images), "export"):
+            cells = selection.of(results.cells(image))
+            file = _file_of(named, image) if files else None
+            pixels = _pixels(file, formats, results.record.pixel_rule) if file else None
+            pixel_size, path = results.record.pixel_sizes_um.get(image.file_name), file.path if file else None
+            shown = ImageCells(
+                *(output, image.name, cells, names, pixels, pixel_size, image.file_name),
+                *(path, object_type, results.record.channels),
+            )
+            write_image(shown, formats)
+            if dataset is not None:
+                height, width = cells.image_size
+                entry = {"file_name": image.file_name, "id": image.id, "height": height, "width": width}
+                dataset.append(entry, to_annotations(cells))
+            counts.append(ImageCounts.of(image.file_name, cells, len(names), pixel_size))
+    write_counts(output / COUNTS_FILE, counts, names)
     if not in_place:
         stated = {key: value for key, value in asdict(selection).items() if key != "class_names"}
         replace(results.record, selection=stated).write(output)
-    return {
-        name: sum(image.cells[number] for image in counts) for number, name in enumerate(results.record.class_names)
-    }
+    return {name: sum(image.cells[number] for image in counts) for number, name in enumerate(names)}
 
 
-def _pixels(named: ByFileName, image: InputImage, formats: Collection[str], rule: PixelRule) -> Any:
-    """An image's pixels as far as the formats use them."""
+def _file_of(named: ByFileName, image: InputImage) -> InputImage:
+    """The image itself, of the size that it had."""
     file = named[image.file_name]
     if file is None:
         raise CellSegError(f"{image.file_name}: is not among the images of --input; give the folder that was predicted")
-    with replace(file, size=image.size).open(rule) as regions:
+    return replace(file, size=image.size)
+
+
+def _pixels(file: InputImage, formats: Collection[str], rule: PixelRule) -> Any:
+    """An image's pixels as far as the formats use them."""
+    with file.open(rule) as regions:
         return pixels_for(formats, regions, file.path)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from cellseg_d2.cells.instances import LARGEST_SIDE, CellInstances
 from cellseg_d2.config_checks import check_config
 from cellseg_d2.errors import CellSegError
+from cellseg_d2.export.contrast import stretched
 from cellseg_d2.export.formats import WRITERS, ImageCells
 from cellseg_d2.export.overlay import draw_overlay
 from cellseg_d2.images.channels import PixelRule, Rule
@@ -36,7 +37,7 @@ class SegmentedImage(CellInstances):
 
     def picture(self) -> NDArray[np.uint8]:
         """(h, w, 3) uint8 RGB: the cells in the colours of their classes on the image, made smaller as a whole."""
-        drawn = draw_overlay(self.image, self)
+        drawn = draw_overlay(stretched(self.image), self)
         scale = min(LARGEST_SIDE / max(self.image_size), 1)
         height, width = (max(round(scale * side), 1) for side in self.image_size)
         return (

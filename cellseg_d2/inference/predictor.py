@@ -27,6 +27,7 @@ from cellseg_d2.images.pixel_size import PixelSize
 from cellseg_d2.images.regions import ImageHeader, ImageRegions, WholeImage
 from cellseg_d2.inference.detect import Detector
 from cellseg_d2.inference.paste import to_cell_instances
+from cellseg_d2.inference.prepare import prepare, use_available_prediction_precision
 from cellseg_d2.inference.region import Region
 from cellseg_d2.inference.stitch import stitch
 from cellseg_d2.inference.suppress import Selection, suppress
@@ -81,8 +82,10 @@ class WholeImagePredictor:
         cfg = cfg.clone()
         cfg.defrost()
         use_available_device(cfg)
+        use_available_prediction_precision(cfg)
         model = build_model(cfg)
         CellCheckpointer(model, cfg, strict=True, opened=opened).load(cfg.MODEL.WEIGHTS)
+        prepare(model, cfg)
         return cls(model, cfg)
 
     @classmethod

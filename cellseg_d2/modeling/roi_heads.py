@@ -15,6 +15,7 @@ from torch import Tensor
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.modeling.box_predictor import CellOutputLayers
 from cellseg_d2.modeling.box_size import SizedPooler
+from cellseg_d2.modeling.mask_chunks import MasksInChunks
 from cellseg_d2.modeling.mask_head import CellMaskHead
 from cellseg_d2.modeling.point_rend import CellPointRendMaskHead
 from cellseg_d2.modeling.roi_align import ExactBoxes
@@ -92,7 +93,7 @@ class ConfiguredBoxHead:
 
 
 @ROI_HEADS_REGISTRY.register()
-class CellCascadeROIHeads(IgnoreCrowd, ConfiguredBoxHead, ExactBoxes, CascadeROIHeads):
+class CellCascadeROIHeads(IgnoreCrowd, ConfiguredBoxHead, MasksInChunks, ExactBoxes, CascadeROIHeads):
     """Detectron2's Cascade R-CNN heads (Cai and Vasconcelos, CVPR 2018) without crowds and with the plugin's losses.
 
     Crowds are removed once, before the first stage: a box that one stage moves onto a crowd is background in the next.
@@ -100,7 +101,7 @@ class CellCascadeROIHeads(IgnoreCrowd, ConfiguredBoxHead, ExactBoxes, CascadeROI
 
 
 @ROI_HEADS_REGISTRY.register()
-class CellROIHeads(IgnoreCrowd, ConfiguredBoxHead, ExactBoxes, StandardROIHeads):
+class CellROIHeads(IgnoreCrowd, ConfiguredBoxHead, MasksInChunks, ExactBoxes, StandardROIHeads):
     """Detectron2's box and mask heads without crowds and with the plugin's losses.
 
     With CELLSEG.SHAPE_CLASSIFIER the box head finds cells, and their classes follow from their masks too.

@@ -40,7 +40,7 @@ class ShapeClassifier(nn.Module):
             return class_logits.float() + self.layers(shape_descriptors(masks, boxes))
 
     def loss(self, masks: Tensor, instances: list[Instances]) -> Tensor:
-        """The mean cross-entropy of the proposals that fit their cells; 0 with a gradient where none does.
+        """The mean cross-entropy of the proposals that fit whole cells; 0 with a gradient where none does.
 
         Args:
             masks: (N, h, w) probabilities, without a gradient.
@@ -50,12 +50,11 @@ class ShapeClassifier(nn.Module):
         if not found:
             return self(masks, masks.new_zeros(0, 4), masks.new_zeros(0, self.layers[-1].out_features)).sum()
         boxes = Boxes.cat([of_image.proposal_boxes for of_image in found])
-        whole = torch.cat([_is_inside(of_image.gt_boxes.tensor, of_image.image_size) for of_image in found])
-        close = matched_pairwise_iou(boxes, Boxes.cat([of_image.gt_boxes for of_image in found])) >= CLOSE
-        close &= whole
-        logits = torch.cat([of_image.class_logits for of_image in found])[close]
-        classes = torch.cat([of_image.gt_classes for of_image in found])[close]
-        combined = self(masks[close], boxes.tensor[close], logits)
+        fits = matched_pairwise_iou(boxes, Boxes.cat([of_image.gt_boxes for of_image in found])) >= CLOSE
+        fits &= torch.cat([_is_inside(of_image.gt_boxes.tensor, of_image.image_size) for of_image in found])
+        logits = torch.cat([of_image.class_logits for of_image in found])[fits]
+        classes = torch.cat([of_image.gt_classes for of_image in found])[fits]
+        combined = self(masks[fits], boxes.tensor[fits], logits)
         total = F.cross_entropy(combined, classes, weight=self.class_weights, reduction="sum")
         weight = len(classes) if self.class_weights is None else self.class_weights[classes].sum()
         return total / max(float(weight), torch.finfo(torch.float32).eps) if len(classes) else total

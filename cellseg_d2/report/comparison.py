@@ -16,8 +16,21 @@ from cellseg_d2.cells.rle import decode_runs
 from cellseg_d2.errors import CellSegError, one_line, size_text, turned_text
 from cellseg_d2.evaluation.coco_matching import unmatched
 from cellseg_d2.evaluation.overlap_table import Cells
-from cellseg_d2.export.overlay import draw_crosses, draw_overlay
-from cellseg_d2.report.panels import shrunk
+from cellseg_d2.export.lettering import Key, swatch
+from cellseg_d2.export.marks import MISSED, SPURIOUS, mark_swatch
+from cellseg_d2.export.overlay import class_color
+from cellseg_d2.report.panels import cell_panel, count_text
+from cellseg_d2.report.sheet import Panel
+
+
+def comparison_keys(categories: Sequence[Record]) -> list[Key]:
+    """A legend's entries for pictures of :func:`compare`: the classes of a COCO dataset, and the marks."""
+    ordered = sorted(categories, key=lambda category: category["id"])
+    classes = [  # coloured as `to_instances` numbers them
+        (swatch(class_color(category["id"] - 1)), str(category.get("name", f"class {category['id']}")))
+        for category in ordered
+    ]
+    return [*classes, (mark_swatch(MISSED), "missed"), (mark_swatch(SPURIOUS), "spurious")]
 
 
 def compare(
@@ -25,19 +38,17 @@ def compare(
     truth: Sequence[Record],
     results: Sequence[Record],
     name: str,
-    max_side: int | None = None,
-) -> list[tuple[NDArray[np.uint8], str]]:
-    """The ground truth with a cross on each missed cell, and the prediction with one on each spurious cell.
+) -> list[Panel]:
+    """The ground truth with a ring on each missed cell, and the prediction with a cross on each spurious cell.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         truth: its COCO annotations. Crowds are not drawn, and excuse what :func:`unmatched` says they do.
         results: its COCO results that are to be shown; those that better ones hide are left out.
         name: the image's name, for errors.
-        max_side: larger pictures are reduced so that their larger side is this; None for never.
 
     Returns:
-        Two pictures, (H, W, 3) uint8 RGB, and what each shows.
+        Two panels.
 
     Raises:
         CellSegError: a segmentation is damaged or of another size.
@@ -45,26 +56,15 @@ def compare(
     cells, crowd = to_instances(truth, image, name)
     found = visible(to_instances(results, image, name)[0])
     missed, spurious = unmatched(_of(cells, crowd), _of(found), -np.inf)
+    annotated = cells[~crowd]
     return [
-        (
-            _crossed(image, cells[~crowd], cells[missed], max_side),
-            f"ground truth: {np.count_nonzero(~crowd)} cells, {len(missed)} missed (X)",
+        cell_panel(
+            f"ground truth: {count_text(len(annotated))}, {len(missed)} missed", image, annotated, MISSED, cells[missed]
         ),
-        (
-            _crossed(image, found, found[spurious], max_side),
-            f"prediction: {len(found)} cells, {len(spurious)} spurious (X)",
+        cell_panel(
+            f"prediction: {count_text(len(found))}, {len(spurious)} spurious", image, found, SPURIOUS, found[spurious]
         ),
     ]
-
-
-def _crossed(
-    image: NDArray[np.uint8], cells: CellInstances, wrong: CellInstances, max_side: int | None
-) -> NDArray[np.uint8]:
-    """Cells drawn over their image, with crosses on some; crosses are equally large in pictures of any size."""
-    picture = draw_overlay(image, cells)
-    if max_side is not None:
-        picture = shrunk(picture, max_side)
-    return draw_crosses(picture, wrong, picture.shape[1] / image.shape[1])
 
 
 def to_instances(records: Sequence[Record], image: NDArray[np.uint8], name: str) -> tuple[CellInstances, Bools]:

@@ -34,6 +34,9 @@ METRICS = {
 
 AP_LABEL = "average precision (%)"
 
+UNMEASURED = "nothing could be measured"
+"""What a plot says of which all numbers are NaN, such as the AP of a validation part without cells."""
+
 SMOOTHING = 0.15
 """The running mean of a loss covers this share of its records, each of which is a median of 20 iterations."""
 
@@ -121,6 +124,23 @@ def draw_lines(axes: Axes, lines: Iterable[Line], title: str, ylabel: str) -> No
     axes.set(title=title, xlabel="iteration", ylabel=ylabel, ylim=(0, None))
 
 
+def legend_below(axes: Axes, columns: int = 2) -> None:
+    """A legend below a plot, where it covers no line; none where nothing is drawn.
+
+    The figure's layout is to be ``constrained``, which makes room for it.
+    """
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=columns, fontsize="small", frameon=False)
+
+
+def say_if_empty(axes: Axes, reason: str = "nothing was logged yet") -> None:
+    """Adds to a plot's title why it is empty, where none of its lines has a number."""
+    values = [value for line in axes.lines for value in np.ravel(line.get_ydata())]
+    if not np.isfinite(np.array(values, float)).any():
+        title = axes.get_title()
+        axes.set_title(f"{title}: {UNMEASURED if values else reason}" if title else reason)
+
+
 def plot_curves(metrics: Path, output: Path) -> None:
     """Draws all losses and validation AP50 against the iteration, as PNG.
 
@@ -128,7 +148,7 @@ def plot_curves(metrics: Path, output: Path) -> None:
         CellSegError: see :func:`read_metrics`.
     """
     records = read_metrics(metrics)
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = Figure(figsize=(10, 5), layout="constrained")
     loss_axes, ap_axes = figure.subplots(1, 2)
     losses = [Line(curve(records, TOTAL_LOSS), TOTAL_LOSS, {"linewidth": 2.5})]
     losses += [Line(curve(records, name), name, {"linewidth": 1.2}) for name in loss_parts(records)]
@@ -139,7 +159,7 @@ def plot_curves(metrics: Path, output: Path) -> None:
     draw_lines(ap_axes, scores, "Validation", AP_LABEL)
     for axes in (loss_axes, ap_axes):
         axes.grid(alpha=0.3)
-        if axes.lines:
-            axes.legend(fontsize="small")
+        legend_below(axes)
+        say_if_empty(axes)
     with whole_file(output) as partial:
         figure.savefig(partial, dpi=120, format="png")

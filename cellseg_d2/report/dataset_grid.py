@@ -11,26 +11,24 @@ from cellseg_d2.cells.coco import annotate
 from cellseg_d2.cells.instances import CellInstances
 from cellseg_d2.conversion.cut import open_input, read_sample
 from cellseg_d2.conversion.options import ConvertOptions
-from cellseg_d2.export.overlay import draw_grid, draw_overlay, write_picture
+from cellseg_d2.export.overlay import class_keys, write_picture
 from cellseg_d2.files import read_json
 from cellseg_d2.images.channels import as_picture
 from cellseg_d2.report.dataset_report import DESCRIPTION
-from cellseg_d2.report.panels import legend, shrunk, stacked, titled
-
-LARGEST_SIDE = 1024
-"""The largest side of a panel in pixels; larger images are reduced."""
+from cellseg_d2.report.panels import cell_panel, count_text, image_panel
+from cellseg_d2.report.sheet import draw_sheet
 
 
 def write_dataset_grid(
     source: Path, output: Path, samples: int = 6, class_names: Sequence[str] = (), channels: Sequence[str] = ()
 ) -> None:
-    """Writes a PNG with one row per image: the image and its cells, coloured by class, below a legend that counts them.
+    """Writes a PNG of images, each beside its cells, coloured by class, below a legend that counts them.
 
     Args:
         source: the input layout, see :mod:`cellseg_d2.annotations.class_tiffs`, or a converted dataset, whose training
             tiles are drawn.
         output: the PNG.
-        samples: number of rows, at least 1; the images are spread evenly over all, in the order of their ids.
+        samples: number of images, at least 1; the images are spread evenly over all, in the order of their ids.
         class_names: names of class 1, 2, ...; not needed for a converted dataset.
         channels: those of the images, of which the first three are shown; a converted dataset knows its own.
 
@@ -43,15 +41,13 @@ def write_dataset_grid(
     options = ConvertOptions(class_names=tuple(class_names), channels=tuple(channels))
     given = open_input(source, options, annotation_file=converted if converted.is_file() else None)
     sources, names = given.images, given.class_names
-    rows = []
+    groups = []
     counts = np.zeros(len(names), np.int64)
     for number in np.unique(np.linspace(0, len(sources) - 1, samples).round().astype(int)):
         sample = sources[number]
         image, layers = read_sample(sample, options, len(names))
         image, size = as_picture(image, options.pixel_rule), (image.shape[0], image.shape[1])
         cells = CellInstances.from_annotations(annotate(layers, (0, 0, size[1], size[0])), size)
-        row = [(image, sample.id), (draw_overlay(image, cells), f"{len(cells)} cells")]
-        rows.append(draw_grid([titled(shrunk(picture, LARGEST_SIDE), text) for picture, text in row], columns=2))
+        groups.append([image_panel(sample.id, image), cell_panel(count_text(len(cells)), image, cells)])
         counts += np.bincount(cells.classes, minlength=len(names))
-    key = legend(names, counts.tolist(), max(row.shape[1] for row in rows))
-    write_picture(output, stacked([key, *rows]))
+    write_picture(output, draw_sheet(groups, class_keys(names, counts.tolist())))

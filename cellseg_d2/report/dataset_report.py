@@ -23,6 +23,7 @@ from cellseg_d2.conversion.cut import cut_sample, open_input
 from cellseg_d2.conversion.options import ConvertOptions
 from cellseg_d2.conversion.suggestions import Suggestion, suggest, to_yaml
 from cellseg_d2.errors import CellSegError
+from cellseg_d2.export.contrast import stretched
 from cellseg_d2.export.overlay import class_hex, draw_overlay
 from cellseg_d2.files import read_json
 from cellseg_d2.images.channels import as_picture
@@ -123,6 +124,7 @@ def _write(dataset: Dataset, folder: Path, output: Path, pictures: int) -> None:
         numbers=[[title, *(_number(values.get(key)) for key in COLUMNS)] for title, values in distributions(summary)],
         facts=closing_lines(summary),
         pictures=_pictures(dataset, pictures),
+        wanted=pictures,
         colors={name: class_hex(number) for number, name in enumerate(dataset.class_names)},
         settings=to_yaml(dataset.suggestions, BASE) if dataset.suggestions else "",
         parameters=[[name, str(value)] for name, value in dataset.parameters.items()],
@@ -179,37 +181,49 @@ def _cells_by_part(dataset: Dataset) -> dict[str, dict[str, int]]:
 
 
 def _figures(dataset: Dataset) -> dict[str, dict[str, str | Markup]]:
-    """Name of a figure -> its SVG, caption and alt text; figures with nothing to show are left out."""
+    """Name of a figure -> its SVG, caption and alt text; a caption says what has no data, and a figure may be empty."""
     summary = dataset.summary
     classes = summary["classes"]
+    parts = _cells_by_part(dataset)
     cells = ", ".join(f"{name} {_number(of_class['count'])}" for name, of_class in classes.items())
+    absent = [name for name, of_class in classes.items() if not of_class["count"]]
+    absent += [f"the part {part}" for part, of_part in parts.items() if part and not any(of_part.values())]
+    no_cells = f"No cells: {', '.join(absent)}." if absent else ""
+    no_validation = "There is no validation part." if dataset.counts and "val" not in parts else ""
     found: dict[str, dict[str, str | Markup]] = {
         "classes": {
-            "svg": figure_svg(_draw_bars(_cells_by_part(dataset))),
-            "caption": "Cells of each class.",
+            "svg": figure_svg(_draw_bars(parts)),
+            "caption": " ".join(filter(None, ("Cells of each class.", no_cells, no_validation))),
             "alt": f"Bar chart of the cells of each class: {cells}.",
         }
     }
-    per_class = (
+    for key, unit, caption in (
         ("per_image", "cells", "Cells per image."),
         ("longest_side", "pixels", "Longest side of a cell's box."),
         ("area", "pixels", "Area of a cell."),
-    )
-    plots: list[tuple[str, dict[str, Record], str, str]] = [
-        (key, {"all": summary["cells"][key], **{name: cells[key] for name, cells in classes.items()}}, unit, caption)
-        for key, unit, caption in per_class
-    ]
-    sizes = {side: summary["images"][side] for side in ("height", "width")}
-    plots.append(("image_size", sizes, "pixels", "Height and width of the images."))
-    for key, distribution, unit, caption in plots:
-        if shown := {name: values for name, values in distribution.items() if values}:
-            medians = ", ".join(f"{name} {_number(values['p50'])}" for name, values in shown.items())
-            found[key] = {
-                "svg": figure_svg(_draw_boxes(shown, unit, log=key != "per_image")),
-                "caption": caption,
-                "alt": f"Box plots. {caption} Medians in {unit}: {medians}.",
-            }
+    ):
+        of_classes = [("all", summary["cells"][key]), *((name, of_class[key]) for name, of_class in classes.items())]
+        found[key] = _box_figure(of_classes, unit, caption, log=key != "per_image")
+    sizes = [(side, summary["images"][side]) for side in ("height", "width")]
+    found["image_size"] = _box_figure(sizes, "pixels", "Height and width of the images.", log=True)
     return found
+
+
+def _box_figure(
+    distributions: Sequence[tuple[str, Record]], unit: str, caption: str, log: bool
+) -> dict[str, str | Markup]:
+    """Box plots with a caption that names what has no data; without any there is no SVG."""
+    shown = [(name, values) for name, values in distributions if values]
+    if not shown:
+        return {"svg": "", "caption": f"{caption} No plot: there are no cells.", "alt": ""}
+    absent = [name for name, values in distributions if not values]
+    caption += f" No box: {', '.join(absent)}, without cells." if absent else ""
+    medians = ", ".join(f"{name} {_number(values['p50'])}" for name, values in shown)
+    return {
+        "svg": figure_svg(_draw_boxes(shown, unit, log)),
+        "caption": caption,
+        "alt": f"Box plots. {caption} Medians in {unit}: {medians}.",
+    }
 
 
 @matplotlib.rc_context(PAGE_STYLE)
@@ -223,14 +237,14 @@ def _draw_bars(parts: Mapping[str, Mapping[str, int]]) -> Figure:
         lefts += [cells[name] for name in names]
     axes.set_xlabel("cells")
     if len(parts) > 1:
-        axes.legend()
+        figure.legend(loc="outside upper center", ncols=len(parts))  # above the bars, none of which it covers
     return figure
 
 
 @matplotlib.rc_context(PAGE_STYLE)
-def _draw_boxes(distributions: Mapping[str, Record], unit: str, log: bool) -> Figure:
+def _draw_boxes(distributions: Sequence[tuple[str, Record]], unit: str, log: bool) -> Figure:
     """A box per distribution: middle half and median, whiskers to 5 and 95 %, dots at the smallest and the largest."""
-    figure, axes = _rows(list(distributions))
+    figure, axes = _rows([name for name, _ in distributions])
     boxes = [
         {
             "whislo": values["p5"],
@@ -240,7 +254,7 @@ def _draw_boxes(distributions: Mapping[str, Record], unit: str, log: bool) -> Fi
             "whishi": values["p95"],
             "fliers": [values["min"], values["max"]],
         }
-        for values in distributions.values()
+        for _, values in distributions
     ]
     line = {"color": "C0", "linewidth": 1.5}
     axes.bxp(
@@ -266,7 +280,7 @@ def _draw_boxes(distributions: Mapping[str, Record], unit: str, log: bool) -> Fi
 
 def _rows(names: Sequence[str]) -> tuple[Figure, Axes]:
     """An empty plot with one row per name, the first at the top."""
-    figure = Figure(figsize=(6, 1 + ROW * len(names)), layout="constrained")
+    figure = Figure(figsize=(5, 1 + ROW * len(names)), layout="constrained")
     axes = figure.subplots()
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.4, -0.6)
@@ -293,7 +307,7 @@ def _pictures(dataset: Dataset, number: int) -> list[dict[str, str]]:
         counts = Counter(names[number] for number in cells.classes)
         pictures.append(
             {
-                "address": picture_uri(draw_overlay(image[y0:y1, x0:x1], cells), PICTURE_SIDE),
+                "address": picture_uri(draw_overlay(stretched(image[y0:y1, x0:x1]), cells), PICTURE_SIDE),
                 "name": samples[place].id,
                 "cells": ", ".join(f"{counts[name]} {name}" for name in names if counts[name]) or "no cell",
             }

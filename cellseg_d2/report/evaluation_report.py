@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-from markupsafe import Markup
-from matplotlib import patheffects
-from matplotlib.figure import Figure
+import numpy as np
 
 from cellseg_d2.cells.coco import Record
 from cellseg_d2.cells.coco_input import read_pair
@@ -20,8 +16,6 @@ from cellseg_d2.errors import CellSegError
 from cellseg_d2.evaluation.cell_metrics import ACCURACY_NAMES, F1_NAMES
 from cellseg_d2.evaluation.coco_ap import AREAS, detection_cap, tasks_of
 from cellseg_d2.evaluation.coco_cells import class_names
-from cellseg_d2.evaluation.coco_matching import RECALLS
-from cellseg_d2.evaluation.error_breakdown import KINDS
 from cellseg_d2.evaluation.image_scores import ImageScore, image_scores, worst_first
 from cellseg_d2.evaluation.judgement import CellJudgement, Judgement, judge_results
 from cellseg_d2.evaluation.report_tables import (
@@ -35,14 +29,18 @@ from cellseg_d2.evaluation.report_tables import (
     summary_rows,
     threshold_table,
 )
-from cellseg_d2.evaluation.thresholds import precision_curves
-from cellseg_d2.export.overlay import class_color, class_hex
+from cellseg_d2.export.marks import MISSED, SPURIOUS, mark_path
+from cellseg_d2.export.overlay import class_hex
 from cellseg_d2.images.channels import Rule
 from cellseg_d2.images.tiff import INTENSITY_RULE
+from cellseg_d2.report.evaluation_figures import curve_keys, error_figure, pr_figure
 from cellseg_d2.report.gallery import ImageFiles, draw_gallery
-from cellseg_d2.report.page import INK, PAGE_STYLE, figure_svg, write_page
+from cellseg_d2.report.page import write_page
 
 TASKS = {"segm": "mask", "bbox": "box"}
+
+SHAPES = (0.75, 1.8)
+"""The least and the greatest width by height of the frames of the gallery."""
 
 TABLE_ROWS = 100
 """The most rows in the table of images."""
@@ -226,6 +224,7 @@ def _cell_content(cells: CellJudgement) -> dict[str, Any]:
         "thresholds_title": THRESHOLDS_TITLE,
         "thresholds": threshold_table(cells),
         "pr_figure": pr_figure(cells),
+        "curve_keys": curve_keys(cells),
         "errors": error_table(cells),
         "ap50": number_text(cells.errors.ap50),
         "error_figure": error_figure(cells),
@@ -245,7 +244,7 @@ def _image_content(
     order = worst_first(scores)
     worst, best = _ends(order, gallery.count)
     ids = sorted({image["id"] for image in truth["images"]})  # the order of `scores`
-    pictures = draw_gallery(
+    drawn = draw_gallery(
         truth,
         results,
         [ids[place] for place in worst + best],
@@ -254,10 +253,14 @@ def _image_content(
         max_detections=max_detections,
         max_side=gallery.max_side,
     )
+    pictures = list(drawn)
+    shapes = [picture.width / picture.height for picture in pictures]
     return {
         "images": [image_row(scores[place]) for place in order[:TABLE_ROWS]],
         "rated": len(order),
-        "pictures": list(pictures),
+        "pictures": pictures,
+        "shape": f"{np.clip(np.median(shapes), *SHAPES):.3f}" if shapes else "",  # so that all are equally high
+        "marks": {kind: mark_path(kind, 13, 8, 5) for kind in (MISSED, SPURIOUS)},  # of the legend
         "worst": len(worst),
         "with_images": files is not None,
     }
@@ -279,43 +282,3 @@ def heat_of(confusion: Sequence[Sequence[int]]) -> list[list[str]]:
         ]
         for truth, row in enumerate(confusion)
     ]
-
-
-@matplotlib.rc_context(PAGE_STYLE)
-def pr_figure(cells: CellJudgement) -> Markup | None:
-    """Precision by recall per class, and the thresholds of the best F1; None where there are no cells."""
-    curves = precision_curves(cells.detections, cells.class_names)
-    if not curves:
-        return None
-    figure = Figure(figsize=(9, 4.5), layout="constrained")
-    axes = figure.subplots()
-    edge = [patheffects.Stroke(linewidth=2.8, foreground=INK), patheffects.Normal()]  # for pale colours on white
-    for number, name in enumerate(cells.class_names):
-        if name not in curves:
-            continue
-        best, color = cells.thresholds.get(name), class_color(number) / 255
-        label = f"AP50 {number_text(100 * curves[name].mean())} {name}"  # legends leave out what starts with a "_"
-        if best is not None:
-            label += f", F1 {number_text(best.f1)} at {best.score:.3f}"
-            axes.plot(best.recall, best.precision, "o", color=color, markersize=8, markeredgecolor=INK, zorder=3)
-        line = "--" if number // 7 % 2 else "-"  # colours repeat after seven classes
-        axes.plot(100 * RECALLS, 100 * curves[name], line, color=color, linewidth=2, path_effects=edge, label=label)
-    axes.set(xlabel="recall (%)", ylabel="precision (%)", xlim=(0, 101), ylim=(0, 103))
-    figure.legend(loc="outside right upper", fontsize="small")
-    return figure_svg(figure)
-
-
-@matplotlib.rc_context(PAGE_STYLE)
-def error_figure(cells: CellJudgement) -> Markup | None:
-    """Bars with the AP50 that each kind of error costs; None where there are no cells."""
-    costs = [cells.errors.costs[kind] for kind in KINDS]
-    if math.isnan(cells.errors.ap50):
-        return None
-    figure = Figure(figsize=(5.6, 2.3), layout="constrained")
-    axes = figure.subplots()
-    bars = axes.barh(list(KINDS), costs, height=0.65, color="#d55e00")
-    axes.bar_label(bars, [number_text(cost) for cost in costs], padding=4, color=INK)
-    axes.set(xlabel="AP50 that fixing it would add", xlim=(0, 1.12 * max(*costs, 1.0)))
-    axes.invert_yaxis()
-    axes.grid(visible=False, axis="y")
-    return figure_svg(figure)

@@ -20,6 +20,8 @@ from cellseg_d2.evaluation.coco_cells import EvaluatedImage, class_names, image_
 from cellseg_d2.evaluation.coco_matching import unmatched, within_cap
 from cellseg_d2.evaluation.image_scores import ImageScore
 from cellseg_d2.evaluation.overlap_table import Cells
+from cellseg_d2.export.contrast import stretched
+from cellseg_d2.export.marks import MISSED, SPURIOUS, mark_path, place_of
 from cellseg_d2.export.overlay import class_hex
 from cellseg_d2.images.channels import Rule, as_picture
 from cellseg_d2.images.listing import ByFileName, InputImage, list_images
@@ -28,6 +30,9 @@ from cellseg_d2.report.page import picture_uri
 TOLERANCE = 0.75
 """How far a simplified outline may be from the true one, in pixels of the shown picture. The steps of a pixel outline
 are up to 0.71 from a straight line."""
+
+LEAST_ARM = 1 / 90
+"""The smallest arm of a mark as a share of the picture's larger side."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +44,14 @@ class Outline:
         color: its class's colour, ``#rrggbb``.
         title: its class, score and area.
         kind: ``missed``, ``spurious``, ``crowd`` or empty.
+        mark: SVG path data of the mark on a missed or spurious cell; empty on others.
     """
 
     path: str
     color: str
     title: str
     kind: str
+    mark: str = ""
 
 
 @dataclass(frozen=True)
@@ -54,7 +61,8 @@ class Picture:
     Attributes:
         score: the image's name, its numbers of cells and errors, and its F1.
         width, height: the shown picture's size in its pixels, not rounded.
-        uri: the picture as a ``data:`` address, which holds its pixels; None where the image is not at hand.
+        uri: the picture as a ``data:`` address, which holds its pixels, brightened if dark; None where the image is not
+            at hand.
         truth, predictions: the outlines.
     """
 
@@ -188,15 +196,15 @@ def _draw(
     scale = min(1.0, (max_side or max(height, width)) / max(height, width))
     missed, spurious = unmatched(truth, predictions, score_threshold)
     truth_kinds = np.where(truth.crowd, "crowd", "").astype(object)
-    truth_kinds[missed] = "missed"
+    truth_kinds[missed] = MISSED
     kinds = np.full(len(predictions), "", object)
-    kinds[spurious] = "spurious"
+    kinds[spurious] = SPURIOUS
     shown = np.sort(predictions.ranking(score_threshold))
     return Picture(
         score=ImageScore(image.name, int(np.count_nonzero(~truth.crowd)), len(missed), len(spurious)),
         width=width * scale,
         height=height * scale,
-        uri=None if pixels is None else picture_uri(pixels, max_side),
+        uri=None if pixels is None else picture_uri(stretched(pixels), max_side),
         truth=_outlines(truth, np.arange(len(truth)), truth_kinds, names, scale, scored=False),
         predictions=_outlines(predictions, shown, kinds, names, scale, scored=True),
     )
@@ -214,15 +222,23 @@ def _outlines(
         kind = str(kinds[number])
         score = f"score {cells.scores[number]:.2f}, " if scored else ""
         title = f"{names[label]}, {score}{areas[number]:,} px"
+        path = _mark(kind, mask, origin, scale, cells.runs.size) if kind in (MISSED, SPURIOUS) else ""
         outlines.append(
             Outline(
                 path=outline_path(mask, origin, scale),
                 color=class_hex(label),
                 title={"": title, "crowd": f"not judged: {title}"}.get(kind, f"{kind}: {title}"),
                 kind=kind,
+                mark=path,
             )
         )
     return outlines
+
+
+def _mark(kind: str, mask: Bools, origin: Ints, scale: float, size: tuple[int, int]) -> str:
+    """The mark of a cell, which is seen in a large picture too, since a page shows all equally large."""
+    x, y, arm = place_of(mask, origin, scale)
+    return mark_path(kind, x, y, max(arm, LEAST_ARM * scale * max(size)))
 
 
 def outline_path(mask: Bools, origin: Ints, scale: float) -> str:

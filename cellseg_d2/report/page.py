@@ -52,6 +52,9 @@ PAGE_STYLE: dict[str, Any] = {
 The colours are those of Okabe and Ito, which colour-blind readers can distinguish, without the ones too pale on white.
 """
 
+LEGIBLE, LARGEST = 0.9, 1.5
+"""By how much a page scales figures at the least and at the most; a letter of 10 points gets 9 to 15 pixels high."""
+
 JPEG_QUALITY = 85
 
 JPEG_SIDE = 65_500
@@ -84,7 +87,10 @@ def write_page(output: Path, template: str, **content: Any) -> None:
 
 
 def figure_svg(figure: Figure) -> Markup:
-    """A figure that was drawn in :data:`PAGE_STYLE`, as SVG that fills the width of a page."""
+    """A figure that was drawn in :data:`PAGE_STYLE`, as SVG that fills the width of a page as far as it is legible.
+
+    It is never reduced to less than :data:`LEGIBLE` of its size, and in a narrower page it scrolls.
+    """
     buffer = io.StringIO()
     # within the style too, because matplotlib reads some of its settings only here
     with matplotlib.rc_context(PAGE_STYLE):
@@ -94,7 +100,9 @@ def figure_svg(figure: Figure) -> Markup:
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # ids of groups are unused, and the same in every figure
     start, rest = svg.split(">", 1)
-    return Markup(re.sub(r' (width|height)="[^"]*"', "", start) + ">" + rest)  # its viewBox keeps its shape
+    start = re.sub(r' (width|height)="[^"]*"', "", start)  # its viewBox keeps its shape
+    wide = 72 * figure.get_figwidth()  # in the units of the viewBox, of which a letter has 10 or more
+    return Markup(f'{start} style="min-width:{LEGIBLE * wide:.0f}px;max-width:{LARGEST * wide:.0f}px">{rest}')
 
 
 def picture_uri(picture: NDArray[np.uint8], max_side: int | None = None) -> str:

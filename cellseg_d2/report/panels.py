@@ -1,58 +1,57 @@
-"""Parts of pictures of cells: titles, legends, smaller copies."""
+"""Panels of sheets: an image, and an image with its cells."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from functools import cache
-from pathlib import Path
-
 import cv2
-import matplotlib
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
 
-from cellseg_d2.export.overlay import class_color, draw_grid
+from cellseg_d2.cells.instances import CellInstances
+from cellseg_d2.errors import counted
+from cellseg_d2.export.contrast import stretched
+from cellseg_d2.export.marks import draw_marks
+from cellseg_d2.export.overlay import LINE, draw_overlay, resized
+from cellseg_d2.report.sheet import TALLEST, Panel, Size
 
-LETTERS = 12
-"""The size of the smallest letters in pixels."""
-
-WIDTH_IN_LETTERS = 45
-"""Letters grow with pictures that are wider than this number of letters, since these are viewed from farther away."""
-
-
-def titled(picture: NDArray[np.uint8], text: str) -> NDArray[np.uint8]:
-    """A line of text above a (H, W, 3) uint8 RGB picture; as wide as the wider of the two."""
-    return stacked([lettering(text, _size(picture.shape[1])), picture])
+KEPT = 2 * TALLEST
+"""The largest side in pixels of an image that is kept for a panel; larger ones are reduced when the panel is made."""
 
 
-def legend(names: Sequence[str], counts: Sequence[int], width: int) -> NDArray[np.uint8]:
-    """A legend with the colour, name and number of cells of each class, in columns.
+def image_panel(title: str, image: NDArray[np.uint8]) -> Panel:
+    """An image, (H, W, 3) uint8 RGB; a dark one is brightened."""
+    kept = shrunk(stretched(image), KEPT)
+    return Panel(title, size_of(image), lambda size: resized(kept, size))
+
+
+def cell_panel(
+    title: str, image: NDArray[np.uint8], cells: CellInstances, kind: str = "", marked: CellInstances | None = None
+) -> Panel:
+    """An image with its cells.
 
     Args:
-        names: the names of class 0, 1, ...; at least one.
-        counts: cells per class.
-        width: width in pixels of the picture that it belongs to; a longer name makes it wider.
-
-    Returns:
-        (H, W, 3) uint8 RGB.
+        title: what it shows.
+        image: (H, W, 3) uint8 RGB; a dark one is brightened.
+        cells: the cells of this image.
+        kind: how ``marked`` are marked, see :mod:`cellseg_d2.export.marks`.
+        marked: the cells with a mark; None for none.
     """
-    entries = []
-    for number, (name, count) in enumerate(zip(names, counts, strict=True)):
-        text = lettering(f"{name}: {count}", _size(width // 2))  # it belongs to a row of at least two pictures
-        side = len(text)
-        gap = np.full((side, side // 2, 3), 255, np.uint8)
-        entries.append(np.hstack([np.full((side, side, 3), class_color(number)), gap, text, gap]))
-    return draw_grid(entries, columns=max(width // max(entry.shape[1] for entry in entries), 1))
+    kept = shrunk(stretched(image), KEPT)
+
+    def draw(size: Size) -> NDArray[np.uint8]:
+        drawn = draw_overlay(kept, cells, size=size, line=LINE)
+        return drawn if marked is None else draw_marks(drawn, marked, kind, size[1] / image.shape[1])
+
+    return Panel(title, size_of(image), draw)
 
 
-def stacked(pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """RGB pictures of any sizes, one below the other, aligned left on white."""
-    width = max(picture.shape[1] for picture in pictures)
-    return np.vstack(
-        [np.pad(part, ((0, 0), (0, width - part.shape[1]), (0, 0)), constant_values=255) for part in pictures]
-    )
+def count_text(cells: int) -> str:
+    """A number of cells for a title; a picture without cells says so."""
+    return counted(cells, "cell") if cells else "no cells"
+
+
+def size_of(image: NDArray[np.uint8]) -> Size:
+    """(height, width) of an image."""
+    return image.shape[0], image.shape[1]
 
 
 def shrunk(picture: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
@@ -63,20 +62,3 @@ def shrunk(picture: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
         return picture
     size = (max(round(scale * width), 1), max(round(scale * height), 1))
     return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
-
-
-def lettering(text: str, size: int) -> NDArray[np.uint8]:
-    """A line of black text on white, (H, W, 3) uint8; the font covers most European languages."""
-    font = _font(size)
-    strip = Image.new("RGB", (math.ceil(font.getlength(text)), sum(font.getmetrics())), "white")
-    ImageDraw.Draw(strip).text((0, 0), text, fill="black", font=font)
-    return np.asarray(strip, np.uint8)
-
-
-@cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
-
-
-def _size(width: int) -> int:
-    return max(width // WIDTH_IN_LETTERS, LETTERS)

@@ -12,12 +12,14 @@ from cellseg_d2.cells.coco_input import read_pair, read_results
 from cellseg_d2.cells.hidden import visible
 from cellseg_d2.cells.image_names import NamedImages, Names
 from cellseg_d2.errors import CellSegError
-from cellseg_d2.export.overlay import draw_grid, draw_overlay, write_picture
+from cellseg_d2.export.overlay import class_keys, write_picture
+from cellseg_d2.export.record import Record as ResultsRecord
 from cellseg_d2.images.channels import Rule, as_picture
-from cellseg_d2.images.listing import ByFileName, InputImage
+from cellseg_d2.images.listing import RESULTS_RECORD, ByFileName, InputImage
 from cellseg_d2.images.tiff import INTENSITY_RULE
-from cellseg_d2.report.comparison import compare, to_instances
-from cellseg_d2.report.panels import stacked, titled
+from cellseg_d2.report.comparison import compare, comparison_keys, to_instances
+from cellseg_d2.report.panels import cell_panel, count_text, image_panel
+from cellseg_d2.report.sheet import draw_sheet
 
 logger = logging.getLogger(__name__)
 
@@ -33,10 +35,10 @@ def write_prediction_grid(
     samples: int | None = None,
     rule: Rule = INTENSITY_RULE,
 ) -> None:
-    """Writes a PNG with one row per image: the image, its ground truth if given, and its predicted cells.
+    """Writes a PNG of images, each beside its ground truth if given and its predicted cells, below a legend.
 
-    With ground truth, crosses mark the cells that COCO's matching at an IoU of 0.5 leaves without a partner: missed
-    cells in the ground truth, spurious cells in the prediction.
+    With ground truth, the cells that COCO's matching at an IoU of 0.5 leaves without a partner are marked: rings on
+    missed cells in the ground truth, crosses on spurious cells in the prediction.
 
     Args:
         images: the images to show, with their ids.
@@ -59,9 +61,11 @@ def write_prediction_grid(
     images = images[:samples]
     if ground_truth is None:
         truth, given = None, read_results([results]).files[0]
+        keys = class_keys(_class_names(results, given))
     else:
         dataset, given = read_pair(ground_truth, results, only_predicted=predicted is not None)
         truth = by_image(dataset["annotations"])
+        keys = comparison_keys(dataset["categories"])
         if predicted is not None:
             ids = predicted.among(dataset["images"], ground_truth).numbers
             images = [replace(image, id=ids[image.id]) for image in images]
@@ -70,17 +74,24 @@ def write_prediction_grid(
     found = by_image(result for result in given if result["score"] >= score_threshold)
     if given and predicted is None and not {image.id for image in images} & {result["image_id"] for result in given}:
         logger.warning("%s: has no result of the images shown; do their ids agree? --image-ids names them", results)
-    rows = []
+    groups = []
     for shown in images:
         image, name = as_picture(shown.read(rule), rule), str(shown.path)
         if truth is None:
             cells = visible(to_instances(found[shown.id], image, name)[0])
-            panels = [(draw_overlay(image, cells), f"prediction: {len(cells)} cells")]
+            panels = [cell_panel(f"prediction: {count_text(len(cells))}", image, cells)]
         else:
             panels = compare(image, truth[shown.id], found[shown.id], name)
-        row = [titled(panel, text) for panel, text in [(image, shown.file_name), *panels]]
-        rows.append(draw_grid(row, columns=len(row)))
-    write_picture(output, stacked(rows))
+        groups.append([image_panel(shown.file_name, image), *panels])
+    write_picture(output, draw_sheet(groups, keys))
+
+
+def _class_names(results: Path, given: Sequence[Record]) -> list[str]:
+    """The names that ``predict`` wrote beside its results; without them the numbers of their categories."""
+    if (results.parent / RESULTS_RECORD).is_file():
+        return ResultsRecord.read(results.parent).class_names
+    largest = max((result["category_id"] for result in given), default=0)
+    return [f"class {number}" for number in range(1, largest + 1)]
 
 
 def _predicted(images: Sequence[InputImage], predicted: NamedImages) -> list[InputImage]:

@@ -17,11 +17,13 @@ from cellseg_d2.report.curves import (
     METRICS,
     SMOOTHING,
     TOTAL_LOSS,
+    UNMEASURED,
     VALIDATION,
     Curve,
     Line,
     draw_lines,
     loss_parts,
+    say_if_empty,
     smooth,
     training_seconds,
 )
@@ -113,7 +115,10 @@ def _setting(value: Any) -> str:
 
 
 def _sections(runs: Sequence[Run]) -> list[dict[str, str | Markup]]:
-    """Each figure's title, plots, caption and alt text; none where the runs have nothing to draw."""
+    """Each figure's title, plots, caption and alt text; a figure with nothing to draw has a caption that says so.
+
+    There are no sections where no run has logged anything.
+    """
     parts = loss_parts(record for run in runs for record in run.records)
     scores = {
         label: [line for run, style in _styled(runs) for line in _score_lines(run, name, style)]
@@ -125,20 +130,31 @@ def _sections(runs: Sequence[Run]) -> list[dict[str, str | Markup]]:
         for number, (run, style) in enumerate(_styled(runs), start=1)
     ]
     tried = (
-        ("Scores on the validation part", scores, AP_LABEL, ""),
-        ("Loss", {"Sum of all losses": _loss_lines(runs, TOTAL_LOSS)}, "loss", LOSS_CAPTION),
-        ("Its parts", {name: _loss_lines(runs, name) for name in parts}, "loss", LOSS_CAPTION),
-        ("Learning rate", {"": rates}, "learning rate", ""),
+        ("Scores on the validation part", scores, AP_LABEL, "", tuple(METRICS)),
+        ("Loss", {"Sum of all losses": _loss_lines(runs, TOTAL_LOSS)}, "loss", LOSS_CAPTION, (TOTAL_LOSS,)),
+        ("Its parts", {name: _loss_lines(runs, name) for name in parts}, "loss", LOSS_CAPTION, tuple(parts)),
+        ("Learning rate", {"": rates}, "learning rate", "", ("lr",)),
     )
     names = ", ".join(run.name for run in runs)
     sections: list[dict[str, str | Markup]] = []
-    for title, panels, ylabel, caption in tried:
-        if drawn := {name: lines for name, lines in panels.items() if any(line.points for line in lines)}:
-            what = ", ".join(name for name in drawn if name) or title
-            alt = f"Line plots against the iteration: {what}, of {names}."
-            svg = figure_svg(_draw(drawn, ylabel))
-            sections.append({"title": title, "svg": svg, "caption": caption, "alt": alt})
-    return sections
+    for title, panels, ylabel, about, metrics in tried:
+        caption = " ".join(filter(None, (about, _without_values(runs, metrics))))
+        drawn = {name: lines for name, lines in panels.items() if any(line.points for line in lines)}
+        what = ", ".join(name for name in drawn if name) or title
+        alt = f"Line plots against the iteration: {what}, of {names}."
+        svg = figure_svg(_draw(drawn, ylabel)) if drawn else ""
+        sections.append({"title": title, "svg": svg, "caption": caption, "alt": alt})
+    return sections if any(section["svg"] for section in sections) else []
+
+
+def _without_values(runs: Sequence[Run], metrics: Sequence[str]) -> str:
+    """A sentence on the runs that have no number of some metrics; empty where all have."""
+    logged = {run.name: [value for name in metrics for _, value in run.curve(name)] for run in runs}
+    nothing = [name for name, values in logged.items() if not values]
+    unmeasured = [name for name, values in logged.items() if values and not any(map(math.isfinite, values))]
+    said = [f"Nothing was logged of {', '.join(nothing)}."] if nothing else []
+    said += [f"{UNMEASURED.capitalize()} of {', '.join(unmeasured)}."] if unmeasured else []
+    return " ".join(said)
 
 
 def _styled(runs: Sequence[Run]) -> list[tuple[Run, dict[str, Any]]]:
@@ -180,9 +196,10 @@ def _draw(panels: Mapping[str, Sequence[Line]], ylabel: str) -> Figure:
     places = figure.subplots(rows, columns, squeeze=False).flat
     for (title, lines), axes in zip(panels.items(), places):
         draw_lines(axes, lines, title, ylabel)
+        say_if_empty(axes)
     for axes in places:  # empty places in the last row
         axes.set_axis_off()
     entries = {str(line.get_label()): line for axes in figure.axes for line in axes.lines if line.get_label()}
     entries = {label: line for label, line in entries.items() if not label.startswith("_")}  # names by matplotlib
-    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=3, fontsize="small")
+    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=3)
     return figure

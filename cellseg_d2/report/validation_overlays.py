@@ -12,18 +12,17 @@ from numpy.typing import NDArray
 
 from cellseg_d2.cells.coco import Record, by_image
 from cellseg_d2.data.channels import read_tile
-from cellseg_d2.export.overlay import draw_grid
 from cellseg_d2.images.channels import Channels
-from cellseg_d2.report.comparison import compare
-from cellseg_d2.report.panels import titled
+from cellseg_d2.report.comparison import compare, comparison_keys
+from cellseg_d2.report.sheet import draw_sheet
 
 RGB = Channels()
 
 SHOWN_SCORE = 0.5
 """The least score of a cell to draw."""
 
-LARGEST_SIDE = 768
-"""The approximate side of a picture in pixels; small, because an event file keeps those of every evaluation."""
+WIDTH = 768
+"""The width of a picture in pixels; small, because an event file keeps those of every evaluation."""
 
 
 def validation_overlays(
@@ -46,13 +45,11 @@ def validation_overlays(
     """
     cells = by_image(truth["annotations"])
     number = Counter(cell["image_id"] for cell in truth["annotations"] if not cell.get("iscrowd"))
+    keys = comparison_keys(truth["categories"])
     found = by_image(result for result in results if result["score"] >= SHOWN_SCORE)
     shown = sorted(truth["images"], key=lambda image: -number[image["id"]])[:count]
     for place, record in enumerate(shown, start=1):
         path = root / record["file_name"]
         image = channels.picture(read_tile(str(path), channels.names))
-        panels = compare(image, cells[record["id"]], found[record["id"]], str(path), LARGEST_SIDE // 2)
-        yield (
-            f"overlays/{place}_{path.stem}",
-            draw_grid([titled(panel, text) for panel, text in panels], columns=2),
-        )
+        panels = compare(image, cells[record["id"]], found[record["id"]], str(path))
+        yield f"overlays/{place}_{path.stem}", draw_sheet([panels], keys, WIDTH)

@@ -10,20 +10,25 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from cellseg_d2.report.curves import Curve, smooth
+from cellseg_d2.report.curves import UNMEASURED, Curve, legend_below, say_if_empty, smooth
 from cellseg_d2.studies.arms import Study
 from cellseg_d2.studies.results import Finished
 
 
 def draw(study: Study, finished: Mapping[str, Sequence[Finished]], output: Path) -> None:
-    """Draws a study as PNG: lines are means over seeds, bands and points are the seeds.
+    """Writes :func:`figure_of` as PNG."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    figure_of(study, finished).savefig(output, dpi=110)
+
+
+def figure_of(study: Study, finished: Mapping[str, Sequence[Finished]]) -> Figure:
+    """Draws a study: lines are means over seeds, bands and points are the seeds; an empty plot says why it is.
 
     Args:
         study: what was compared.
         finished: name of an arm -> its runs.
-        output: the file.
     """
-    figure = Figure(figsize=(15, 4.2), layout="constrained")
+    figure = Figure(figsize=(15, 5), layout="constrained")
     figure.suptitle(study.title)
     loss_axes, ap_axes, end_axes = figure.subplots(1, 3)
     for number, arm in enumerate(study.arms):
@@ -41,12 +46,14 @@ def draw(study: Study, finished: Mapping[str, Sequence[Finished]], output: Path)
     end_axes.set_xlim(-0.5, len(study.arms) - 0.5)
     end_axes.set_xticks(range(len(study.arms)), [arm.label.replace(", ", ",\n") for arm in study.arms])
     for marker, name in (("o", "validation"), ("s", "test")):
-        end_axes.plot([], [], marker, color="grey", label=name)
+        scores = [getattr(run.result, f"{name}_ap50") for runs in finished.values() for run in runs]
+        known = np.isfinite(scores).any()
+        end_axes.plot([], [], marker, color="grey", label=name if known else f"{name}: {UNMEASURED}")
     for axes in (loss_axes, ap_axes, end_axes):
         axes.grid(alpha=0.3)
-        axes.legend(fontsize="small")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(output, dpi=110)
+        say_if_empty(axes, "no common evaluation")
+        legend_below(axes)
+    return figure
 
 
 def on_common_iterations(curves: Sequence[Curve]) -> tuple[list[int], NDArray[np.float64]]:

@@ -5,10 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +20,6 @@ from cellseg_d2.evaluation.coco_ap import average_precision, detection_cap
 from cellseg_d2.files import read_json, write_json
 from cellseg_d2.images.listing import TEST_FOLDER, TEST_IDS
 from cellseg_d2.report.run_folder import METRICS_FILE
-from cellseg_d2.signals import run_to_its_end
 from cellseg_d2.studies.arms import MODELS, Arm, Study
 from cellseg_d2.studies.results import (
     SETTINGS,
@@ -36,6 +32,7 @@ from cellseg_d2.studies.results import (
     write_result,
 )
 from cellseg_d2.studies.settings import reference_cfg, run_overrides, run_settings
+from cellseg_d2.studies.tools import call
 from cellseg_d2.studies.truth import TEST_TRUTH, check_truth, has_truth
 
 logger = logging.getLogger(__name__)
@@ -179,7 +176,7 @@ def execute(run: Run, title: str, options: Options) -> None:
     write_json(run.folder / SETTINGS, run.settings, indent=1)
     if not is_trained(run.folder, run.settings["SOLVER"]["MAX_ITER"]):
         train = ["--resume", "--num-gpus", str(options.num_gpus), "--config-file", run.config]
-        _call("train", [*train, *run.overrides, "OUTPUT_DIR", str(run.folder)], run.folder, options)
+        call("train", [*train, *run.overrides, "OUTPUT_DIR", str(run.folder)], run.folder, _datasets_folder(options))
     result = summarise(run.folder, _test_ap50(run, options))
     for path in run.folder.glob("model_[0-9]*.pth"):  # a finished run is never continued
         path.unlink()
@@ -233,23 +230,6 @@ def _test_ap50(run: Run, options: Options) -> float:
     arguments += ["--overwrite"]  # a run that was stopped between prediction and result
     if ids.is_file():
         arguments += ["--image-ids", str(ids)]
-    _call("predict", arguments, run.folder, options)
+    call("predict", arguments, run.folder, _datasets_folder(options))
     content, results = read_pair(truth, output / "test-results.json")
     return average_precision(content, results, "segm", detection_cap(content, results))["AP50"]
-
-
-def _call(verb: str, arguments: Sequence[str], folder: Path, options: Options) -> None:
-    """Runs a command of this package in a new process, with its output in ``<verb>.log``.
-
-    Raises:
-        CellSegError: it failed.
-        Stopped: a signal ended this process and that one, which may have saved what it had.
-    """
-    environment = {**os.environ, "DETECTRON2_DATASETS": str(_datasets_folder(options).absolute())}
-    log = folder / f"{verb}.log"
-    command = [sys.executable, "-m", "cellseg_d2", verb, *arguments]
-    with log.open("w", encoding="utf-8") as file:
-        code = run_to_its_end(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
-    if code:
-        lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-        raise CellSegError(f"{verb} ended with exit code {code}: {lines[-1] if lines else 'no output'}; see {log}")

@@ -49,6 +49,8 @@ def markdown(study: Study, finished: Mapping[str, Sequence[Finished]], command: 
     runs = finished[study.arms[0].name]
     text = f"`{command}`; {runs[0].losses[-1][0] + 1} iterations per run, seeds per arm: {len(runs)}."
     lines = [f"| {' | '.join(cells)} |" for cells in (COLUMNS, rule, *rows)]
+    if any("-" in row for row in rows):
+        text += " A dash is a number that could not be measured, such as the AP50 of images without ground truth."
     return "\n".join([f"### {study.title}", "", text, "", *lines, ""])
 
 

@@ -10,6 +10,7 @@ import tifffile
 from drawing import discs, noise
 
 from cellseg_d2.annotations.cellpose import find_labelled, read_seg
+from cellseg_d2.annotations.readers import find_labelled as find_by_name
 from cellseg_d2.conversion.check import check
 from cellseg_d2.conversion.convert import convert
 from cellseg_d2.conversion.options import ConvertOptions
@@ -79,6 +80,60 @@ def test_the_gui_s_masks_are_taken_of_both_and_pictures_are_not_images(root, cap
         assert np.array_equal(read(root), CELLS)
     (record,) = caplog.records
     assert record.getMessage() == f"{root}: beside a _seg.npy, which is read instead: 1 (a_cp_masks.png)"
+
+
+@pytest.fixture
+def by_class(root):
+    """Masks of two classes of an image, in a folder each, and of one class of another; the images lie beside."""
+    (root / "images").mkdir()
+    (root / "a.tif").rename(root / "images" / "a.tif")
+    tifffile.imwrite(root / "images" / "b.tif", IMAGE, photometric="rgb")
+    for folder, name, masks in (("small", "a", CELLS == 1), ("large", "a", CELLS * (CELLS > 1)), ("large", "b", CELLS)):
+        (root / folder).mkdir(exist_ok=True)
+        np.save(root / folder / f"{name}_seg.npy", seg(masks))
+    return root
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_folders_are_classes_where_that_is_asked_for(by_class, copied):
+    (by_class / "labels" / "a").mkdir(parents=True)  # results of another format, which are no images
+    tifffile.imwrite(by_class / "labels" / "a" / "labels.tif", CELLS)
+    if copied:  # as Cellpose's GUI needs them
+        for path in by_class.glob("*/*_seg.npy"):
+            image = by_class / "images" / path.name.replace("_seg.npy", ".tif")
+            (path.parent / image.name).write_bytes(image.read_bytes())
+    found = find_by_name(by_class, "cellpose:class_from=folder")
+    assert (found.class_names, [image.id for image in found.images], found.notes) == (
+        ["large", "small"],
+        ["a", "b"],
+        [],
+    )
+    large, small = found.images[0].read(INTENSITY_RULE, MAX_PIXELS, 2).label_maps
+    assert (large.categories, small.categories) == ((1,), (2,))
+    assert np.array_equal(large.labels, CELLS * (CELLS > 1))
+    assert np.array_equal(small.labels, CELLS == 1)
+    (other,) = found.images[1].read(INTENSITY_RULE, MAX_PIXELS, 2).label_maps
+    assert other.categories == (1,)
+    with pytest.raises(CellSegError, match=r"is of the same image as .*add --format cellpose:class_from=folder"):
+        find_labelled(by_class)
+
+
+def test_folders_of_other_images_are_no_classes(root):
+    for place, folder in enumerate(("one", "two")):
+        (root / folder).mkdir()
+        tifffile.imwrite(root / folder / "a.tif", IMAGE + np.uint8(place), photometric="rgb")
+        np.save(root / folder / "a_seg.npy", seg())
+    (root / "a.tif").unlink()
+    assert [image.id for image in find_labelled(root).images] == ["one_a", "two_a"]
+    assert find_labelled(root).class_names == ["cell"]
+
+
+def test_masks_beside_folders_of_classes_and_other_classes_are_refused(by_class):
+    np.save(by_class / "c_seg.npy", seg())
+    with pytest.raises(CellSegError, match=r"c_seg\.npy: lies beside folders of classes; move it into one of them"):
+        find_labelled(by_class, class_from="folder")
+    with pytest.raises(CellSegError, match="class_from=name is not known; write class_from=folder or class_from=one"):
+        find_labelled(by_class, class_from="name")
 
 
 class Hostile:

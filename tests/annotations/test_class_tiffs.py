@@ -11,9 +11,12 @@ import tifffile
 import zarr
 from drawing import write_sample, write_test_images
 
-from cellseg_d2.annotations.class_tiffs import find_samples
+from cellseg_d2.annotations.class_tiffs import JOINT_FILE, find_samples
 from cellseg_d2.cells.image_names import read_image_ids
+from cellseg_d2.cells.instances import CellInstances
+from cellseg_d2.cells.rle import column_runs
 from cellseg_d2.errors import CellSegError
+from cellseg_d2.export.label_tiff import write_label_maps
 from cellseg_d2.images.listing import find_test_images, list_images
 from cellseg_d2.images.tiff import INTENSITY_RULE, MAX_PIXELS
 
@@ -78,6 +81,15 @@ def test_files_that_belong_to_no_sample_are_named(tmp_path):
     (sample,), unknown = find_samples(tmp_path)
     assert sorted(sample.labels) == [1]
     assert sorted(unknown) == sorted([*strange, folder.parent / "readme.txt"])
+
+
+def test_the_file_of_all_cells_that_predict_writes_is_no_strange_one_beside_files_of_classes(tmp_path):
+    folder = write_sample(tmp_path, "a", IMAGE, {1: CELLS})
+    write_label_maps(folder, CellInstances.from_runs(column_runs(CELLS)[1], [0] * (len(np.unique(CELLS)) - 1)), ["a"])
+    (sample,), unknown = find_samples(tmp_path)
+    assert ([path.name for path in sample.labels.values()], unknown) == (["class1.tif"], [])
+    (folder / "class1.tif").unlink()
+    assert find_samples(tmp_path)[1] == [folder / JOINT_FILE]
 
 
 @pytest.mark.parametrize(

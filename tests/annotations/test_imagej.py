@@ -221,6 +221,24 @@ def test_what_prediction_writes_comes_back_pixel_for_pixel(write, tmp_path):
     check_maps(read(tmp_path), **expected)
 
 
+def test_rois_added_to_those_of_predict_may_be_called_by_their_class(write):
+    """Of the names that are not of our form, some are classes, one was made by ImageJ, and one repeats ours there."""
+    path = write(
+        polygon(box(2, 3, 6, 8), name="0003_small round_0.93"),
+        polygon(box(12, 3, 16, 8), name="0007_large_1.00"),
+        polygon(box(22, 3, 26, 8), name="large"),
+        polygon(box(32, 3, 36, 8), name="0120-0034"),
+        polygon(box(42, 3, 46, 8), name="0007_large_1.00-1"),
+        polygon(box(2, 13, 6, 18), name="0008_class2_1.00"),
+        polygon(box(12, 13, 16, 18), name="class2"),
+        polygon(box(22, 13, 26, 18), name="large-2"),
+    )
+    large = filled(_7=(12, 3, 16, 8), _9=(22, 3, 26, 8), _11=(42, 3, 46, 8), _13=(22, 13, 26, 18))
+    numbered = filled(_8=(2, 13, 6, 18), _12=(12, 13, 16, 18))
+    small, none = filled(_3=(2, 3, 6, 8)), filled(_10=(32, 3, 36, 8))
+    check_maps(read(path.parent), **{"small round": small}, class2=numbered, large=large, none=none)
+
+
 def test_other_entries_of_an_archive_are_not_looked_at(write):
     path = write(polygon(box(2, 3, 10, 12)))
     with zipfile.ZipFile(path, "a") as archive:

@@ -103,9 +103,9 @@ def test_shapes_of_one_label_and_group_are_one_cell(write):
         shape(box(30, 10, 34, 16), group=0),
         shape(box(36, 10, 40, 16), group=0),
     )
-    joined = np.minimum(filled(_1=(2, 3, 10, 12)) + filled(_1=(8, 10, 14, 20)), 1)
-    cells = joined + filled(_2=(20, 3, 24, 6)) + filled(_4=(30, 10, 34, 16)) + filled(_4=(36, 10, 40, 16))
-    check_maps(read(path.parent), cell=cells, other=filled(_3=(30, 3, 34, 6)))
+    joined = np.minimum(filled(_4=(2, 3, 10, 12)) + filled(_4=(8, 10, 14, 20)), 4)
+    cells = joined + filled(_5=(20, 3, 24, 6)) + filled(_7=(30, 10, 34, 16)) + filled(_7=(36, 10, 40, 16))
+    check_maps(read(path.parent), cell=cells, other=filled(_6=(30, 3, 34, 6)))
 
 
 def test_what_is_labelled_to_be_ignored_is_a_region(write):

@@ -125,7 +125,9 @@ def test_names_that_are_numbers_are_the_labels(write):
     path = write([feature(box(2, 3, 10, 12), name="70"), feature(box(20, 3, 30, 12), name="5")])
     check_maps(read(path.parent), cell=filled(_70=(2, 3, 10, 12)) + filled(_5=(20, 3, 30, 12)))
     write([feature(box(2, 3, 10, 12), name="70"), feature(box(20, 3, 30, 12), name="70")])
-    check_maps(read(path.parent), cell=filled(_1=(2, 3, 10, 12)) + filled(_2=(20, 3, 30, 12)))
+    check_maps(read(path.parent), cell=filled(_70=(2, 3, 10, 12)) + filled(_71=(20, 3, 30, 12)))
+    write([feature(box(2, 3, 10, 12), name="new"), feature(box(20, 3, 30, 12), name="5")])
+    check_maps(read(path.parent), cell=filled(_6=(2, 3, 10, 12)) + filled(_5=(20, 3, 30, 12)))
 
 
 def test_a_cell_has_the_outline_of_its_membrane_or_of_its_nucleus(write, caplog):
@@ -171,6 +173,16 @@ def test_an_annotation_around_others_is_a_region_not_a_cell(write, caplog):
     assert record.getMessage() == (
         f"{path}: left out: 1 (object 1 'ROI 1') around others, taken for regions, not for cells"
     )
+
+
+@pytest.mark.parametrize("measurements", [{"score": 0.93}, [{"name": "score", "value": 0.93}], {"area": 1}, [3], None])
+def test_an_annotation_that_predict_wrote_is_a_cell_also_around_others(write, measurements):
+    small = [feature(box(x, 3, x + 4, 7), kind="annotation") for x in (4, 10)]
+    large = feature(box(1, 1, 45, 30), kind="annotation", name="8")
+    large["properties"]["measurements"] = measurements
+    path = write([large, *small])
+    found = read(path.parent)["cell"]
+    assert any((layer == 8).any() for layer in found) == ("score" in str(measurements))
 
 
 def test_only_objects_in_annotations_of_a_class_are_cells_and_the_rest_is_ignored(write, caplog):

@@ -145,3 +145,23 @@ def test_predict_compares_both_sides_and_measures_a_large_image(run_tool, small_
     (large,) = tables["A large image from file to files"]
     assert [large[name] for name in ("objects", "lost", "doubled", "fused")] == ["40", "0", "0", "0"]
     assert float(large["MB"]) > 100 and large["GPU MB"] == "-"
+
+
+def test_predict_profiles_the_parts_of_a_network(run_tool):
+    process = run_tool("benchmark", "predict", "--quick", "--profile", "--cpu-time")
+    assert process.returncode == 0, process.stderr
+    tables = read_tables(process.stdout)
+    name = "mask_rcnn_lite0_FPN, 5"
+    for row in tables["Where the time of a prediction goes"]:
+        shares = [float(value) for column, value in row.items() if column.endswith("%")]
+        assert len(shares) == 6 and sum(shares) == pytest.approx(100, abs=0.4)
+    before, now = tables["Ways to predict"]
+    assert [before["model, detections: way"], now["model, detections: way"]] == [f"{name}: before", f"{name}: torch"]
+    assert is_ratio(now["times as fast"], before["median s"], now["median s"])
+
+
+def test_predict_measures_the_memory_of_point_rend(run_tool):
+    process = run_tool("benchmark", "predict", "--quick", "--memory")
+    assert process.returncode == 0, process.stderr
+    (memory,) = read_tables(process.stdout)["Memory of PointRend"]
+    assert float(memory["peak MB"]) > float(memory["before MB"]) > 100

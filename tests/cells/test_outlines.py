@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from cellseg_d2.cells.outlines import trace
+from cellseg_d2.annotations.shapes import inside_rings
+from cellseg_d2.cells.outlines import in_one_line, trace
 
 MASKS = hnp.arrays(np.bool_, st.tuples(st.integers(1, 16), st.integers(1, 16))).filter(np.any)
 
@@ -49,6 +50,17 @@ def check(mask, origin=(0, 0)):
 @given(MASKS, st.tuples(st.integers(0, 5), st.integers(0, 5)))
 def test_the_outline_is_valid_and_gives_the_mask_back(mask, origin):
     check(mask, origin)
+
+
+@drawn
+@given(MASKS, st.tuples(st.integers(0, 5), st.integers(0, 5)))
+def test_lines_without_holes_give_the_mask_back_by_the_even_odd_rule(mask, origin):
+    lines = [in_one_line(polygon).astype(float) for polygon in trace(mask, origin)]
+    rows, columns = inside_rings(lines, (24, 24))
+    wanted = np.nonzero(mask)
+    assert np.array_equal((rows - origin[1], columns - origin[0]), wanted)
+    for polygon, line in zip(trace(mask, origin), lines):
+        assert len(line) == len(polygon[0]) + sum(len(hole) + 2 for hole in polygon[1:])
 
 
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.6, 0.9])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import faster_coco_eval
 import numpy as np
@@ -15,7 +16,7 @@ import cellseg_d2
 CONTRACT = [
     *("--input", "--output", "--tile-size", "--overlap", "--val-fraction", "--seed", "--class-names", "--min-area"),
     *("--min-visible", "--keep-empty", "--workers", "--scheduler", "--overwrite", "--on-error"),
-    *("--intensity-rule", "--split-blobs", "--split", "--from-coco", "--max-pixels"),
+    *("--add-to", "--folds", "--intensity-rule", "--split-blobs", "--split", "--from-coco", "--max-pixels"),
 ]
 
 
@@ -61,7 +62,8 @@ def test_the_sample_is_converted(run_tool, sample_root, tmp_path):
 
 def test_options_arrive(convert_tifs, tmp_path):
     options = "--tile-size 16 --overlap 0.25 --val-fraction 0.4 --seed 7 --class-names round flat --min-area 3"
-    options += " --min-visible 0.5 --keep-empty 0.75 --intensity-rule range:0,255 --split-blobs --max-pixels 4000"
+    options += " --min-visible 0.5 --keep-empty 0.75 --intensity-rule range:0,255 --split-blobs"
+    options += " --max-pixels 4000 --folds 2"
     process = convert_tifs(*options.split())
     assert process.returncode == 0, process.stderr
     parameters = json.loads((tmp_path / "out" / "dataset.json").read_text())["parameters"]
@@ -78,6 +80,7 @@ def test_options_arrive(convert_tifs, tmp_path):
         "intensity_rule": "range:0,255",
         "split_blobs": True,
         "max_pixels": 4000,
+        "folds": 2,
     }
 
 
@@ -173,6 +176,30 @@ def test_a_split_file_is_obeyed(convert_tifs, tmp_path):
     assert process.returncode == 0, process.stderr
     images = json.loads((tmp_path / "out" / "dataset.json").read_text())["images"]
     assert images == {"train": names[1:], "val": names[:1]}
+
+
+def test_images_are_added_to_a_dataset(convert_tifs, run_tool, small_root, tmp_path):
+    assert convert_tifs("--tile-size", "32", "--class-names", "A", "B").returncode == 0
+    before = json.loads((tmp_path / "out" / "dataset.json").read_text())
+    write_sample(tmp_path / "more", "d", np.zeros((40, 40), np.uint8), {1: np.eye(40, dtype=np.uint8)})
+    shutil.copytree(small_root / "train" / "a", tmp_path / "more" / "train" / "a")
+    tifffile.imwrite(tmp_path / "more" / "train" / "a" / "class2.tif", np.zeros((40, 50), np.uint8))
+
+    def add(*options):
+        return run_tool("convert_tifs", "--input", tmp_path / "more", "--add-to", tmp_path / "out", *options)
+
+    kept = read_folder(tmp_path / "out")
+    assert_one_line(add("--tile-size", "512"), "--tile-size 512", "was converted with 32")  # also the default
+    assert_one_line(add("--output", tmp_path / "other"), "--add-to names the dataset")
+    assert read_folder(tmp_path / "out") == kept
+    process = add("--workers", "1")
+    assert process.returncode == 0, process.stderr
+    assert "1 image replaced, 1 image added (1 to train, 0 to val)" in process.stderr
+    assert f"dataset: {tmp_path / 'out'}" in process.stdout
+    after = json.loads((tmp_path / "out" / "dataset.json").read_text())
+    assert after["parameters"] == before["parameters"]
+    assert after["images"] == {"train": [*before["images"]["train"], "d"], "val": before["images"]["val"]}
+    assert after["statistics"]["cells"]["count"] < before["statistics"]["cells"]["count"]
 
 
 def test_a_cell_of_two_blobs_is_one_cell_or_two(convert_tifs, tmp_path):

@@ -223,7 +223,8 @@ def test_file_names_are_relative_and_each_file_is_named_once(converted):
             assert read_png(output / image["file_name"]).shape == (image["height"], image["width"], 3)
             named.append(image["file_name"])
     assert len(named) == len(set(named))
-    others = {f"annotations/{path.name}" for path in (output / "annotations").iterdir()} | {"dataset.json"}
+    others = {f"annotations/{path.name}" for path in (output / "annotations").iterdir()}
+    others |= {"dataset.json", "images.json"}
     assert set(read_folder(output)) == set(named) | others
 
 
@@ -282,7 +283,12 @@ def test_without_a_validation_part_there_are_no_files_of_it(small_root, tmp_path
     summary = convert(small_root, tmp_path / "out", ConvertOptions(val_fraction=0))
     assert set(summary["counts"]) == {"train"}
     assert summary["images"] == {"train": ["a", "b"], "val": []}
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"annotations", "dataset.json", "train"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "annotations",
+        "dataset.json",
+        "images.json",
+        "train",
+    }
     assert [path.name for path in (tmp_path / "out" / "annotations").iterdir()] == ["instances_train.json"]
 
 

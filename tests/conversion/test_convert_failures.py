@@ -283,6 +283,14 @@ def test_no_worker_is_refused(small_root, tmp_path, workers):
         convert(small_root, tmp_path / "out", ConvertOptions(), workers=workers)
 
 
+@pytest.mark.parametrize("names", [("class2", "class1"), ("other", "class1"), ("class2", "a", "class1")])
+def test_names_of_classes_that_others_have_are_refused(small_root, tmp_path, names):
+    write_sample(small_root, "c", np.zeros((9, 9), np.uint8), {2: np.eye(9, dtype=np.uint8)})
+    with pytest.raises(CellSegError, match=r"the classes of the input are class1, class2, in this order, and 'class1'"):
+        convert(small_root, tmp_path / "out", ConvertOptions(class_names=names))
+    assert not (tmp_path / "out").exists()
+
+
 def test_too_few_class_names_are_refused(small_root, tmp_path):
     write_sample(small_root, "c", np.zeros((9, 9), np.uint8), {2: np.eye(9, dtype=np.uint8)})
     with pytest.raises(CellSegError, match=r"1 class names are given, but there are 2 classes; name all of them"):

@@ -52,6 +52,19 @@ def test_the_order_has_no_part_in_it(cells, fraction, seed, random):
 
 
 @drawn
+@given(images, images, fractions, st.integers(0, 5))
+def test_images_that_are_fixed_stay_and_the_others_are_dealt(cells, more, fraction, seed):
+    train, val = stratified_split(cells, fraction, seed)
+    fixed = dict.fromkeys(train, "train") | dict.fromkeys(val, "val")
+    together = more | cells
+    new_train, new_val = stratified_split(together, fraction, seed, fixed)
+    assert sorted(new_train + new_val) == sorted(together)
+    assert set(train) <= set(new_train)
+    assert set(val) <= set(new_val)
+    assert stratified_split(cells, fraction, seed, fixed) == (train, val)
+
+
+@drawn
 @given(images, fractions, st.integers(0, 5))
 def test_no_single_move_would_bring_a_class_into_both_parts(cells, fraction, seed):
     _, val = stratified_split(cells, fraction, seed)

@@ -62,6 +62,16 @@ def test_properties_are_those_of_qupath(tmp_path):
     assert second["properties"]["classification"] == {"name": "Épithélial", "color": class_color(0).tolist()}
 
 
+def test_cells_may_be_annotations(tmp_path):
+    cells = CellInstances.from_rles([pycocotools_rle(np.eye(6, dtype=bool))], [2], (6, 6))
+    for kind in ("detection", "annotation"):
+        write_geojson(tmp_path / kind, cells, NAMES, kind)
+    detection, annotation = (json.loads((tmp_path / kind).read_text()) for kind in ("detection", "annotation"))
+    assert annotation["features"][0]["properties"].pop("objectType") == "annotation"
+    assert detection["features"][0]["properties"].pop("objectType") == "detection"
+    assert annotation == detection
+
+
 def test_parts_and_holes_are_a_multipolygon(tmp_path):
     mask = np.ones((3, 9), bool)
     mask[1, 1], mask[:, 4] = False, False

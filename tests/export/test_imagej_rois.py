@@ -56,9 +56,9 @@ def test_a_plain_cell_is_a_traced_roi_of_whole_numbers(tmp_path):
     (roi,) = roifile.roiread(tmp_path / "a.zip")
     assert roi.roitype == roifile.ROI_TYPE.TRACED
     assert roi.coordinates().tolist() == [[5, 9], [8, 9], [8, 11], [5, 11]]
-    assert roi.name == "0001_T_cell_CD8_0.93"
+    assert roi.name == "0001_T cell_CD8_0.93"
     with zipfile.ZipFile(tmp_path / "a.zip") as archive:
-        assert archive.namelist() == ["0001_T_cell_CD8_0.93.roi"]
+        assert archive.namelist() == ["0001_T cell_CD8_0.93.roi"]
 
 
 def test_holes_and_parts_are_a_composite_roi(tmp_path):

@@ -1,11 +1,14 @@
 """Cells drawn over their image."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
 
 from cellseg_d2.cells.instances import CellInstances
-from cellseg_d2.export.overlay import PALETTE, class_color, draw_crosses, draw_grid, draw_overlay, write_overlay
+from cellseg_d2.export.lettering import legend
+from cellseg_d2.export.overlay import PALETTE, WIDEST, class_color, class_keys, draw_overlay, write_overlay
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
 
@@ -21,6 +24,12 @@ def squares(*cells):
         [np.ones((cell[2], cell[2]), bool) for cell in cells],
         np.array([cell[:2] for cell in cells], np.int64).reshape(-1, 2),
     )
+
+
+def overlay(folder, *arguments):
+    """The overlay's file, as RGB."""
+    write_overlay(folder / "overlays" / "a.png", *arguments)
+    return cv2.imread(str(folder / "overlays" / "a.png"))[..., ::-1]
 
 
 def test_cells_are_filled_and_outlined_in_their_class_colour_and_nothing_else_is_touched():
@@ -53,61 +62,44 @@ def test_cells_at_the_edge_are_outlined_all_round(x, y, side):
         assert (edge == class_color(2)).all()
 
 
-@pytest.mark.parametrize(("x", "y", "side"), [(5, 8, 15), (0, 0, 3), (38, 28, 2), (10, 5, 1)])
-def test_a_cross_lies_on_the_middle_of_its_cell_and_changes_nothing_far_from_it(x, y, side):
-    before = IMAGE.copy()
-    marked = draw_crosses(IMAGE, squares((x, y, side, 0, 1)))
-    assert np.array_equal(IMAGE, before)
-    middle = y + (side - 1) // 2, x + (side - 1) // 2
-    assert (marked[middle] == 255).all()
-    rows, columns = np.nonzero((marked != IMAGE).any(axis=2))
-    reach = max(3, 0.6 * side / 2) + 2
-    assert np.abs(rows - middle[0]).max() <= reach
-    assert np.abs(columns - middle[1]).max() <= reach
-    changed = marked[rows, columns]
-    assert ((changed == 0).all(axis=1) | (changed == 255).all(axis=1)).all()
-
-
-def test_in_a_smaller_picture_a_cross_lies_on_the_same_cell_and_is_not_smaller_than_it_may_be():
-    small = IMAGE[::2, ::2]
-    rows, columns = np.nonzero((draw_crosses(small, squares((20, 12, 6, 0, 1)), 0.5) != small).any(axis=2))
-    assert (np.median(rows), np.median(columns)) == pytest.approx((7, 11), abs=1)
-    assert np.ptp(rows) >= 6 and np.ptp(columns) >= 6
-
-
-def test_a_cross_lies_on_a_cell_that_is_bent_round_its_centroid():
-    mask = np.ones((20, 20), bool)
-    mask[5:, 5:] = False
-    ring = squares((10, 5, 20, 0, 1))
-    bent = CellInstances(ring.image_size, ring.boxes, ring.scores, ring.classes, [mask], ring.origins)
-    white = (draw_crosses(IMAGE, bent) == 255).all(axis=2) & (IMAGE < 255).any(axis=2)
-    y, x = np.argwhere(white).mean(axis=0)
-    assert mask[round(y) - 5, round(x) - 10]
-
-
 def test_classes_have_colours_of_their_own_until_they_repeat():
     colors = [tuple(class_color(number)) for number in range(len(PALETTE))]
     assert len(set(colors)) == len(PALETTE)
     assert tuple(class_color(len(PALETTE))) == colors[0]
 
 
-def test_the_file_is_the_drawing(tmp_path):
-    cells = squares((5, 8, 10, 1, 0.9), (20, 3, 7, 0, 0.5))
-    write_overlay(tmp_path / "overlays" / "a.png", IMAGE, cells)
-    written = cv2.imread(str(tmp_path / "overlays" / "a.png"))[..., ::-1]
-    assert np.array_equal(written, draw_overlay(IMAGE, cells))
+def test_the_file_is_the_drawing_above_a_legend_that_counts_the_classes(tmp_path):
+    image = np.tile(IMAGE, (3, 10, 1))
+    cells = replace(squares((5, 8, 10, 1, 0.9), (20, 3, 7, 0, 0.5)), image_size=image.shape[:2])
+    written = overlay(tmp_path, image, cells, ["round", "long"])
+    assert np.array_equal(written[: len(image)], draw_overlay(image, cells))
+    assert np.array_equal(written[len(image) :], legend(class_keys(["round", "long"], [1, 1]), image.shape[1]))
+    assert np.array_equal(overlay(tmp_path, image, cells), draw_overlay(image, cells))  # no names, no legend
 
 
-def test_a_grid_holds_every_image_on_white():
-    images = [np.full((height, 10, 3), number, np.uint8) for number, height in enumerate((8, 5, 9), start=1)]
-    grid = draw_grid(images, columns=2, gap=3)
-    assert grid.shape == (2 * (9 + 3) + 3, 2 * (10 + 3) + 3, 3)
-    for number, (y, x) in enumerate(((3, 3), (3, 16), (15, 3)), start=1):
-        assert (grid[y : y + images[number - 1].shape[0], x : x + 10] == number).all()
-    assert np.count_nonzero((grid < 255).all(axis=2)) == 10 * (8 + 5 + 9)
+def test_a_wide_image_is_shown_smaller_with_all_of_its_cells(tmp_path):
+    image = np.full((100, 2 * WIDEST, 3), 200, np.uint8)
+    places = range(0, 2 * WIDEST, 200)
+    cells = replace(squares(*((x, 40, 9, 0, 1) for x in places)), image_size=image.shape[:2])
+    written = overlay(tmp_path, image, cells)
+    assert written.shape == (50, WIDEST, 3)
+    outlines = (written == class_color(0)).all(axis=2).astype(np.uint8)
+    assert cv2.connectedComponents(outlines)[0] - 1 == len(places)
 
 
-def test_a_grid_is_no_wider_than_its_images_and_needs_one():
-    assert draw_grid([IMAGE], columns=5, gap=1).shape == (32, 42, 3)
-    with pytest.raises(ValueError, match=r"a grid needs at least one image"):
-        draw_grid([], columns=2)
+@pytest.mark.parametrize("factor", [0.5, 1.4, 3])
+def test_in_another_size_cells_lie_where_they_were_and_outlines_are_as_wide(factor):
+    image = np.zeros((100, 120, 3), np.uint8)
+    cells = replace(squares((20, 30, 40, 2, 1)), image_size=(100, 120))
+    size = (round(100 * factor), round(120 * factor))
+    drawn = draw_overlay(image, cells, size=size, line=2, opacity=0)
+    rows, columns = np.nonzero((drawn == class_color(2)).all(axis=2))
+    assert [rows.min(), rows.max() + 1] == pytest.approx([30 * factor, 70 * factor], abs=1)
+    assert [columns.min(), columns.max() + 1] == pytest.approx([20 * factor, 60 * factor], abs=1)
+    line = (drawn[:, size[1] // 3] == class_color(2)).all(axis=1)
+    assert line.sum() == 4
+
+
+def test_no_cell_vanishes_in_a_small_picture():
+    drawn = draw_overlay(IMAGE, squares((11, 13, 1, 0, 1)), size=(6, 8))
+    assert (drawn == class_color(0)).all(axis=2).sum() == 1

@@ -47,7 +47,10 @@ def test_every_format_is_written_for_every_image(images, tmp_path):
     names = [f"image{number}" for number in range(3)]
     expected = {"test-results.json", "test-results.zip", "image_ids.json", "counts.csv", "prediction.json"}
     expected |= {f"{folder}/{name}.{suffix}" for name in names for folder, suffix in
-                 [("geojson", "geojson"), ("rois", "zip"), ("csv", "csv"), ("overlays", "png")]}  # fmt: skip
+                 [("geojson", "geojson"), ("rois", "zip"), ("csv", "csv"), ("overlays", "png"),
+                  ("labelme", "json")]}  # fmt: skip
+    expected |= {f"cellpose/nucleus/{name}_{end}" for name in names for end in ("seg.npy", "cp_masks.png")}
+    expected |= {"annotations/instances_default.json"}
     expected |= {f"labels/{name}/{file}.tif" for name in names for file in ("labels", "class1")}
     assert set(_read(tmp_path / "out")) == expected
     results = json.loads((tmp_path / "out" / "test-results.json").read_text())

@@ -12,9 +12,10 @@ import tifffile
 from drawing import discs, read_folder
 from ground_truth_model import BlobModel
 
+from cellseg_d2.commands import main
 from cellseg_d2.config import get_cfg
 from cellseg_d2.errors import CellSegError
-from cellseg_d2.export.formats import FORMATS, WRITERS
+from cellseg_d2.export.formats import FORMATS, LATER_FORMATS
 from cellseg_d2.images.listing import list_images
 from cellseg_d2.inference.folder import Output, predict_images
 from cellseg_d2.inference.from_results import Results, export_results
@@ -47,7 +48,7 @@ def predicted(images, tmp_path):
 def test_all_formats_can_be_made_later_beside_the_results(predicted, images):
     every, coco = predicted
     results = Results.read(coco)
-    counts = export_results(results, coco, WRITERS, results.selection, images)
+    counts = export_results(results, coco, LATER_FORMATS, results.selection, images)
     assert read_folder(coco) == read_folder(every)
     assert counts == {"nucleus": pd.read_csv(coco / "counts.csv")["cells"].sum()}
     assert 0 < counts["nucleus"] < sum(map(len, results.by_image.values()))  # the least score counts
@@ -62,6 +63,29 @@ def test_without_the_images_tables_have_no_intensities_and_other_files_are_the_s
     pd.testing.assert_frame_equal(table, whole[[name for name in whole.columns if not name.startswith("mean_")]])
     with pytest.raises(CellSegError, match="give them with --input"):
         export_results(results, coco, ("overlay",), results.selection)
+
+
+def test_labelme_looks_for_an_image_where_it_was_predicted_or_beside_the_file(predicted, images):
+    every, coco = predicted
+    results = Results.read(coco)
+    export_results(results, coco, ("labelme",), results.selection)
+    for image in images:
+        stem = image.file_name.removesuffix(".tif")
+        path, beside = (json.loads((folder / "labelme" / f"{stem}.json").read_text()) for folder in (every, coco))
+        assert (every / "labelme" / f"{stem}.json").parent.joinpath(path["imagePath"]).samefile(image.path)
+        assert beside["imagePath"] == image.path.name
+
+
+def test_cells_are_annotations_in_qupath_where_that_is_asked_for(predicted, images, tmp_path):
+    every, coco = predicted
+    output = Output(tmp_path / "annotations", ("coco", "geojson"), 0.85, object_type="annotation")
+    cfg = get_cfg("mask_rcnn_lite0_FPN", ["CELLSEG.CLASS_NAMES", "['nucleus']"])
+    predict_images(WholeImagePredictor(BlobModel(), cfg), images, output)
+    words = ["export", "--results", str(coco), "--formats", "geojson", "--as", "annotation"]
+    assert main(words) == 0
+    wanted = (every / "geojson" / "a.geojson").read_text().replace('"detection"', '"annotation"')
+    for folder in (coco, output.folder):
+        assert (folder / "geojson" / "a.geojson").read_text() == wanted
 
 
 def test_other_least_scores_go_into_another_folder(predicted, tmp_path):
@@ -140,7 +164,7 @@ def test_the_command_runs_without_torch(predicted, images, repo_root):
     every, coco = predicted
     code = "import sys; sys.modules.update(torch=None, detectron2=None)\n"
     code += "from cellseg_d2.commands import main; sys.exit(main(sys.argv[1:]))"
-    words = ["export", "--results", coco, "--formats", *WRITERS, "--input", images[0].path.parent]
+    words = ["export", "--results", coco, "--formats", *LATER_FORMATS, "--input", images[0].path.parent]
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, words)], cwd=repo_root, capture_output=True, text=True, check=False
     )

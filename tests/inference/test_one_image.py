@@ -10,6 +10,7 @@ from ground_truth_model import BlobModel
 
 from cellseg_d2.config import get_cfg
 from cellseg_d2.errors import CellSegError
+from cellseg_d2.export.contrast import stretched
 from cellseg_d2.export.formats import WRITERS
 from cellseg_d2.export.overlay import draw_overlay
 from cellseg_d2.inference import segment
@@ -120,9 +121,9 @@ def test_options_that_cannot_be_meant_are_refused(options, named, two_cells, sco
 def test_files_are_those_of_predict(two_cells, scoring, tmp_path):
     cells = segment(two_cells, scoring, min_score=0.2, output=tmp_path, formats=WRITERS, name="mine")
     files = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
-    single = {"geojson/mine.geojson", "rois/mine.zip", "csv/mine.csv", "overlays/mine.png"}
+    single = {"geojson/mine.geojson", "rois/mine.zip", "csv/mine.csv", "overlays/mine.png", "labelme/mine.json"}
     assert single < files
-    assert {file.rpartition("/")[0] for file in files - single} == {"labels/mine"}
+    assert {file.rpartition("/")[0] for file in files - single} == {"labels/mine", "cellpose/nucleus"}
     assert len(json.loads((tmp_path / "geojson" / "mine.geojson").read_text())["features"]) == len(cells) == 2
 
 
@@ -170,9 +171,9 @@ def test_the_result_shows_the_cells_on_the_image(two_cells, scoring):
     assert repr(found) == "2 cells (2 nucleus) in an image of 40 x 80 pixels"
     assert found.class_names == ("nucleus",)
     assert np.array_equal(found.image, as_channels(two_cells, RULE))
-    assert np.array_equal(found.picture(), draw_overlay(found.image, found))
+    assert np.array_equal(found.picture(), draw_overlay(stretched(found.image), found))
     best = found[found.scores > 0.5]
-    assert np.array_equal(best.picture(), draw_overlay(found.image, best))
+    assert np.array_equal(best.picture(), draw_overlay(stretched(found.image), best))
     assert np.array_equal(found.label_image() > 0, two_cells > 0)
     assert found._repr_png_().startswith(b"\x89PNG")
 

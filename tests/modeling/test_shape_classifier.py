@@ -36,8 +36,12 @@ def _ellipses(count, ratio, seed):
     return (distance <= 1).float(), torch.cat([torch.zeros(count, 2), sides], dim=1)
 
 
-def _cells(masks, boxes, classes, shift=0.0):
-    """Proposals, shifted by pixels to the right, whose box head knows nothing of the class."""
+def _cells(masks, boxes, classes, shift=0.0, inset=5.0):
+    """Proposals, shifted by pixels to the right, whose box head knows nothing of the class.
+
+    The cells lie at a distance of ``inset`` from the image's left and upper edges.
+    """
+    boxes = boxes + inset
     moved = boxes + torch.tensor([shift, 0, shift, 0])
     logits = torch.zeros(len(boxes), 2)
     fields = {"gt_boxes": Boxes(boxes), "gt_classes": classes, "class_logits": logits}
@@ -63,13 +67,14 @@ def test_it_learns_to_tell_long_cells_from_round_ones():
     assert found[0] < 0.05 and found[1] > 0.95
 
 
-def test_proposals_that_cut_their_cells_teach_nothing():
+def test_proposals_that_cut_their_cells_and_cells_that_an_edge_cuts_teach_nothing():
     masks, boxes = _ellipses(8, 0.6, 0)
     classes = torch.zeros(8, dtype=torch.int64)
     model = ShapeClassifier(2)
     assert model.loss(masks, _cells(masks, boxes, classes)).item() == pytest.approx(0.6931, abs=1e-3)
     no_proposals = [Instances((64, 64), proposal_boxes=Boxes(boxes[:0]))]  # of an image without cells
-    for instances in (_cells(masks, boxes, classes, shift=30.0), no_proposals):
+    cut = _cells(masks, boxes, classes, shift=30.0), _cells(masks, boxes, classes, inset=0.0)
+    for instances in (*cut, no_proposals):
         model.zero_grad()
         loss = model.loss(masks[: len(instances[0])], instances)
         loss.backward()

@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from labelled_results import write_results
 from selenium import webdriver
 from selenium.webdriver import ActionChains
 from selenium.webdriver.common.actions.action_builder import ActionBuilder
@@ -19,10 +20,14 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 
+from cellseg_d2.conversion.convert import convert
+from cellseg_d2.conversion.options import ConvertOptions
+
 pytestmark = pytest.mark.browser
 
-REPORTS = ("dataset", "training", "evaluation")
+REPORTS = ("dataset", "training", "evaluation", "audit", "ranking")
 SCHEMES = ("light", "dark")
+WIDTHS = (390, 800, 1400)
 LAYERS = ("image", "truth", "prediction", "missed", "spurious")
 
 CONTRAST = """
@@ -56,17 +61,31 @@ CONTRAST = """
 WIDER = """
     if (document.documentElement.scrollWidth <= window.innerWidth) return [];
     return [...document.querySelectorAll("body *")]
-      .filter((element) => element.getBoundingClientRect().right > window.innerWidth && !element.closest(".wide"))
+      .filter((element) => !element.closest(".wide, .plot"))
+      .filter((element) => element.getBoundingClientRect().right > window.innerWidth)
       .map((element) => element.outerHTML.slice(0, 80));
 """
 """What makes the page scroll sideways."""
 
 
+LETTERS = """
+    return [...document.querySelectorAll(".plot text")]
+      .map((text) => [parseFloat(getComputedStyle(text).fontSize), text.getScreenCTM()])
+      .map(([size, turned]) => size * Math.hypot(turned.a, turned.b));
+"""
+"""The height of each letter of the plots, in pixels of the screen."""
+
+COVERED = """
+    return [...document.querySelectorAll(".wide, .plot")].filter((part) => part.scrollWidth > part.clientWidth + 1);
+"""
+"""The tables and plots that are wider than the page shows."""
+
+
 @pytest.fixture(scope="module")
 def pages(sample_root, run_tool, tmp_path_factory) -> dict[str, Path]:
-    """One report of each kind, of a part of the sample, written by the command line."""
+    """One page of each kind, of a part of the sample, written by the command line."""
     folder = tmp_path_factory.mktemp("reports")
-    written = {name: folder / f"{name}.html" for name in REPORTS}
+    written = {name: folder / f"{name}.html" for name in REPORTS[:3]}
     (folder / "raw" / "train").mkdir(parents=True)
     for source in sorted((sample_root / "train").iterdir())[:6]:
         (folder / "raw" / "train" / source.name).symlink_to(source)
@@ -82,7 +101,7 @@ def pages(sample_root, run_tool, tmp_path_factory) -> dict[str, Path]:
     }.items():
         done = run_tool("report", name, *arguments, "--output", written[name])
         assert done.returncode == 0, done.stderr
-    return written
+    return {**written, "audit": _write_audit(folder, run_tool), "ranking": _write_ranking(folder, images, run_tool)}
 
 
 @pytest.fixture(scope="module")
@@ -112,11 +131,52 @@ def open_page(browser, pages):
 
 
 @pytest.fixture
+def sized_page(open_page):
+    """Opens a page in a window of a width."""
+    opened = []
+
+    def open_one(name: str, scheme: str, width: int) -> webdriver.Chrome:
+        page = open_page(name, scheme)
+        opened.append(page)
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        return page
+
+    yield open_one
+    for page in opened:
+        page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+@pytest.fixture
 def viewer(open_page) -> WebElement:
     """The gallery's first picture, which is one with errors."""
     found = open_page("evaluation").find_element(By.CLASS_NAME, "viewer")
     found.parent.execute_script("arguments[0].scrollIntoView()", found)
     return found
+
+
+def _write_audit(folder: Path, run_tool) -> Path:
+    """The page of an audit by results that lack cells and have others of another class."""
+    convert(folder / "raw", folder / "datasets" / "few", ConvertOptions())
+
+    def change(results: list[dict]) -> None:
+        del results[::7]
+        for one in results[::5]:
+            one["category_id"] = one["category_id"] % 4 + 1
+
+    (folder / "known").mkdir()
+    write_results(folder / "datasets" / "few", folder / "known", change)
+    options = ("--dataset", "few", "--predictions", folder / "known" / "results.json", "--output", folder / "audit")
+    done = run_tool("audit", *options, DETECTRON2_DATASETS=str(folder / "datasets"))
+    assert done.returncode == 0, done.stderr
+    return folder / "audit" / "audit.html"
+
+
+def _write_ranking(folder: Path, images: Path, run_tool) -> Path:
+    options = ("--input", images / "1e61ecf354cb.tif", "--output", folder / "ranking")
+    done = run_tool("rank", "--weights", "nuclei", *options)
+    assert done.returncode == 0, done.stderr
+    return folder / "ranking" / "ranking.html"
 
 
 def _truth(sample_root: Path) -> dict:
@@ -158,6 +218,12 @@ def _shot(element: WebElement) -> np.ndarray:
     return picture[8:-8, 8:-8].astype(np.int32)
 
 
+def _edge(part: WebElement) -> float:
+    """The mean brightness at the right edge of what is shown of a table or a plot."""
+    picture = cv2.imdecode(np.frombuffer(part.screenshot_as_png, np.uint8), cv2.IMREAD_COLOR)
+    return float(np.median(picture[:, -3:]))
+
+
 def _changed(one: np.ndarray, other: np.ndarray) -> int:
     """Pixels that differ."""
     return np.count_nonzero((one != other).any(axis=2))
@@ -196,16 +262,55 @@ def test_a_report_opens_without_a_complaint_and_is_read_in_light_and_dark(open_p
     assert page.execute_script(WIDER) == []
 
 
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("name", REPORTS)
-def test_a_narrow_window_scrolls_tables_not_the_page(open_page, name):
-    page = open_page(name)
-    page.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride", {"width": 420, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+def test_in_a_window_of_any_width_tables_scroll_not_the_page_and_plots_are_legible(sized_page, name, scheme, width):
+    page = sized_page(name, scheme, width)
+    assert page.execute_script(WIDER) == []
+    contrast, text = page.execute_script(CONTRAST)
+    assert contrast >= 4.5, text
+    letters = page.execute_script(LETTERS)
+    assert letters and min(letters) >= 8.5
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_what_is_covered_at_the_edge_is_seen_to_go_on(sized_page, scheme):
+    page = sized_page("evaluation", scheme, WIDTHS[0])
+    covered = page.execute_script(COVERED)
+    assert len(covered) >= 2
+    for part in covered:
+        page.execute_script("arguments[0].scrollIntoView({block: 'center'})", part)
+        edge = _edge(part)
+        page.execute_script("arguments[0].scrollLeft = arguments[0].scrollWidth", part)
+        assert abs(_edge(part) - edge) > 25  # the shade is gone where the content ends
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_pictures_of_a_row_are_equally_high(sized_page, width):
+    page = sized_page("evaluation", "light", width)
+    boxes = page.execute_script(
+        "return [...document.querySelectorAll('.viewer > svg')].map((svg) => svg.getBoundingClientRect().toJSON())"
     )
-    try:
-        assert page.execute_script(WIDER) == []
-    finally:
-        page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    rows = {}
+    for box in boxes:
+        rows.setdefault(round(box["top"]), set()).add(round(box["height"]))
+    assert len(boxes) == 4 and all(len(heights) == 1 for heights in rows.values())
+    assert len(rows) == (4 if width == WIDTHS[0] else 2)
+
+
+def test_marks_have_colours_that_no_class_has_and_shapes_of_their_own(viewer):
+    page = viewer.parent
+    style = "const style = getComputedStyle(arguments[0]); return [style.fill, style.stroke]"
+    marks = {kind: viewer.find_elements(By.CSS_SELECTOR, f".mark.{kind}") for kind in ("missed", "spurious")}
+    assert all(marks.values())
+    for mark in (*marks["missed"], *marks["spurious"]):
+        assert page.execute_script(style, mark) == ["rgb(255, 255, 255)", "rgb(0, 0, 0)"]
+    shapes = [{"a" in mark.get_attribute("d") for mark in marks[kind]} for kind in ("missed", "spurious")]
+    assert shapes == [{True}, {False}]  # arcs of rings
+    for kind, of_kind in marks.items():
+        viewer.find_element(By.CSS_SELECTOR, f"[data-layer={kind}]").click()
+        assert not any(mark.is_displayed() for mark in of_kind)
 
 
 @pytest.mark.parametrize("layer", LAYERS)

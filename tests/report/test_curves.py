@@ -4,9 +4,10 @@ import json
 
 import cv2
 import pytest
+from matplotlib.figure import Figure
 
 from cellseg_d2.errors import CellSegError
-from cellseg_d2.report.curves import plot_curves, read_metrics
+from cellseg_d2.report.curves import UNMEASURED, Line, draw_lines, legend_below, plot_curves, read_metrics, say_if_empty
 
 
 def write_metrics(path, records):
@@ -41,8 +42,36 @@ def test_the_curves_are_drawn(tmp_path):
     records = [losses(iteration, 100 / (iteration + 1)) for iteration in range(0, 300, 20)]
     records += [{"iteration": iteration, "segm/AP50": iteration / 5, "bbox/AP50": 9.0} for iteration in (100, 200, 299)]
     plot_curves(write_metrics(tmp_path / "metrics.json", records), tmp_path / "plots" / "curves.png")
-    assert cv2.imread(str(tmp_path / "plots" / "curves.png")).shape[:2] == (480, 1200)
+    assert cv2.imread(str(tmp_path / "plots" / "curves.png")).shape[:2] == (600, 1200)
     assert ink(tmp_path / "plots" / "curves.png") > 0.003
+
+
+@pytest.mark.parametrize("count", [1, 4, 14])
+def test_the_legend_lies_below_the_plot_and_inside_the_picture(count):
+    figure = Figure(figsize=(5, 5), layout="constrained")
+    axes = figure.subplots()
+    draw_lines(axes, [Line(((0, 1.0), (10, 5.0)), f"loss_{number}") for number in range(count)], "Losses", "loss")
+    legend_below(axes)
+    figure.draw_without_rendering()
+    legend, plot = axes.get_legend().get_window_extent(), axes.get_window_extent()
+    assert legend.y1 < axes.xaxis.get_tightbbox().y0 < plot.y0
+    assert legend.y0 >= 0 and legend.x0 >= 0 and legend.x1 <= figure.bbox.x1
+    assert plot.height > 0.25 * figure.bbox.y1
+
+
+@pytest.mark.parametrize(
+    ("points", "title"),
+    [
+        ((), "AP: nothing was logged yet"),
+        (((0, float("nan")),), f"AP: {UNMEASURED}"),
+        (((0, float("nan")), (1, 2.0)), "AP"),
+    ],
+)
+def test_an_empty_plot_says_why(points, title):
+    axes = Figure().subplots()
+    draw_lines(axes, [Line(points, "mask AP")], "AP", "AP")
+    say_if_empty(axes)
+    assert axes.get_title() == title
 
 
 @pytest.mark.parametrize(
@@ -57,7 +86,7 @@ def test_the_curves_are_drawn(tmp_path):
 )
 def test_unfinished_trainings_are_drawn_without_a_warning(tmp_path, records):
     plot_curves(write_metrics(tmp_path / "metrics.json", records), tmp_path / "curves.png")
-    assert cv2.imread(str(tmp_path / "curves.png")).shape[:2] == (480, 1200)
+    assert cv2.imread(str(tmp_path / "curves.png")).shape[:2] == (600, 1200)
 
 
 def test_a_last_line_that_is_still_being_written_is_left_out(tmp_path):

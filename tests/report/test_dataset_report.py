@@ -137,7 +137,50 @@ def test_a_dataset_without_a_cell_has_a_page(tmp_path):
     page = report(tmp_path / "root", tmp_path / "page.html", ConvertOptions())
     assert page.tables[0][1] == ["class1", "0", "0.0 %", "0"]
     assert page.values("img", "alt") == ["empty with its cells coloured: no cell."]
+    assert "Cells of each class. No cells: class1." in page.text
+    assert page.text.count("No plot: there are no cells.") == 2  # of sides and of areas
+    assert "A dash: there is nothing to measure." in page.text
     assert "Settings that suit" not in page.text
+
+
+def test_captions_name_the_classes_without_cells(tmp_path):
+    nothing = np.zeros((50, 60), np.int32)
+    cell = nothing.copy()
+    cell[5:20, 5:25] = 1
+    write_sample(tmp_path / "root", "one", np.full((50, 60, 3), 90, np.uint8), {1: cell, 2: nothing})
+    page = report(tmp_path / "root", tmp_path / "page.html", ConvertOptions(class_names=("all", "rare")), pictures=0)
+    assert "Cells of each class. No cells: rare." in page.text
+    assert page.text.count("No box: rare, without cells.") == 2
+    sides = page.values("div", "aria-label")[1]
+    assert "Medians in pixels: all 20, all 20." in sides  # the class of this name is not taken for all of them
+    assert "None: no pictures were asked for." in page.text
+
+
+def test_that_there_is_no_validation_part_is_said(converted, tmp_path):
+    assert "There is no validation part" not in report(converted, tmp_path / "page.html").text
+    write_drawn_dataset(tmp_path / "root", images=2)
+    convert(tmp_path / "root", tmp_path / "done", ConvertOptions(val_fraction=0.0))
+    page = report(tmp_path / "done", tmp_path / "page.html", ConvertOptions())
+    assert "Cells of each class. There is no validation part." in page.text
+
+
+def test_a_part_without_cells_is_named(tmp_path):
+    write_drawn_dataset(tmp_path / "root", images=3)
+    convert(tmp_path / "root", tmp_path / "done", ConvertOptions(val_fraction=0.4))
+    description = json.loads((tmp_path / "done" / "dataset.json").read_text())
+    cells = description["counts"]["val"]["cells"]
+    description["counts"]["val"]["cells"] = dict.fromkeys(cells, 0)
+    (tmp_path / "done" / "dataset.json").write_text(json.dumps(description))
+    page = report(tmp_path / "done", tmp_path / "page.html", ConvertOptions(), pictures=0)
+    assert "Cells of each class. No cells: the part val." in page.text
+
+
+def test_with_one_class_no_caption_misses_another(tmp_path):
+    cell = np.zeros((50, 60), np.int32)
+    cell[5:20, 5:25] = 1
+    write_sample(tmp_path / "root", "one", np.full((50, 60, 3), 90, np.uint8), {1: cell})
+    page = report(tmp_path / "root", tmp_path / "page.html", ConvertOptions())
+    assert not any(text in page.text for text in ("No cells", "No box", "No plot", "A dash"))
 
 
 def test_coco_files_are_read_too(converted, tmp_path):

@@ -51,7 +51,7 @@ class Page(HTMLParser):
             self.tables[self.section][-1][-1].append("")
         elif own.get("class") == "viewer":
             self.viewers.append((own, defaultdict(list)))
-        elif self.viewers:
+        elif self.viewers and self.section == "gallery":
             self.viewers[-1][1][tag].append(own)
         self.in_cell = tag in ("td", "th") or (self.in_cell and tag not in ("tr", "table"))
 
@@ -125,6 +125,8 @@ def test_tables_have_the_numbers_of_the_judgement(write):
     ]
     for best in cells.thresholds.values():
         assert f"F1 {number(best.f1)} at {best.score:.3f}" in page.text  # the legend of precision by recall
+    assert page.text.count("A dash: there is nothing to measure.") == 3  # of the third class, and of large areas
+    assert f"{NAMES[2]}: no curve, the ground truth has no cell of this class" in page.text
 
 
 def test_a_picture_has_its_layers_and_says_its_numbers(write):
@@ -143,8 +145,15 @@ def test_a_picture_has_its_layers_and_says_its_numbers(write):
         assert [box["data-layer"] for box in parts["input"]] == LAYERS  # no image was given
         assert [group["class"] for group in parts["g"]] == ["truth", "prediction"]
         assert not parts["image"]
-        assert len(parts["title"]) == len(parts["path"])
+        assert (kinds.count("mark missed"), kinds.count("mark spurious")) == (score.missed, score.spurious)
+        assert len(parts["title"]) == len(parts["path"]) - score.missed - score.spurious
     assert "these are only outlines" in page.text
+
+
+def test_pictures_come_first_and_tables_after(write):
+    page = write(*draw_case(1))
+    sections = [own["id"] for own in page.elements["h2"]]
+    assert sections == ["gallery", "recall", "errors", "confusion", "ap", "cells", "images"]
 
 
 def test_half_of_the_pictures_are_the_worst_and_half_the_best(write):
@@ -197,7 +206,14 @@ def test_no_results_and_no_cells_are_a_page_too(write, cells):
     page = write(truth, [])
     assert page.tables["ap"][0][2] == ["AP50", *["0.00" if cells else "-"] * 2]
     assert len(page.viewers) == (2 if cells else 0)  # the third image is empty
-    assert ("no image has cells or predictions" in page.text) == ("The ground truth has no cells" in page.text) != cells
+    said = (
+        "no image has cells or predictions",
+        "No curve: the ground truth has no cells",
+        "No costs: the ground truth",
+    )
+    assert [text in page.text for text in said] == [not cells] * 3
+    assert "All classes together. A dash: there is nothing to measure." in page.text
+    assert ("No score threshold is best: no cell was found" in page.text) == cells
 
 
 def test_names_are_text_and_the_page_loads_nothing(write, tmp_path):

@@ -10,9 +10,14 @@ from cellseg_d2.cells.coco import to_results
 from cellseg_d2.cells.instances import CellInstances
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.export.coco_results import ResultsWriter
-from cellseg_d2.export.overlay import draw_crosses, draw_overlay
+from cellseg_d2.export.contrast import stretched
+from cellseg_d2.export.lettering import lettering
+from cellseg_d2.export.marks import MISSED, SPURIOUS, draw_marks
+from cellseg_d2.export.overlay import LINE, draw_overlay, resized
+from cellseg_d2.export.record import Record
 from cellseg_d2.images.listing import list_images
 from cellseg_d2.report.prediction_grid import write_prediction_grid
+from cellseg_d2.report.sheet import GAP
 
 RULE = "range:0,255"
 """Of the sample's images, which are 8 bit."""
@@ -44,33 +49,55 @@ def draw(folder, images, found, truth=None):
     return cv2.imread(str(folder / "grid.png"))[..., ::-1]
 
 
+def panels(grid, image, draw=resized):
+    """Where a picture of an image lies in the lowest line of a grid: (x, y), the leftmost first."""
+    shown = (grid < 255).any(axis=(1, 2))[:-GAP]
+    height = np.argmax(~shown[::-1])
+    found = [places(grid[-GAP - height :], draw(image, (height, height + more))) for more in (-1, 0, 1)]
+    return sorted((x, y + len(grid) - GAP - height) for some in found for x, y in some)
+
+
+def of_cells(found, kind=MISSED, marked=None):
+    """Draws an image with its cells in a size."""
+
+    def draw(image, size):
+        drawn = draw_overlay(image, found, size=size, line=LINE)
+        return drawn if marked is None else draw_marks(drawn, marked, kind, size[1] / image.shape[1])
+
+    return draw
+
+
 def test_a_row_shows_image_and_the_cells_of_enough_score(images, cells, tmp_path):
     found = instances([cells[0], cells[0], cells[1]], scores=[0.9, 0.2, 0.5])
     grid = draw(tmp_path, images, found)
-    image = images[0].read(RULE)
-    (plain,) = places(grid, image)
-    (drawn,) = places(grid, draw_overlay(image, found[np.array([0, 2])]))
-    assert plain[1] == drawn[1]
-    assert drawn[0] >= plain[0] + image.shape[1]
+    image = stretched(images[0].read(RULE))
+    (plain,) = panels(grid, image)
+    (drawn,) = panels(grid, image, of_cells(found[np.array([0, 2])]))
     # nothing was found in the second image, so it is there twice
-    below = places(grid, images[1].read(RULE))
-    assert len(below) == 2
-    assert below[0][1] == below[1][1] >= plain[1] + image.shape[0]
+    others = panels(grid, stretched(images[1].read(RULE)))
+    assert len(others) == 2
+    assert len({y for _, y in (plain, drawn, *others)}) == 1
+    assert plain < drawn < others[0]
+    for text in (images[0].file_name, "prediction: 2 cells", "prediction: no cells"):
+        assert places(grid, lettering(text)), text
 
 
-def test_with_ground_truth_what_is_missed_and_what_is_spurious_is_crossed(images, cells, sample_root, tmp_path):
+def test_with_ground_truth_what_is_missed_has_a_ring_and_what_is_spurious_a_cross(images, cells, sample_root, tmp_path):
     classes = [cell["category_id"] - 1 for cell in cells]
     classes[1] = 1 - classes[1] if classes[1] < 2 else 0  # of the wrong class: missed, and spurious
     found = instances(cells[:3], classes[:3])
     grid = draw(tmp_path, images[:1], found, sample_root / "test_gt.json")
-    image, truth = images[0].read(RULE), instances(cells)
-    panels = [
-        image,
-        draw_crosses(draw_overlay(image, truth), truth[np.array([1, *range(3, len(cells))])]),
-        draw_crosses(draw_overlay(image, found), found[np.array([1])]),
+    image, truth = stretched(images[0].read(RULE)), instances(cells)
+    missed = truth[np.array([1, *range(3, len(cells))])]
+    corners = [
+        *panels(grid, image),
+        *panels(grid, image, of_cells(truth, MISSED, missed)),
+        *panels(grid, image, of_cells(found, SPURIOUS, found[np.array([1])])),
     ]
-    corners = [place for panel in panels for place in places(grid, panel)]
     assert len(corners) == 3
+    names = [category["name"] for category in json.loads((sample_root / "test_gt.json").read_text())["categories"]]
+    for text in (*names, "missed", "spurious"):
+        assert places(grid, lettering(text)), text
     assert corners == sorted(corners)
     assert len({y for _, y in corners}) == 1
 
@@ -86,9 +113,9 @@ def test_a_crowd_is_not_drawn_and_excuses_what_lies_on_it(images, cells, tmp_pat
     (tmp_path / "gt.json").write_text(json.dumps(truth))
     found = instances(cells[:2], [crowd["category_id"] - 1] * 2)
     grid = draw(tmp_path, images[:1], found, tmp_path / "gt.json")
-    image = images[0].read(RULE)
-    assert len(places(grid, image)) == 2
-    assert len(places(grid, draw_overlay(image, found))) == 1
+    image = stretched(images[0].read(RULE))
+    assert len(panels(grid, image)) == 2
+    assert len(panels(grid, image, of_cells(found))) == 1
 
 
 def test_results_without_a_pixel_are_left_out(images, cells, tmp_path):
@@ -97,7 +124,21 @@ def test_results_without_a_pixel_are_left_out(images, cells, tmp_path):
     (tmp_path / "results.json").write_text(json.dumps([empty]))
     write_prediction_grid(images[:1], tmp_path / "results.json", tmp_path / "grid.png")
     grid = cv2.imread(str(tmp_path / "grid.png"))[..., ::-1]
-    assert len(places(grid, images[0].read(RULE))) == 2
+    assert len(panels(grid, stretched(images[0].read(RULE)))) == 2
+
+
+def test_the_legend_has_the_names_that_predict_wrote_or_the_numbers(images, cells, tmp_path):
+    found = instances(cells[:2], [0, 1])
+    assert places(draw(tmp_path, images[:1], found), lettering("class 2"))
+    Record(["tumour", "stroma"]).write(tmp_path)
+    assert places(draw(tmp_path, images[:1], found), lettering("stroma"))
+
+
+def test_without_a_result_and_a_name_there_is_no_legend(images, tmp_path):
+    (tmp_path / "results.json").write_text("[]")
+    write_prediction_grid(images[:1], tmp_path / "results.json", tmp_path / "grid.png")
+    grid = cv2.imread(str(tmp_path / "grid.png"))[..., ::-1]
+    assert places(grid, lettering(images[0].file_name))[0][1] == GAP
 
 
 def test_a_mask_of_another_size_is_refused_with_the_image(images, cells, tmp_path):

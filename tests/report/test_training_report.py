@@ -137,6 +137,27 @@ def test_unfinished_trainings_have_a_page_without_a_warning(tmp_path, records):
     assert [row["run"] for row in rows(page.tables[0])] == ["a", "b"]
 
 
+def test_captions_name_the_runs_that_have_nothing_in_a_plot(tmp_path):
+    silent = [record(19, 5.0), record(39, 4.0)]
+    empty = [record(19, 5.0, **{"segm/AP50": float("nan")})]
+    others = [write_run(tmp_path / name, records) for name, records in (("b", silent), ("c", empty))]
+    page = report(tmp_path, write_run(tmp_path / "a"), *others)
+    assert "Nothing was logged of b. Nothing could be measured of c." in page.text
+    assert page.text.count("Nothing was logged of") == 1  # all have losses and a learning rate
+
+
+def test_without_validation_the_page_says_that_there_are_no_scores(tmp_path):
+    page = report(tmp_path, write_run(tmp_path / "run", [record(19, 5.0), record(39, 4.0)]))
+    assert "No plot. Nothing was logged of run." in page.text
+    assert page.source.count("<svg ") == 3
+
+
+def test_scores_that_could_not_be_measured_are_no_blank_plot(tmp_path):
+    page = report(tmp_path, write_run(tmp_path / "run", [record(19, 5.0, **{"segm/AP50": float("nan")})]))
+    assert "mask AP50: nothing could be measured" in page.text
+    assert "Nothing could be measured of run." in page.text
+
+
 def test_a_training_that_has_logged_nothing_says_so(tmp_path):
     page = report(tmp_path, write_run(tmp_path / "run", []))
     assert page.tables[0][1] == ["run", "0"]

@@ -11,7 +11,7 @@ import pytest
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.report.curves import smooth, training_seconds
 from cellseg_d2.studies.arms import STUDIES
-from cellseg_d2.studies.figures import draw, on_common_iterations
+from cellseg_d2.studies.figures import draw, figure_of, on_common_iterations
 from cellseg_d2.studies.results import (
     Finished,
     Result,
@@ -32,6 +32,8 @@ RECORDS = [
     {"iteration": 59, "total_loss": 1.5, "time": 1.0},
     {"iteration": 60, "segm/AP50": 8.0},
 ]
+
+TITLES = ["Training loss, smoothed", "Validation", "Best checkpoint, each seed"]
 
 
 def write_run(folder, settings=SETTINGS, result=None):
@@ -135,6 +137,30 @@ def test_each_arm_is_drawn_in_its_colour(study, seeds, tests, tmp_path):
     colours = {"blue": (180, 119, 31), "orange": (14, 127, 255), "green": (44, 160, 44)}
     drawn = [name for name, bgr in colours.items() if (abs(picture - bgr).max(axis=2) < 12).sum() > 500]
     assert drawn == list(colours)[: len(runs)]
+
+
+def test_a_plot_without_values_says_why_and_legends_lie_below(tmp_path):
+    runs = finished_runs("recipe", 2, tests=False)
+    figure = figure_of(STUDIES["recipe"], runs)
+    assert [axes.get_title() for axes in figure.axes] == TITLES
+    shown = [text.get_text() for text in figure.axes[2].get_legend().get_texts()]
+    assert shown == ["validation", "test: nothing could be measured"]
+    figure.draw_without_rendering()
+    assert all(axes.get_legend().get_window_extent().y1 < axes.get_window_extent().y0 for axes in figure.axes)
+    unmeasured = {
+        arm: [replace(run, validation=((99, math.nan),), result=Result(math.nan, math.nan, 1.0, 1.0)) for run in own]
+        for arm, own in runs.items()
+    }
+    said = [f"{title}: nothing could be measured" for title in TITLES[1:]]
+    assert [axes.get_title() for axes in figure_of(STUDIES["recipe"], unmeasured).axes] == [TITLES[0], *said]
+    never = {arm: [replace(run, validation=()) for run in own] for arm, own in runs.items()}
+    assert figure_of(STUDIES["recipe"], never).axes[1].get_title() == "Validation: no common evaluation"
+
+
+def test_a_table_with_a_dash_says_what_it_means():
+    said = "A dash is a number that could not be measured"
+    assert said in markdown(STUDIES["recipe"], finished_runs("recipe", 1, tests=False), "command")
+    assert said not in markdown(STUDIES["recipe"], finished_runs("recipe", 1), "command")
 
 
 def test_one_iteration_is_drawn_without_a_warning(tmp_path):
