@@ -70,6 +70,11 @@ def add_cellseg_config(cfg: CfgNode) -> None:
     cfg.CELLSEG.PIXEL_SIZE_UM = 0.0
     # Names of the classes. Taken from the training dataset, so that a checkpoint knows them.
     cfg.CELLSEG.CLASS_NAMES = []
+    # The channels that images are read with, in this order: names in the files, or numbers from 0; empty for RGB. Taken
+    # from the training dataset, and then MODEL.PIXEL_MEAN and PIXEL_STD too, with one number per channel.
+    cfg.CELLSEG.CHANNELS = []
+    # Up to three of them that pictures show as red, green and blue; empty for the first three. Only one is grey.
+    cfg.CELLSEG.SHOWN_CHANNELS = []
     _add_loss_config(cfg)
     _add_augmentation_config(cfg)
     _add_inference_config(cfg)

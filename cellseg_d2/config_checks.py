@@ -85,6 +85,9 @@ COUNT = Numbers(0, 10**9)
 MICRONS = Numbers(0, 10**4)
 FACTOR = Numbers(0.05, 20)
 
+MOST_CHANNELS = 256
+"""Channels of a model's images."""
+
 SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler")
 """Detectron2's samplers whose order depends on the seed alone, so that training can be resumed at any place."""
 
@@ -217,8 +220,7 @@ def check_values(cfg: CfgNode) -> None:
     for key in RULES:
         _check_value(cfg, key)
     _check_list(cfg, "CELLSEG.INFERENCE.TTA.SCALES", FACTOR, range(1, 17))
-    _check_list(cfg, "MODEL.PIXEL_MEAN", Numbers(-math.inf), range(3, 4))
-    _check_list(cfg, "MODEL.PIXEL_STD", Numbers(0, open_low=True), range(3, 4))
+    check_channels(cfg)
     _check_list(cfg, "CELLSEG.AUG.ZOOM_RANGE", FACTOR, range(2, 3))
     names, scores = cfg.CELLSEG.CLASS_NAMES, cfg.CELLSEG.INFERENCE.MIN_SCORES
     if names and len(scores) not in (0, len(names)):
@@ -228,6 +230,35 @@ def check_values(cfg: CfgNode) -> None:
     _check_list(cfg, "CELLSEG.INFERENCE.MIN_SCORES", PROBABILITY, range(0, len(scores) + 1))
     if any(not isinstance(name, str) for name in cfg.CELLSEG.CLASS_NAMES):
         raise CellSegError(f"CELLSEG.CLASS_NAMES is {_shown(cfg.CELLSEG.CLASS_NAMES)}; write a list of names")
+
+
+def check_channels(cfg: CfgNode) -> None:
+    """Checks the keys that depend on the number of channels.
+
+    Raises:
+        CellSegError: names are no texts, there are too many, or not as many as the statistics.
+    """
+    for key in ("CELLSEG.CHANNELS", "CELLSEG.SHOWN_CHANNELS"):
+        if any(not isinstance(name, str) or not name for name in config_value(cfg, key)):
+            raise CellSegError(
+                f"{key} is {_shown(config_value(cfg, key))}; write a list of names, or of numbers as text"
+            )
+    names, shown = cfg.CELLSEG.CHANNELS, cfg.CELLSEG.SHOWN_CHANNELS
+    count = len(names) or 3
+    if not count <= MOST_CHANNELS:
+        raise CellSegError(f"CELLSEG.CHANNELS has {count} channels; write {MOST_CHANNELS} at most")
+    if len(cfg.MODEL.PIXEL_MEAN) != count and all(Numbers(-math.inf).admits(value) for value in cfg.MODEL.PIXEL_MEAN):
+        read = f"CELLSEG.CHANNELS names {count}" if names else "images are read as RGB, 3 channels"
+        raise CellSegError(
+            f"MODEL.PIXEL_MEAN has {len(cfg.MODEL.PIXEL_MEAN)} numbers, one per channel of the model, but {read}; "
+            "give as many"
+        )
+    _check_list(cfg, "MODEL.PIXEL_MEAN", Numbers(-math.inf), range(count, count + 1))
+    _check_list(cfg, "MODEL.PIXEL_STD", Numbers(0, open_low=True), range(count, count + 1))
+    if len(shown) > 3 or (names and not set(shown) <= set(names)):  # names may come from the dataset later
+        raise CellSegError(
+            f"CELLSEG.SHOWN_CHANNELS is {_shown(shown)}; write up to three of {', '.join(names) or 'its channels'}"
+        )
 
 
 def check_training(cfg: CfgNode) -> None:
@@ -270,6 +301,15 @@ def check_resolved(cfg: CfgNode, processes: int) -> None:
         raise CellSegError(
             f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} cannot be shared by {processes} processes; "
             "make it a multiple"
+        )
+    check_channels(cfg)
+    if cfg.CELLSEG.CHANNELS and cfg.CELLSEG.BALANCE_KINDS > 0:
+        raise CellSegError(
+            "CELLSEG.BALANCE_KINDS tells kinds of RGB images apart; write 0 for images of other channels"
+        )
+    if cfg.CELLSEG.CHANNELS and cfg.VIS_PERIOD > 0:
+        raise CellSegError(
+            "VIS_PERIOD draws RGB images only; write 0, and see CELLSEG.VALIDATION_OVERLAYS for pictures"
         )
     if cfg.CELLSEG.EARLY_STOPPING > 0 and (cfg.TEST.EVAL_PERIOD <= 0 or not cfg.DATASETS.TEST):
         raise CellSegError("CELLSEG.EARLY_STOPPING needs TEST.EVAL_PERIOD above 0 and a validation part")

@@ -83,9 +83,14 @@ def nuclei(sample_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def package_logging() -> Iterator[None]:
-    """Undoes what a command line's ``configure_logging`` does, which would hide log lines from ``caplog``."""
+    """Undoes what a command line's ``configure_logging`` does, which would hide log lines from ``caplog``.
+
+    Before a test as well, since a fixture of a module or the session may have run one.
+    """
     package = logging.getLogger("cellseg_d2")
-    before = package.handlers[:], package.level, package.propagate
-    yield
-    package.handlers[:], package.propagate = before[0], before[2]
-    package.setLevel(before[1])
+    for stage in ("before", "after"):
+        package.handlers.clear()
+        package.propagate = True
+        package.setLevel(logging.NOTSET)
+        if stage == "before":
+            yield

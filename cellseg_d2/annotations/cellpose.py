@@ -20,6 +20,7 @@ from cellseg_d2.annotations.shapes import named
 from cellseg_d2.array_pickle import load_arrays
 from cellseg_d2.cells.label_maps import LabelMap
 from cellseg_d2.errors import CellSegError, one_line, size_text
+from cellseg_d2.images.channels import Rule
 from cellseg_d2.images.formats import is_image, read_whole
 from cellseg_d2.images.label_files import read_label_file
 from cellseg_d2.images.tiff import as_labels, check_file
@@ -50,7 +51,7 @@ class CellposeImage(LabelledImage):
     image: Path
     masks: Mapping[int, Path]
 
-    def read(self, rule: str, max_pixels: int, class_count: int) -> ImageLabels:
+    def read(self, rule: Rule, max_pixels: int, class_count: int) -> ImageLabels:
         """See :meth:`LabelledImage.read`; labels are Cellpose's."""
         image = read_whole(self.image, rule, max_pixels)
         layers = []

@@ -19,6 +19,7 @@ from cellseg_d2.annotations.reader import ImageLabels, LabelledImage, LabelledSe
 from cellseg_d2.cells.label_maps import LabelMap, ignore_regions
 from cellseg_d2.errors import CellSegError, size_text
 from cellseg_d2.files import refuse_other_than_utf8, visible_entries
+from cellseg_d2.images.channels import Rule
 from cellseg_d2.images.tiff import read_image, read_label_map
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ class Sample(LabelledImage):
     labels: dict[int, Path]
     ignore: Path | None = None
 
-    def read(self, rule: str, max_pixels: int, class_count: int) -> ImageLabels:
+    def read(self, rule: Rule, max_pixels: int, class_count: int) -> ImageLabels:
         """See :meth:`LabelledImage.read`; there is a label map per label file."""
         image = read_image(self.image, rule, max_pixels)
         files = [((number,), path) for number, path in sorted(self.labels.items())]
@@ -56,7 +57,7 @@ class Sample(LabelledImage):
             layers.append(ignore_regions(self._read_labels(self.ignore, image, max_pixels), class_count))
         return ImageLabels(image, layers)
 
-    def problems(self, rule: str, max_pixels: int, class_count: int) -> list[str]:
+    def problems(self, rule: Rule, max_pixels: int, class_count: int) -> list[str]:
         """A line for each file that cannot be used, whereas :meth:`read` stops at the first."""
         bare = replace(self, labels={}, ignore=None)
         unreadable = problem_of(partial(read_image, self.image, rule, max_pixels))

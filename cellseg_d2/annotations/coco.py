@@ -18,6 +18,7 @@ from cellseg_d2.cells.label_maps import LabelMap
 from cellseg_d2.cells.rle import Rle, decode_runs, paint
 from cellseg_d2.errors import CellSegError, size_text, turned_text
 from cellseg_d2.files import refuse_other_than_utf8
+from cellseg_d2.images.channels import Rule
 from cellseg_d2.images.formats import image_header, read_whole
 from cellseg_d2.images.tiff import check_file
 
@@ -61,7 +62,7 @@ class CocoSample(LabelledImage):
     cells: list[CocoCell]
     fault: str = ""
 
-    def read(self, rule: str, max_pixels: int, class_count: int) -> ImageLabels:
+    def read(self, rule: Rule, max_pixels: int, class_count: int) -> ImageLabels:
         """See :meth:`LabelledImage.read`; overlapping cells of one class lie in several label maps.
 
         Raises:

@@ -18,6 +18,7 @@ from cellseg_d2.annotations.mat_files import INSTANCES, layers_of, read_mat, var
 from cellseg_d2.annotations.pairs import all_classes, find_pairs
 from cellseg_d2.annotations.reader import ImageLabels, LabelledImage, LabelledSet, Reader
 from cellseg_d2.errors import CellSegError
+from cellseg_d2.images.channels import Rule
 from cellseg_d2.images.formats import read_whole
 from cellseg_d2.images.tiff import as_labels
 
@@ -42,7 +43,7 @@ class HoverNetImage(LabelledImage):
     labels: Path
     has_classes: bool
 
-    def read(self, rule: str, max_pixels: int, class_count: int) -> ImageLabels:
+    def read(self, rule: Rule, max_pixels: int, class_count: int) -> ImageLabels:
         """See :meth:`LabelledImage.read`."""
         image = read_whole(self.image, rule, max_pixels)
         found = read_mat(self.labels, (INSTANCES, TYPES, TYPE_MAP))

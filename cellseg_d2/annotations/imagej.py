@@ -14,6 +14,7 @@ from cellseg_d2.annotations.roi_files import Roi, read_rois, roi_names
 from cellseg_d2.annotations.shapes import Shape, labels_of, named, paint_shapes
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.files import visible_entries
+from cellseg_d2.images.channels import Rule
 from cellseg_d2.images.formats import is_image, read_whole
 
 logger = logging.getLogger(__name__)
@@ -86,7 +87,7 @@ class RoiImage(LabelledImage):
     class_names: tuple[str, ...]
     source: str
 
-    def read(self, rule: str, max_pixels: int, class_count: int) -> ImageLabels:
+    def read(self, rule: Rule, max_pixels: int, class_count: int) -> ImageLabels:
         """See :meth:`LabelledImage.read`."""
         image = read_whole(self.image, rule, max_pixels)
         size = (image.shape[0], image.shape[1])

@@ -20,6 +20,7 @@ from cellseg_d2.annotations.shapes import Shape, cover, labels_of, named, paint_
 from cellseg_d2.cells.label_maps import ignore_regions
 from cellseg_d2.errors import CellSegError, one_line, size_text
 from cellseg_d2.files import read_json
+from cellseg_d2.images.channels import Rule
 from cellseg_d2.images.formats import is_image, read_whole
 
 logger = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ class LabelMeImage(LabelledImage):
     shapes: Path
     class_names: tuple[str, ...]
 
-    def read(self, rule: str, max_pixels: int, class_count: int) -> ImageLabels:
+    def read(self, rule: Rule, max_pixels: int, class_count: int) -> ImageLabels:
         """See :meth:`LabelledImage.read`; shapes of one label and one ``group_id`` are one cell."""
         image = read_whole(self.image, rule, max_pixels)
         size = (image.shape[0], image.shape[1])

@@ -23,6 +23,7 @@ from cellseg_d2.cells.image_names import plain_name
 from cellseg_d2.cells.label_maps import LabelMap, split_classes
 from cellseg_d2.errors import CellSegError, one_line, size_text
 from cellseg_d2.files import visible_entries
+from cellseg_d2.images.channels import Rule
 from cellseg_d2.images.formats import is_image, read_whole
 from cellseg_d2.images.label_files import LABEL_SUFFIXES, plane_count, read_label_and_class, read_label_file
 
@@ -54,7 +55,7 @@ class MaskPair(LabelledImage):
     class_plane: bool = False
     class_names: tuple[str, ...] = ()
 
-    def read(self, rule: str, max_pixels: int, class_count: int) -> ImageLabels:
+    def read(self, rule: Rule, max_pixels: int, class_count: int) -> ImageLabels:
         """See :meth:`LabelledImage.read`."""
         image = read_whole(self.image, rule, max_pixels)
         layers: list[LabelMap] = []

@@ -27,6 +27,7 @@ from cellseg_d2.annotations.reader import ImageLabels, LabelledImage, LabelledSe
 from cellseg_d2.annotations.shapes import inside_rings
 from cellseg_d2.cells.label_maps import LabelMap, ignore_regions
 from cellseg_d2.errors import CellSegError, one_line
+from cellseg_d2.images.channels import Rule, picked_of_rgb
 from cellseg_d2.images.pixel_size import PixelSize
 from cellseg_d2.images.tiff import MAX_PIXELS, PixelFormat, read_image
 from cellseg_d2.outputs import appear_whole
@@ -62,12 +63,12 @@ class Pair(LabelledImage):
     outlines: Path
     group: str
 
-    def read(self, rule: str, max_pixels: int, class_count: int) -> ImageLabels:
+    def read(self, rule: Rule, max_pixels: int, class_count: int) -> ImageLabels:
         """See :meth:`LabelledImage.read`; ambiguous regions are ignored for all classes.
 
         Outlines that overlap, reach outside the image or lose all their pixels are counted in a warning.
         """
-        image = _read_pixels(self.image)
+        image = picked_of_rgb(self.image, _read_pixels(self.image), rule)
         painted = _paint_outlines(self, (image.shape[0], image.shape[1]), unknown_is_ambiguous=False)
         numbers = {name: (number,) for number, name in enumerate(CLASS_NAMES, start=1)}
         maps = [

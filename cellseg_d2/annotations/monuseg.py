@@ -14,6 +14,7 @@ from cellseg_d2.annotations.pairs import find_pairs
 from cellseg_d2.annotations.reader import ImageLabels, LabelledImage, LabelledSet, Reader
 from cellseg_d2.annotations.shapes import Shape, paint_shapes
 from cellseg_d2.errors import CellSegError
+from cellseg_d2.images.channels import Rule
 from cellseg_d2.images.formats import read_whole
 
 CLASS_NAME = "nucleus"
@@ -35,7 +36,7 @@ class MoNuSegImage(LabelledImage):
     outlines: Path
     group: str = ""
 
-    def read(self, rule: str, max_pixels: int, class_count: int) -> ImageLabels:
+    def read(self, rule: Rule, max_pixels: int, class_count: int) -> ImageLabels:
         """See :meth:`LabelledImage.read`; coordinates are those of pixels' centres, as in MoNuSAC."""
         image = read_whole(self.image, rule, max_pixels)
         size = (image.shape[0], image.shape[1])

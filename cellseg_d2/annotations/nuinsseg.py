@@ -18,6 +18,7 @@ from cellseg_d2.cells.image_names import plain_name
 from cellseg_d2.cells.label_maps import LabelMap, ignore_regions
 from cellseg_d2.errors import CellSegError, size_text
 from cellseg_d2.files import visible_entries
+from cellseg_d2.images.channels import Rule
 from cellseg_d2.images.formats import is_image, read_whole
 from cellseg_d2.images.label_files import LABEL_SUFFIXES, read_label_file
 
@@ -45,7 +46,7 @@ class NuInsSegImage(LabelledImage):
     labels: Path
     vague: Path | None
 
-    def read(self, rule: str, max_pixels: int, class_count: int) -> ImageLabels:
+    def read(self, rule: Rule, max_pixels: int, class_count: int) -> ImageLabels:
         """See :meth:`LabelledImage.read`."""
         image = read_whole(self.image, rule, max_pixels)
         layers = [LabelMap((1,), _read(self.labels, image, max_pixels))]

@@ -16,6 +16,7 @@ from cellseg_d2.annotations.reader import ImageLabels, LabelledImage, LabelledSe
 from cellseg_d2.annotations.shapes import Shape, cover, labels_of, named, paint_shapes
 from cellseg_d2.cells.label_maps import ignore_regions
 from cellseg_d2.errors import CellSegError
+from cellseg_d2.images.channels import Rule
 from cellseg_d2.images.formats import read_whole
 
 logger = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ class QuPathImage(LabelledImage):
     class_names: tuple[str, ...]
     choice: Choice
 
-    def read(self, rule: str, max_pixels: int, class_count: int) -> ImageLabels:
+    def read(self, rule: Rule, max_pixels: int, class_count: int) -> ImageLabels:
         """See :meth:`LabelledImage.read`; outside regions of interest all is ignored, if they are asked for."""
         image = read_whole(self.image, rule, max_pixels)
         size = (image.shape[0], image.shape[1])

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from cellseg_d2.cells.label_maps import LabelMap
 from cellseg_d2.errors import CellSegError
+from cellseg_d2.images.channels import Rule
 from cellseg_d2.images.formats import describe_image
 from cellseg_d2.images.pixel_size import PixelSize
 from cellseg_d2.images.tiff import PixelFormat
@@ -25,7 +26,7 @@ class ImageLabels:
     """An image with its cells.
 
     Attributes:
-        image: (H, W, 3) uint8 RGB.
+        image: (H, W, 3) uint8 RGB, or (H, W, C) of the channels asked for.
         label_maps: label maps of the image's size: one or more per class, in which no two cells of a map overlap, and
             with ``crowd`` regions to ignore. A single label map of several classes becomes one per class with
             :func:`cellseg_d2.cells.label_maps.split_classes`.
@@ -49,11 +50,12 @@ class LabelledImage(ABC):
     group: str = ""
 
     @abstractmethod
-    def read(self, rule: str, max_pixels: int, class_count: int) -> ImageLabels:
+    def read(self, rule: Rule, max_pixels: int, class_count: int) -> ImageLabels:
         """Reads the image and its cells.
 
         Args:
-            rule: how images that are not 8 bit are scaled, see :class:`cellseg_d2.images.tiff.IntensityRule`.
+            rule: how images that are not 8 bit are scaled, see :class:`cellseg_d2.images.tiff.IntensityRule`, and which
+                channels are read, see :class:`cellseg_d2.images.channels.PixelRule`.
             max_pixels: larger images are refused from their header.
             class_count: classes of the whole dataset; regions to ignore count for all of them.
 
@@ -65,7 +67,7 @@ class LabelledImage(ABC):
         """The file's pixel format, and its (x, y) microns per pixel; None where they are not stated."""
         return describe_image(self.image)
 
-    def problems(self, rule: str, max_pixels: int, class_count: int) -> list[str]:
+    def problems(self, rule: Rule, max_pixels: int, class_count: int) -> list[str]:
         """A line for each file that cannot be used; here the first one, formats with several files may tell all."""
         return problem_of(lambda: self.read(rule, max_pixels, class_count))
 

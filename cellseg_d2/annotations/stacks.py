@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from cellseg_d2.annotations.reader import ImageLabels, LabelledImage
 from cellseg_d2.cells.label_maps import LabelMap
 from cellseg_d2.errors import CellSegError, one_line, size_text
+from cellseg_d2.images.channels import Rule, picked_of_rgb
 from cellseg_d2.images.pixel_size import PixelSize
 from cellseg_d2.images.tiff import PixelFormat, check_file
 
@@ -40,14 +41,16 @@ class StackedImage(LabelledImage):
     place: int
     group: str = ""
 
-    def read(self, rule: str, max_pixels: int, class_count: int) -> ImageLabels:
+    def read(self, rule: Rule, max_pixels: int, class_count: int) -> ImageLabels:
         """See :meth:`LabelledImage.read`."""
         pixels = np.array(open_stack(self.image)[self.place])
         labels = np.array(open_stack(self.labels)[self.place])
         if pixels.shape[0] * pixels.shape[1] > max_pixels:
             raise CellSegError(f"{self.image}: has images of {size_text(pixels.shape)}, over the limit of {max_pixels}")
         where = f"{self.labels}: image {self.place}"
-        return ImageLabels(_rgb(f"{self.image}: image {self.place}", pixels), self.layers(where, labels, class_count))
+        name = f"{self.image}: image {self.place}"
+        image = picked_of_rgb(name, _rgb(name, pixels), rule)
+        return ImageLabels(image, self.layers(where, labels, class_count))
 
     @abstractmethod
     def layers(self, where: str, labels: NDArray[Any], class_count: int) -> list[LabelMap]:

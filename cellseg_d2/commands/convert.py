@@ -80,6 +80,14 @@ def build_parser() -> argparse.ArgumentParser:
         default=defaults.intensity_rule,
         help="how 16-bit and float images become 8 bit: percentile:LOW,HIGH of each image, or range:LOW,HIGH",
     )
+    parser.add_argument(
+        "--channels",
+        nargs="+",
+        default=[],
+        metavar="CHANNEL",
+        help="the channels of the images to train on, in this order: names in the files, or numbers from 0 "
+        "(default: grey or RGB as the files are)",
+    )
     parser.add_argument("--split-blobs", action="store_true", help="parts of a cell that do not touch become cells")
     parser.add_argument("--split", type=Path, metavar="CSV", help="your split: id,split[,group]; train or val")
     parser.add_argument(
@@ -156,6 +164,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         intensity_rule=args.intensity_rule,
         split_blobs=args.split_blobs,
         max_pixels=args.max_pixels,
+        channels=tuple(args.channels),
         folds=args.folds,
     )
     if args.check:

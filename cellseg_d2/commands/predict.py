@@ -88,6 +88,19 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--skip-background", action="store_true", help="skip tiles that show nothing")
     parser.add_argument(
+        "--channels",
+        nargs="+",
+        metavar="CHANNEL",
+        help="the channels of the images that the model gets, in its order: names in the files, or numbers from 0 "
+        "(default: the checkpoint's); one is enough for a model of RGB",
+    )
+    parser.add_argument(
+        "--show-channels",
+        nargs="+",
+        metavar="CHANNEL",
+        help="up to three of these, which overlays show as red, green and blue (default: the first three)",
+    )
+    parser.add_argument(
         "--pixel-size", type=float, metavar="UM", help="microns per pixel (default: what the files state)"
     )
     parser.add_argument("--rescale", action="store_true", help="resample images to the training data's pixel size")
@@ -166,6 +179,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         "MODEL.ROI_HEADS.SCORE_THRESH_TEST": args.score_threshold,
         "CELLSEG.INFERENCE.TILE_SIZE": args.tile_size,
         "CELLSEG.INFERENCE.OVERLAP": args.overlap,
+        "CELLSEG.CHANNELS": args.channels,
+        "CELLSEG.SHOWN_CHANNELS": args.show_channels,
         "CELLSEG.INFERENCE.PIXEL_SIZE_UM": args.pixel_size,
         "CELLSEG.INFERENCE.TTA.ENABLED": args.tta or None,
         "CELLSEG.INFERENCE.PRECISION": args.precision,

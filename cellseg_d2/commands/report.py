@@ -42,6 +42,7 @@ def add_dataset(commands: argparse._SubParsersAction[ToolParser]) -> None:
     reading.add_argument(
         "--class-names", nargs="+", default=[], metavar="NAME", help="names of class1.tif, class2.tif, ..."
     )
+    reading.add_argument("--channels", nargs="+", default=[], metavar="CHANNEL", help="of the images, see convert")
     reading.add_argument("--format", metavar="NAME", help="format of the annotations (default: guessed), see convert")
     reading.add_argument("--from-coco", type=Path, metavar="GT.json", help="a COCO dataset of whole images in FOLDER")
     reading.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)")
@@ -64,6 +65,13 @@ def add_evaluation(commands: argparse._SubParsersAction[ToolParser]) -> None:
         "--image-ids", type=Path, metavar="JSON", help="as given to predict; else file names must agree"
     )
     parser.add_argument("--output", type=output_file, required=True, metavar="FILE.html")
+    parser.add_argument(
+        "--channels",
+        nargs="+",
+        default=[],
+        metavar="CHANNEL",
+        help="up to three to show as red, green and blue (default: those of prediction.json beside, or RGB)",
+    )
     parser.add_argument("--images", type=int, default=12, metavar="N", help="worst and best to show")
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--max-side", type=int, default=1024, metavar="PX", help="largest side of the pictures")
@@ -83,7 +91,12 @@ def add_evaluation(commands: argparse._SubParsersAction[ToolParser]) -> None:
 def report_dataset(args: argparse.Namespace) -> None:
     from cellseg_d2.report.dataset_report import write_dataset_report
 
-    options = ConvertOptions(tile_size=args.tile_size, overlap=args.overlap, class_names=tuple(args.class_names))
+    options = ConvertOptions(
+        tile_size=args.tile_size,
+        overlap=args.overlap,
+        class_names=tuple(args.class_names),
+        channels=tuple(args.channels),
+    )
     write_dataset_report(
         args.input,
         args.output,
@@ -102,9 +115,12 @@ def report_training(args: argparse.Namespace) -> None:
 
 
 def report_evaluation(args: argparse.Namespace) -> None:
+    from cellseg_d2.export.record import picture_rule
     from cellseg_d2.report.evaluation_report import GalleryOptions, write_evaluation_report
 
-    gallery = GalleryOptions(args.input, args.image_ids, args.images, None if args.full_size else args.max_side)
+    side = None if args.full_size else args.max_side
+    rule = picture_rule(args.predictions, args.channels)
+    gallery = GalleryOptions(args.input, args.image_ids, args.images, side, rule)
     write_evaluation_report(
         args.ground_truth,
         args.predictions,

@@ -22,6 +22,7 @@ def build_parser() -> argparse.ArgumentParser:
     dataset.add_argument(
         "--class-names", nargs="+", default=[], metavar="NAME", help="names of class1.tif, class2.tif, ..."
     )
+    dataset.add_argument("--channels", nargs="+", default=[], metavar="CHANNEL", help="as given to convert")
     dataset.add_argument("--output", type=output_file, required=True, metavar="PNG")
     dataset.add_argument("--samples", type=positive, default=6, help="images, spread over all")
 
@@ -42,6 +43,13 @@ def build_parser() -> argparse.ArgumentParser:
     predictions.add_argument(
         "--ground-truth", type=Path, metavar="GT.json", help="drawn too, with what was missed marked"
     )
+    predictions.add_argument(
+        "--channels",
+        nargs="+",
+        default=[],
+        metavar="CHANNEL",
+        help="up to three to show as red, green and blue (default: those of prediction.json beside, or RGB)",
+    )
     predictions.add_argument("--output", type=output_file, required=True, metavar="PNG")
     predictions.add_argument("--score-threshold", type=float, default=0.5, help="the least score of a drawn cell")
     predictions.add_argument("--samples", type=positive, default=6, help="images, the first ones")
@@ -51,7 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
 def draw_dataset(args: argparse.Namespace) -> None:
     from cellseg_d2.report.dataset_grid import write_dataset_grid
 
-    write_dataset_grid(args.input, args.output, args.samples, args.class_names)
+    write_dataset_grid(args.input, args.output, args.samples, args.class_names, args.channels)
 
 
 def draw_augmentation(args: argparse.Namespace) -> None:
@@ -64,6 +72,7 @@ def draw_augmentation(args: argparse.Namespace) -> None:
 
 
 def draw_predictions(args: argparse.Namespace) -> None:
+    from cellseg_d2.export.record import picture_rule
     from cellseg_d2.report.prediction_grid import write_prediction_grid
 
     write_prediction_grid(
@@ -74,6 +83,7 @@ def draw_predictions(args: argparse.Namespace) -> None:
         numbered=args.image_ids is not None,
         score_threshold=args.score_threshold,
         samples=args.samples,
+        rule=picture_rule(args.predictions, args.channels),
     )
 
 

@@ -19,6 +19,7 @@ from cellseg_d2.conversion.existing import Existing, read_existing
 from cellseg_d2.conversion.options import ConvertOptions
 from cellseg_d2.conversion.split import SplitFile, read_split_file
 from cellseg_d2.errors import CellSegError, counted
+from cellseg_d2.images.channels import Rule
 from cellseg_d2.images.listing import TEST_FOLDER
 from cellseg_d2.images.pixel_size import PixelSize
 from cellseg_d2.images.tiff import PixelFormat
@@ -73,6 +74,11 @@ def add_images(
         read_existing(dataset)  # says that there is none, before the folder above is made
     with appear_whole(dataset, overwrite=True) as folder:
         old = read_existing(dataset)
+        if old.options.channels:
+            raise CellSegError(
+                f"{dataset}: has the channels {', '.join(old.options.channels)}; images can be added to RGB datasets "
+                "alone, so convert all images anew"
+            )
         options = _options(old, changes)
         given = open_input(
             root,
@@ -195,7 +201,7 @@ class Renumbered(LabelledImage):
         """See :class:`LabelledImage`."""
         return self.inner.group
 
-    def read(self, rule: str, max_pixels: int, class_count: int) -> ImageLabels:
+    def read(self, rule: Rule, max_pixels: int, class_count: int) -> ImageLabels:
         """See :meth:`LabelledImage.read`; what is ignored for all classes stays so."""
         labels = self.inner.read(rule, max_pixels, class_count)
         every = tuple(range(1, class_count + 1))

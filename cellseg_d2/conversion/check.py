@@ -105,12 +105,12 @@ def _examine(
     try:
         return cut_sample(sample, options, class_count).statistics, []
     except CellSegError as error:
-        found = sample.problems(options.intensity_rule, options.max_pixels, class_count)
+        found = sample.problems(options.pixel_rule, options.max_pixels, class_count)
         return None, found or [str(error)]
 
 
 def _examine_test(test: InputImage, options: ConvertOptions) -> list[str]:
-    return problem_of(partial(test.read, options.intensity_rule, options.max_pixels))
+    return problem_of(partial(test.read, options.pixel_rule, options.max_pixels))
 
 
 def render(report: CheckReport, base: str) -> str:

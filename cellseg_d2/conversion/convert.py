@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from cellseg_d2.annotations.reader import LabelledImage
 from cellseg_d2.cells.coco import Record, annotate, dataset
 from cellseg_d2.cells.tiling import Window
+from cellseg_d2.conversion.channels import CHANNELS_SUFFIX, channel_statistics, channel_sums, encode_channels
 from cellseg_d2.conversion.cut import ConversionInput, below, cut_sample, open_input, read_sample, run_in_order
 from cellseg_d2.conversion.executors import open_executor
 from cellseg_d2.conversion.existing import NOTHING, Existing, refuse_copies, tell_of_changes, with_old, write_images
@@ -209,6 +210,7 @@ def _write_dataset(
     problems = [*skipped.values(), *old.skipped_tests, *below(given.root, [one.error for one in tested if one.error])]
     return {
         **_describe(options, names),
+        **_describe_channels(options, [sample for sample in samples if sample.id in train] or samples),
         "counts": counts,
         "images": {"train": train, "val": val},
         **({"folds": described} if folds else {}),
@@ -252,10 +254,22 @@ def _untiled(
 def _describe(options: ConvertOptions, names: Sequence[str]) -> Record:
     return {
         "format": FORMAT_VERSION,
-        "parameters": {**asdict(options), "class_names": list(options.class_names)},
+        "parameters": _parameters(options),
         "class_names": names,
         "intensity_rule": options.intensity_rule,
     }
+
+
+def _parameters(options: ConvertOptions) -> Record:
+    """The options; an RGB dataset says nothing of channels, as before there were others."""
+    parameters = {**asdict(options), "class_names": list(options.class_names), "channels": list(options.channels)}
+    return {name: value for name, value in parameters.items() if name != "channels" or value}
+
+
+def _describe_channels(options: ConvertOptions, samples: Sequence[TiledSample]) -> Record:
+    """The channels and their statistics over some images; empty for RGB."""
+    known = [sample.channels for sample in samples if sample.channels is not None]
+    return {"channels": channel_statistics(options.channels, known)} if options.channels else {}
 
 
 def _tile_sample(
@@ -275,12 +289,13 @@ def _tile_sample(
             empty += 1
             if not _keep_empty(sample.id, window, options):
                 continue
-        name = f"{sample.id}_y{y0}_x{x0}{IMAGE_SUFFIX}"
+        name = f"{sample.id}_y{y0}_x{x0}{suffix_of(options)}"
         tile = cut.image[y0:y1, x0:x1]
-        write_image(folder / TILES / name, tile)
+        write_image(folder / TILES / name, tile, options.channels)
         record = {"file_name": name, **_size(tile), "source": sample.id, "window": list(window)}
         tiles.append((record, cells))
-    return TiledSample(sample.id, tiles, empty, cut.statistics)
+    channels = channel_sums(cut.image) if options.channels else None
+    return TiledSample(sample.id, tiles, empty, cut.statistics, channels=channels)
 
 
 def _keep_empty(sample_id: str, window: Window, options: ConvertOptions) -> bool:
@@ -293,26 +308,26 @@ def _write_whole(item: tuple[LabelledImage, str], options: ConvertOptions, class
     """Writes an image of a part untiled, with all of its cells, whatever their size."""
     sample, part = item
     image, layers = read_sample(sample, options, class_count)
-    name = whole_name(part, f"{sample.id}{IMAGE_SUFFIX}")
+    name = whole_name(part, f"{sample.id}{suffix_of(options)}")
     height, width = image.shape[:2]
-    tile = folder / part / f"{sample.id}_y0_x0{IMAGE_SUFFIX}"
+    tile = folder / part / f"{sample.id}_y0_x0{suffix_of(options)}"
     if max(height, width) <= options.tile_size and tile.is_file():  # the image has one tile, which shows all of it
         place_also(tile, folder / name)
     else:
-        write_image(folder / name, image)
+        write_image(folder / name, image, options.channels)
     record = {"file_name": name, **_size(image), "source": sample.id}
     return record, annotate(layers, (0, 0, width, height))
 
 
 def _write_test_image(test: InputImage, options: ConvertOptions, folder: Path, skip_errors: bool) -> _TestResult:
     try:
-        image = test.read(options.intensity_rule, options.max_pixels)
+        image = test.read(options.pixel_rule, options.max_pixels)
     except CellSegError as error:
         if not skip_errors:
             raise
         return _TestResult({}, str(error))
-    name = f"test/{test.path.stem}{IMAGE_SUFFIX}"
-    write_image(folder / name, image)
+    name = f"test/{test.path.stem}{suffix_of(options)}"
+    write_image(folder / name, image, options.channels)
     return _TestResult({"id": test.id, "file_name": name, **_size(image), "source": test.path.name})
 
 
@@ -320,14 +335,19 @@ def _size(image: NDArray[np.uint8]) -> Record:
     return {"height": image.shape[0], "width": image.shape[1]}
 
 
-def write_image(path: Path, image: NDArray[np.uint8]) -> None:
-    """Writes (H, W, 3) uint8 RGB as PNG.
+def suffix_of(options: ConvertOptions) -> str:
+    """The suffix of a dataset's images."""
+    return CHANNELS_SUFFIX if options.channels else IMAGE_SUFFIX
+
+
+def write_image(path: Path, image: NDArray[np.uint8], channels: Sequence[str] = ()) -> None:
+    """Writes (H, W, 3) uint8 RGB as PNG; with names of channels (H, W, C) uint8 as TIFF, see :func:`encode_channels`.
 
     Raises:
         OSError: the file cannot be written, as on a full disk.
     """
     path.parent.mkdir(exist_ok=True)
-    path.write_bytes(encode_png(image))
+    path.write_bytes(encode_channels(image, channels) if channels else encode_png(image))
 
 
 def encode_png(image: NDArray[np.uint8]) -> bytes:

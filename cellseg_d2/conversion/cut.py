@@ -37,7 +37,7 @@ class CutSample:
     """A labelled image cut into tiles.
 
     Attributes:
-        image: (H, W, 3) uint8 RGB.
+        image: (H, W, 3) uint8 RGB, or (H, W, C) of the options' channels.
         tiles: per tile its window, (x0, y0, x1, y1), and its annotations without ids; tiles without a cell included.
         statistics: statistics of the image, its cells and tiles.
     """
@@ -151,14 +151,14 @@ def run_in_order(
 def read_sample(
     sample: LabelledImage, options: ConvertOptions, class_count: int
 ) -> tuple[NDArray[np.uint8], list[LabelMap]]:
-    """The image, (H, W, 3) uint8 RGB, and its label maps; blobs become cells where the options say so.
+    """The image, as in :class:`CutSample`, and its label maps; blobs become cells where the options say so.
 
     Merged classes keep their label maps, so that cells of two classes that overlap stay two cells.
 
     Raises:
         CellSegError: a file cannot be read or does not fit the others.
     """
-    labels = sample.read(options.intensity_rule, options.max_pixels, class_count)
+    labels = sample.read(options.pixel_rule, options.max_pixels, class_count)
     image, layers = labels.image, labels.label_maps
     if options.merge_classes:
         layers = [replace(layer, categories=(1,)) for layer in layers]

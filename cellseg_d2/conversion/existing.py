@@ -291,7 +291,8 @@ def _without(record: Record, *keys: str) -> Record:
 
 
 def _options(parameters: Mapping[str, Any]) -> ConvertOptions:
-    return ConvertOptions(**{**parameters, "class_names": tuple(parameters["class_names"])})
+    names, channels = tuple(parameters["class_names"]), tuple(parameters.get("channels", ()))
+    return ConvertOptions(**{**parameters, "class_names": names, "channels": channels})
 
 
 @contextmanager

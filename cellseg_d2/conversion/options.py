@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from cellseg_d2.cells.tiling import overlap_pixels
 from cellseg_d2.errors import CellSegError
+from cellseg_d2.images.channels import PixelRule
 from cellseg_d2.images.tiff import INTENSITY_RULE, MAX_PIXELS, IntensityRule
 
 
@@ -27,6 +28,8 @@ class ConvertOptions:
         split_blobs: whether parts of a cell that do not touch become separate cells.
         folds: folds for cross-validation, besides the split; 0 for none.
         max_pixels: images and label maps that declare more pixels are refused from the header.
+        channels: the channels of the images to keep, in this order, see
+            :class:`cellseg_d2.images.channels.PixelRule`; empty for RGB.
     """
 
     tile_size: int = 512
@@ -42,6 +45,12 @@ class ConvertOptions:
     split_blobs: bool = False
     max_pixels: int = MAX_PIXELS
     folds: int = 0
+    channels: tuple[str, ...] = ()
+
+    @property
+    def pixel_rule(self) -> PixelRule:
+        """How images are read."""
+        return PixelRule(self.intensity_rule, self.channels)
 
     def check(self) -> None:
         """Raises CellSegError where a value is out of its range."""
@@ -60,5 +69,7 @@ class ConvertOptions:
             raise CellSegError("min_visible and keep_empty must be in [0, 1]")
         if self.merge_classes and self.class_names:
             raise CellSegError("merged classes have one name; give either class names or the name to merge them under")
+        if len(set(self.channels)) != len(self.channels) or not all(self.channels):
+            raise CellSegError(f"channels must differ and have a name or number each: {' '.join(self.channels)}")
         if len(set(self.class_names)) != len(self.class_names):
             raise CellSegError(f"class names must differ: {' '.join(self.class_names)}")

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cellseg_d2.cells.arrays import Ints
 from cellseg_d2.cells.coco import Record, dataset
 from cellseg_d2.conversion.statistics import ImageStatistics
 from cellseg_d2.errors import CellSegError
@@ -32,6 +33,7 @@ class TiledSample:
         statistics: of its cells; None where it could not be read.
         error: why it could not be read; empty where it could.
         pictures: the folder of its tiles' pictures in an earlier dataset, where they stay; None for those in TILES.
+        channels: what :func:`cellseg_d2.conversion.channels.channel_sums` gives; None for RGB.
     """
 
     id: str
@@ -40,6 +42,7 @@ class TiledSample:
     statistics: ImageStatistics | None
     error: str = ""
     pictures: Path | None = None
+    channels: Ints | None = None
 
 
 def place_also(source: Path, target: Path) -> None:

@@ -69,6 +69,10 @@ def untiled_images(folder: Path, parts: Sequence[str] = tuple(PARTS)) -> Iterato
     """
     if not (folder / "dataset.json").is_file():
         raise CellSegError(f"{folder}: is no converted dataset; make one with `cellseg-d2 convert`")
+    if read_json(folder / "dataset.json").get("channels"):
+        raise CellSegError(
+            f"{folder}: has other channels than RGB; only datasets of RGB images can be put together again"
+        )
     for part in parts:
         path = folder / "annotations" / PARTS[part]
         if not path.is_file():
@@ -127,8 +131,9 @@ def _union(parts: Sequence[tuple[Bools, Ints]]) -> tuple[Bools, Ints]:
     """One mask, cropped to its cell, and the place of its first pixel."""
     if len(parts) == 1:
         return parts[0]
-    start = np.min([origin for _, origin in parts], axis=0)
-    width, height = np.max([origin + mask.shape[::-1] for mask, origin in parts], axis=0) - start
+    corners = np.array([(origin, origin + mask.shape[::-1]) for mask, origin in parts], np.int64)
+    start = corners[:, 0].min(axis=0)
+    width, height = (corners[:, 1].max(axis=0) - start).tolist()
     joined = np.zeros((height, width), bool)
     for mask, origin in parts:
         x, y = origin - start

@@ -15,9 +15,12 @@ from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 from numpy.typing import NDArray
 
+from cellseg_d2.data.channel_intensity import GAMMAS, channel_transforms
+from cellseg_d2.images.resize import resized
+
 MAX_SEED = 2**31
 
-GAMMA_PERCENT = (50, 200)
+GAMMA_PERCENT = (round(100 * GAMMAS[0]), round(100 * GAMMAS[1]))
 """Exponents 0.5 to 2 in percent, as albumentations expects them."""
 
 SMALLEST_BLUR, SMALLEST_NOISE = 0.3, 0.01
@@ -41,7 +44,7 @@ def build_augmentation(cfg: CfgNode) -> T.AugmentationList:
 
 
 def build_pipeline(cfg: CfgNode) -> A.Compose:
-    """The transforms of CELLSEG.AUG, in the recipe's order, for RGB images."""
+    """The transforms of CELLSEG.AUG, in the recipe's order; those of intensities suit RGB or CELLSEG.CHANNELS."""
     aug = cfg.CELLSEG.AUG
     shift, scale = aug.SHIFT_LIMIT, aug.SCALE_LIMIT
     return A.Compose(
@@ -62,25 +65,32 @@ def build_pipeline(cfg: CfgNode) -> A.Compose:
                 fill_mask=0,
                 p=aug.AFFINE_PROB,
             ),
-            A.RandomBrightnessContrast(
-                brightness_limit=aug.BRIGHTNESS_LIMIT,
-                contrast_limit=aug.CONTRAST_LIMIT,
-                p=aug.BRIGHTNESS_CONTRAST_PROB,
-            ),
-            A.HueSaturationValue(
-                hue_shift_limit=aug.HUE_LIMIT,
-                sat_shift_limit=aug.SATURATION_LIMIT,
-                val_shift_limit=aug.VALUE_LIMIT,
-                p=aug.HUE_SATURATION_PROB,
-            ),
-            A.ToGray(p=aug.GRAY_PROB),
-            A.InvertImg(p=aug.INVERT_PROB),
-            A.RandomGamma(gamma_limit=GAMMA_PERCENT, p=aug.GAMMA_PROB),
+            *(channel_transforms(aug) if cfg.CELLSEG.CHANNELS else _colour_transforms(aug)),
             A.GaussianBlur(blur_limit=0, sigma_limit=(SMALLEST_BLUR, aug.BLUR_SIGMA), p=aug.BLUR_PROB),
             A.GaussNoise(std_range=(SMALLEST_NOISE, aug.NOISE_STD), p=aug.NOISE_PROB),
         ],
         save_applied_params=True,  # the mapper needs the scale of the warp
     )
+
+
+def _colour_transforms(aug: CfgNode) -> list[A.BasicTransform]:
+    """The transforms of intensities and colours of RGB images."""
+    return [
+        A.RandomBrightnessContrast(
+            brightness_limit=aug.BRIGHTNESS_LIMIT,
+            contrast_limit=aug.CONTRAST_LIMIT,
+            p=aug.BRIGHTNESS_CONTRAST_PROB,
+        ),
+        A.HueSaturationValue(
+            hue_shift_limit=aug.HUE_LIMIT,
+            sat_shift_limit=aug.SATURATION_LIMIT,
+            val_shift_limit=aug.VALUE_LIMIT,
+            p=aug.HUE_SATURATION_PROB,
+        ),
+        A.ToGray(p=aug.GRAY_PROB),
+        A.InvertImg(p=aug.INVERT_PROB),
+        A.RandomGamma(gamma_limit=GAMMA_PERCENT, p=aug.GAMMA_PROB),
+    ]
 
 
 def area_scale(transforms: T.TransformList) -> float:
@@ -127,7 +137,7 @@ class ZoomTransform(T.Transform):
     def apply_image(self, img: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Resizes the window: linear interpolation, or averages where it shrinks."""
         interpolation = cv2.INTER_AREA if self.area_scale < 1 else cv2.INTER_LINEAR
-        return cv2.resize(np.ascontiguousarray(img[self.window]), self.shape[::-1], interpolation=interpolation)
+        return resized(img[self.window], self.shape, interpolation)
 
     def apply_segmentation(self, segmentation: NDArray[np.int32]) -> NDArray[np.int32]:
         """Each pixel takes its nearest neighbour's label."""
@@ -154,7 +164,7 @@ class AlbumentationsTransform(T.Transform):
     def apply_both(
         self, image: NDArray[np.uint8], label_maps: NDArray[np.int32] | None
     ) -> tuple[NDArray[np.uint8], NDArray[np.int32] | None]:
-        """Transforms image (H, W, 3) and label maps (H, W[, L]) in one pass; labels without interpolation.
+        """Transforms image (H, W, C) and label maps (H, W[, L]) in one pass; labels without interpolation.
 
         Afterwards ``area_scale`` is the factor by which areas have changed.
         """

@@ -56,6 +56,10 @@ def register(folder: Path) -> list[str]:
         rule, counts = description["intensity_rule"], description["counts"]
         images = description.get("statistics", {}).get("images", {})  # datasets of the first versions have none
         pixel_size = images.get("pixel_size_um", {}).get("p50", 0.0)
+        channels = [
+            {"name": str(one["name"]), "mean": float(one["mean"]), "std": float(one["std"])}
+            for one in description.get("channels", ())
+        ]
         folds = [fold["counts"] for fold in description.get("folds", [])]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CellSegError(f"{folder / 'dataset.json'}: is not what `convert` writes; convert again") from error
@@ -80,6 +84,7 @@ def register(folder: Path) -> list[str]:
             thing_dataset_id_to_contiguous_id={number: number - 1 for number in range(1, len(class_names) + 1)},
             intensity_rule=rule,
             pixel_size_um=pixel_size,
+            channels=channels,
             cell_count=sum(in_part.get("tile_instances", {}).values()) or None,
             image_count=in_part.get("tiles"),
             most_cells=in_part.get("most_instances_in_a_tile"),

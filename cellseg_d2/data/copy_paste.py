@@ -19,6 +19,7 @@ from detectron2.data import detection_utils as utils
 from numpy.typing import NDArray
 
 from cellseg_d2.cells.rle import Rle, decode_runs
+from cellseg_d2.data.channels import read_tile
 from cellseg_d2.data.class_shares import cells_by_tile_and_class, share_changes
 from cellseg_d2.errors import CellSegError
 
@@ -33,7 +34,7 @@ class PaintedTile:
     """A training tile before augmentation, with N cells and crowds; cell i has the value i + 1 in its label map.
 
     Attributes:
-        image: (H, W, 3) uint8, RGB.
+        image: (H, W, C) uint8, RGB or other channels.
         layers: (L, H, W) int32, label maps; cells that overlap lie in different ones.
         layer_of: (N,) int64, the label map of each cell.
         classes: (N,) int64, contiguous, or -1 for a crowd.
@@ -125,12 +126,15 @@ class CopyPaste:
         dicts: dataset dicts in Detectron2's format; not copied, so that workers share a serialised list.
         probability: the probability that a tile gets any cell.
         max_cells: the most cells drawn for a tile; each number from 1 on is equally likely.
+        channels: names of the images' channels; empty for RGB.
 
     Raises:
         CellSegError: no cell can be pasted.
     """
 
-    def __init__(self, dicts: Sequence[dict[str, Any]], probability: float, max_cells: int) -> None:
+    def __init__(
+        self, dicts: Sequence[dict[str, Any]], probability: float, max_cells: int, channels: Sequence[str] = ()
+    ) -> None:
         self.dicts = dicts
         self.sources = SourceCells(dicts)
         if not len(self.sources):
@@ -139,6 +143,7 @@ class CopyPaste:
             )
         self.probability = probability
         self.max_cells = max_cells
+        self.channels = channels
 
     def __call__(self, tile: PaintedTile) -> PaintedTile:
         """The tile with more cells on its background; the input is not changed."""
@@ -147,13 +152,13 @@ class CopyPaste:
         number, places = self.sources.draw(self.max_cells)
         source = self.dicts[number]
         cells = [source["annotations"][place] for place in places]
-        source_image = utils.read_image(source["file_name"], format="RGB")
+        source_image = read_tile(source["file_name"], self.channels)
         utils.check_image_size(source, source_image)
 
         image, layers, count = tile.image.copy(), tile.layers.copy(), len(tile.classes)
         blocked = layers.any(axis=0)
         classes, areas = [], []
-        pixels = _pixels([cell["segmentation"] for cell in cells], source_image.shape[:2])
+        pixels = _pixels([cell["segmentation"] for cell in cells], (source["height"], source["width"]))
         for cell, (source_rows, source_columns) in zip(cells, pixels):
             place = _free_place(blocked, source_rows - source_rows.min(), source_columns - source_columns.min())
             if place is None:
@@ -212,7 +217,7 @@ def build_copy_paste(cfg: CfgNode, dicts: Sequence[dict[str, Any]]) -> CopyPaste
     aug = cfg.CELLSEG.AUG
     if aug.COPY_PASTE_PROB == 0:
         return None
-    copy_paste = CopyPaste(dicts, aug.COPY_PASTE_PROB, aug.COPY_PASTE_MAX_CELLS)
+    copy_paste = CopyPaste(dicts, aug.COPY_PASTE_PROB, aug.COPY_PASTE_MAX_CELLS, cfg.CELLSEG.CHANNELS)
     sources, names = copy_paste.sources, MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes
     before = cells_by_tile_and_class(dicts, len(names)).sum(axis=0)
     pasted = len(dicts) * aug.COPY_PASTE_PROB * sources.mean_classes(aug.COPY_PASTE_MAX_CELLS, len(names))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,6 +18,7 @@ from scipy.ndimage import find_objects
 
 from cellseg_d2.cells.rle import paint
 from cellseg_d2.data.augmentation import area_scale, build_augmentation
+from cellseg_d2.data.channels import read_tile
 from cellseg_d2.data.copy_paste import CopyPaste, PaintedTile
 from cellseg_d2.data.stream import SEED_KEY
 from cellseg_d2.structures import CROWD_CLASS, LabelMasks
@@ -35,6 +36,7 @@ class CellDatasetMapper:
         ignore_crowd: whether cells that are no target stay, as ground truth of class -1, which CellRPN and
             CellROIHeads leave out of the losses. Otherwise they are dropped and learnt as background.
         copy_paste: pastes cells from other tiles before the augmentation; None pastes none.
+        channels: names of the images' channels; empty for RGB.
     """
 
     @configurable
@@ -48,6 +50,7 @@ class CellDatasetMapper:
         min_visible: float,
         ignore_crowd: bool,
         copy_paste: CopyPaste | None = None,
+        channels: Sequence[str] = (),
     ) -> None:
         self.is_train = is_train
         self.augmentation = augmentation
@@ -56,6 +59,7 @@ class CellDatasetMapper:
         self.min_visible = min_visible
         self.ignore_crowd = ignore_crowd
         self.copy_paste = copy_paste
+        self.channels = channels
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
@@ -67,18 +71,19 @@ class CellDatasetMapper:
             "min_area": cfg.CELLSEG.MIN_AREA,
             "min_visible": cfg.CELLSEG.MIN_VISIBLE,
             "ignore_crowd": cfg.CELLSEG.IGNORE_CROWD,
+            "channels": cfg.CELLSEG.CHANNELS,
         }
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         """Turns a dict of Detectron2's dataset format into a model input.
 
         Returns:
-            The dict without its annotations, with ``image``, (3, H, W) uint8 in ``image_format``, and in training
+            The dict without its annotations, with ``image``, (C, H, W) uint8, RGB in ``image_format``, and in training
             ``instances`` with ``gt_boxes``, ``gt_classes`` and ``gt_masks``.
         """
         output = copy.copy(dataset_dict)
         annotations = output.pop("annotations", [])
-        image = utils.read_image(output["file_name"], format="RGB")
+        image = read_tile(output["file_name"], self.channels)
         utils.check_image_size(output, image)
         if self.is_train:
             with _drawn_from(output.pop(SEED_KEY, None)):
@@ -130,7 +135,7 @@ def _drawn_from(seed: int | None) -> Iterator[None]:
 
 
 def to_model_input(image: NDArray[np.uint8], image_format: str) -> torch.Tensor:
-    """(H, W, 3) RGB -> (3, H, W) tensor in the model's channel order, which is decided here only.
+    """(H, W, C) RGB or other channels -> (C, H, W) tensor in the model's channel order, which is decided here only.
 
     Raises:
         ValueError: ``image_format`` is neither ``RGB`` nor ``BGR``.
@@ -142,7 +147,7 @@ def to_model_input(image: NDArray[np.uint8], image_format: str) -> torch.Tensor:
 
 
 def from_model_input(image: torch.Tensor, image_format: str) -> NDArray[np.uint8]:
-    """The inverse of :func:`to_model_input`: (3, H, W) tensor -> (H, W, 3) RGB."""
+    """The inverse of :func:`to_model_input`: (C, H, W) tensor -> (H, W, C)."""
     ordered = image.numpy().transpose(1, 2, 0)
     return np.ascontiguousarray(ordered[..., ::-1] if image_format == "BGR" else ordered)
 

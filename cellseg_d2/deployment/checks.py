@@ -18,6 +18,10 @@ def check_exportable(cfg: CfgNode) -> None:
     """Raises CellSegError where a package is missing, or the config asks for what the exported model cannot do."""
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         raise CellSegError(f"{missing[0]} is not installed; pip install 'cellseg_d2[deploy]'")
+    if cfg.CELLSEG.CHANNELS:
+        raise CellSegError(
+            f"an exported model takes RGB images, not the channels {', '.join(cfg.CELLSEG.CHANNELS)}; use `predict`"
+        )
     options = cfg.CELLSEG.INFERENCE
     refused = {
         "CELLSEG.INFERENCE.TTA.ENABLED": (options.TTA.ENABLED, False),

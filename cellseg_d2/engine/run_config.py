@@ -15,6 +15,7 @@ from cellseg_d2.config import cfg_with_overrides, get_cfg
 from cellseg_d2.config_checks import check_class_count, check_config, check_resolved, check_training
 from cellseg_d2.data.caps import set_caps
 from cellseg_d2.data.catalog import check_registered
+from cellseg_d2.data.channels import set_channels
 from cellseg_d2.engine.launch import started_process
 from cellseg_d2.engine.schedule import set_schedule
 from cellseg_d2.errors import CellSegError
@@ -67,7 +68,11 @@ def prediction_cfg(weights: str, config_file: str, overrides: Sequence[str]) -> 
         )
     if weights:
         opened = WeightsFile.read(weights)
-        cfg = cfg_with_overrides(opened.cfg(), overrides)
+        cfg = opened.cfg()
+        of_rgb = not cfg.CELLSEG.CHANNELS
+        cfg = cfg_with_overrides(cfg, overrides)
+        if of_rgb and len(cfg.CELLSEG.CHANNELS) == 1:  # as a grey image is read
+            cfg.CELLSEG.CHANNELS = cfg.CELLSEG.CHANNELS * 3
     else:
         cfg = get_cfg(config_file, overrides)
         check_config(cfg)
@@ -78,7 +83,7 @@ def prediction_cfg(weights: str, config_file: str, overrides: Sequence[str]) -> 
             )
         resolve(cfg)
         opened = WeightsFile.read(cfg.MODEL.WEIGHTS)
-        opened.check_classes(cfg)
+        opened.check_data(cfg)
     check_config(cfg)
     cfg.freeze()
     return cfg, opened
@@ -87,8 +92,8 @@ def prediction_cfg(weights: str, config_file: str, overrides: Sequence[str]) -> 
 def resolve(cfg: CfgNode) -> None:
     """Sets, in place, the keys that depend on the dataset and on the machine.
 
-    DATASETS come from CELLSEG.DATASET; class count, class names and intensity rule from the dataset; SOLVER.MAX_ITER
-    as CELLSEG.SCHEDULE says; the device is the CPU where there is no CUDA.
+    DATASETS come from CELLSEG.DATASET; class count, class names, channels and intensity rule from the dataset;
+    SOLVER.MAX_ITER as CELLSEG.SCHEDULE says; the device is the CPU where there is no CUDA.
 
     Raises:
         CellSegError: no dataset is named, one is not registered, or the class counts of config and dataset differ.
@@ -115,6 +120,7 @@ def resolve(cfg: CfgNode) -> None:
     cfg.CELLSEG.CLASS_NAMES = class_names
     cfg.CELLSEG.INTENSITY_RULE = metadata.get("intensity_rule", cfg.CELLSEG.INTENSITY_RULE)
     cfg.CELLSEG.PIXEL_SIZE_UM = float(metadata.get("pixel_size_um", cfg.CELLSEG.PIXEL_SIZE_UM))
+    set_channels(cfg)
     images = sum(_image_count(dataset) for dataset in cfg.DATASETS.TRAIN)
     cells = [MetadataCatalog.get(dataset).get("cell_count") for dataset in cfg.DATASETS.TRAIN]
     set_schedule(cfg, images, None if None in cells else sum(cells))
@@ -173,16 +179,17 @@ def check_run(cfg: CfgNode, args: argparse.Namespace) -> WeightsFile | None:
         if not cfg.MODEL.WEIGHTS:
             raise CellSegError("--eval-only needs weights; add MODEL.WEIGHTS PATH")
     if not args.eval_only and args.resume and (checkpoint := resumes_from(cfg.OUTPUT_DIR)):
-        WeightsFile.read(checkpoint).check_classes(cfg)
+        WeightsFile.read(checkpoint).check_data(cfg)
         return None
     if not cfg.MODEL.WEIGHTS:
         return None
     local_path(cfg.MODEL.WEIGHTS)  # fetched once, before several processes look for it
     opened = WeightsFile.read(cfg.MODEL.WEIGHTS)
     if args.eval_only:
-        opened.check_classes(cfg)
+        opened.check_data(cfg)
     else:
         opened.warn_of_classes(cfg)
+        opened.warn_of_channels(cfg)
     if processes > 1:
         return None
     if args.eval_only:

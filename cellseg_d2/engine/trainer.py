@@ -17,6 +17,7 @@ from detectron2.evaluation.evaluator import inference_context
 from detectron2.utils import comm
 from torch.nn.parallel import DistributedDataParallel
 
+from cellseg_d2.data.channels import channels_of
 from cellseg_d2.data.copy_paste import build_copy_paste
 from cellseg_d2.data.mapper import CellDatasetMapper, from_model_input
 from cellseg_d2.data.stream import build_stream
@@ -212,7 +213,9 @@ class CellTrainer(DefaultTrainer):
         if not isinstance(evaluator, CellCOCOEvaluator) or "annotations" not in evaluator.truth:
             return
         if count > 0 and comm.is_main_process():
-            pictures = validation_overlays(evaluator.truth, evaluator.results, evaluator.image_root, count)
+            pictures = validation_overlays(
+                evaluator.truth, evaluator.results, evaluator.image_root, count, channels_of(self.cfg)
+            )
             try:
                 for name, picture in pictures:
                     self.storage.put_image(name, picture.transpose(2, 0, 1))

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from cellseg_d2.cells.instances import CellInstances
 from cellseg_d2.export.measures import Shapes, shapes
 from cellseg_d2.files import write_csv
+from cellseg_d2.images.channels import Channels
 
 MEASURES = ("area_px", "centroid_x_px", "centroid_y_px", "perimeter_px", "eccentricity", "solidity")
 MICRON_MEASURES = ("area_um2", "centroid_x_um", "centroid_y_um", "perimeter_um")
-CHANNELS = ("red", "green", "blue")
 
 
 def write_cell_table(
@@ -26,6 +26,7 @@ def write_cell_table(
     image: NDArray[np.uint8] | None = None,
     pixel_size: tuple[float, float] | None = None,
     image_name: str = "",
+    channels: Channels | None = None,
 ) -> None:
     """Writes one row a cell, in the order of ``instances``, measured as ``skimage.measure.regionprops`` does.
 
@@ -38,7 +39,7 @@ def write_cell_table(
       ``solidity``: share of the convex hull that the cell fills; both in pixels, also where these are not square;
     - with ``pixel_size``, ``area_um2``, ``centroid_x_um``, ``centroid_y_um``, and ``perimeter_um``, which is empty
       where pixels are not square, for which it is not defined;
-    - with ``image``, ``mean_red``, ``mean_green`` and ``mean_blue``, 0 .. 255.
+    - with ``image``, ``mean_red``, ``mean_green`` and ``mean_blue``, or a mean per channel by its name, 0 .. 255.
 
     Numbers have six decimals at most. A cell of several pieces is measured as one.
 
@@ -46,9 +47,10 @@ def write_cell_table(
         path: the file, ``.csv``, UTF-8.
         instances: cells with a pixel each.
         class_names: the names of class 0, 1, ...
-        image: (H, W, 3) uint8 RGB.
+        image: (H, W, C) uint8.
         pixel_size: microns a pixel, (x, y).
         image_name: what the column ``image`` holds.
+        channels: the channels of ``image``; None for RGB.
 
     Raises:
         CellSegError: the file cannot be written.
@@ -60,8 +62,9 @@ def write_cell_table(
         header += MICRON_MEASURES
         columns += _in_microns(measured, pixel_size)
     if measured.means is not None:
-        header += [f"mean_{channel}" for channel in CHANNELS]
-        columns += list(measured.means.T)
+        titles = (channels or Channels()).titles()
+        header += [f"mean_{title}" for title in titles]
+        columns += [measured.means[:, place] for place in titles.values()]
     names = [class_names[number] for number in instances.classes.tolist()]
     scores, values = instances.stated_scores.tolist(), zip(*(_rounded(column) for column in columns))
     numbered = enumerate(zip(names, scores, values), start=1)

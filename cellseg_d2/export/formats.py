@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cellseg_d2.cells.instances import CellInstances
+    from cellseg_d2.images.channels import Channels
     from cellseg_d2.images.pixel_size import PixelSize
     from cellseg_d2.images.regions import ImageRegions
 
@@ -31,7 +32,7 @@ NEEDS_PIXELS = ("csv", "overlay")
 """Formats that use the image itself."""
 
 LARGEST_PICTURE = 10**8
-"""Pixels of an image of which overlays are drawn and intensities measured, which needs all of it in memory."""
+"""Pixels of an RGB image of which overlays are drawn and intensities measured, which needs all of it in memory."""
 
 DETECTION, ANNOTATION = OBJECT_TYPES = ("detection", "annotation")
 """What cells are in QuPath."""
@@ -46,11 +47,13 @@ class ImageCells:
         name: the image's name, for file names; with its folder where it lies in one below the input.
         cells: the cells.
         class_names: the names of class 0, 1, ...
-        pixels: (H, W, 3) uint8 RGB; None where the image is too large to be held in memory.
+        pixels: (H, W, C) uint8, RGB unless ``channels`` says otherwise; None where the image is too large to be held in
+            memory.
         pixel_size_um: (x, y) in microns per pixel; None where it is not known.
         file_name: the name of the image's file, with its folder as in ``name``; for tables.
         path: the image's file; None where it is not known.
         object_type: what cells are in QuPath, of :data:`OBJECT_TYPES`.
+        channels: what ``pixels`` has; None for RGB.
     """
 
     folder: Path
@@ -62,6 +65,7 @@ class ImageCells:
     file_name: str = ""
     path: Path | None = None
     object_type: str = DETECTION
+    channels: Channels | None = None
 
     @property
     def stem(self) -> str:
@@ -112,14 +116,15 @@ def _csv(image: ImageCells) -> None:
     from cellseg_d2.export.cell_table import write_cell_table
 
     path, name = image.folder / "csv" / f"{image.name}.csv", image.file_name or image.name
-    write_cell_table(path, image.cells, image.class_names, image.pixels, image.pixel_size_um, name)
+    write_cell_table(path, image.cells, image.class_names, image.pixels, image.pixel_size_um, name, image.channels)
 
 
 def _overlay(image: ImageCells) -> None:
     from cellseg_d2.export.overlay import write_overlay
 
     if image.pixels is not None:
-        write_overlay(image.folder / "overlays" / f"{image.name}.png", image.pixels, image.cells, image.class_names)
+        picture = image.pixels if image.channels is None else image.channels.picture(image.pixels)
+        write_overlay(image.folder / "overlays" / f"{image.name}.png", picture, image.cells, image.class_names)
 
 
 WRITERS: dict[str, Callable[[ImageCells], None]] = {
@@ -141,11 +146,11 @@ FORMATS = (COCO, *LATER_FORMATS)
 
 
 def pixels_for(formats: Collection[str], regions: ImageRegions, path: Path) -> NDArray[np.uint8] | None:
-    """All of an image, (H, W, 3) uint8 RGB; None where no format uses it, or it is too large for memory."""
+    """All of an image, (H, W, C) uint8; None where no format uses it, or it is too large for memory."""
     height, width = regions.size
     if not set(NEEDS_PIXELS) & set(formats):
         return None
-    if height * width > LARGEST_PICTURE:
+    if height * width * regions.channels > 3 * LARGEST_PICTURE:
         logger.warning("%s: is too large for an overlay and for mean intensities", path)
         return None
     return regions.read((0, 0, width, height))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.files import read_json, write_json
+from cellseg_d2.images.channels import Channels, PixelRule
 from cellseg_d2.images.listing import RESULTS_RECORD
 from cellseg_d2.images.pixel_size import PixelSize
 from cellseg_d2.images.tiff import INTENSITY_RULE
@@ -27,6 +28,7 @@ class Record:
         intensity_rule: how images that are not 8 bit were scaled.
         pixel_sizes_um: (x, y) in microns per pixel by file name, of images where that is known.
         region_percents: how much of an image was predicted by file name, of images of which only a region was.
+        channels: the channels that the images were read with, and those that overlays show.
     """
 
     class_names: list[str]
@@ -34,10 +36,19 @@ class Record:
     intensity_rule: str = INTENSITY_RULE
     pixel_sizes_um: Mapping[str, PixelSize] = field(default_factory=dict)
     region_percents: Mapping[str, float] = field(default_factory=dict)
+    channels: Channels = field(default_factory=Channels)
+
+    @property
+    def pixel_rule(self) -> PixelRule:
+        """How the images were read."""
+        return PixelRule(self.intensity_rule, self.channels.names)
 
     def write(self, folder: Path) -> None:
-        """Writes it into a folder of results."""
-        write_json(folder / RESULTS_RECORD, asdict(self), indent=1)
+        """Writes it into a folder of results; of RGB images it says nothing of channels."""
+        content = asdict(self)
+        if not self.channels.names:
+            del content["channels"]
+        write_json(folder / RESULTS_RECORD, content, indent=1)
 
     @classmethod
     def read(cls, folder: Path) -> Record:
@@ -53,9 +64,36 @@ class Record:
         try:
             sizes = {str(name): (float(x), float(y)) for name, (x, y) in content["pixel_sizes_um"].items()}
             percents = {str(name): float(percent) for name, percent in content.get("region_percents", {}).items()}
+            channels = Channels(*(_texts(content.get("channels", {}).get(key, [])) for key in ("names", "shown")))
+            if len(channels.shown) > 3 or not set(channels.shown) <= set(channels.names):
+                raise ValueError("the channels shown are not three of its channels")
             names, selection = content["class_names"], dict(content["selection"])
             if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
                 raise TypeError("class names are no list of texts")
-            return cls(names, selection, str(content["intensity_rule"]), sizes, percents)
+            return cls(names, selection, str(content["intensity_rule"]), sizes, percents, channels)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CellSegError(f"{path}: is not what predict writes ({error}); predict again") from error
+
+
+def picture_rule(results: Path, channels: Sequence[str] = ()) -> PixelRule:
+    """How images are read to show them beside their results.
+
+    Args:
+        results: COCO results; a :class:`Record` beside them names the channels that overlays show.
+        channels: up to three channels to show instead; empty for those, or for RGB.
+
+    Raises:
+        CellSegError: more than three channels, or the record is damaged.
+    """
+    if len(channels) > 3:
+        raise CellSegError(f"{len(channels)} channels cannot be shown as red, green and blue; give up to three")
+    if not channels and (results.parent / RESULTS_RECORD).is_file():
+        known = Record.read(results.parent).channels
+        channels = known.shown or known.names[:3]
+    return PixelRule(INTENSITY_RULE, tuple(channels))
+
+
+def _texts(values: Any) -> tuple[str, ...]:
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise TypeError("channels are no list of texts")
+    return tuple(values)

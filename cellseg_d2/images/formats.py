@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellseg_d2.errors import CellSegError, size_text
+from cellseg_d2.images.channels import PixelRule, Rule
 from cellseg_d2.images.pictures import PICTURE_SUFFIXES, picture_size, read_picture
 from cellseg_d2.images.pixel_size import PixelSize, tiff_pixel_size
 from cellseg_d2.images.planes import Plane
@@ -17,6 +18,7 @@ from cellseg_d2.images.regions import BlockImage, ImageHeader, ImageRegions, Who
 from cellseg_d2.images.sources import (
     SLIDE_SUFFIXES,
     PixelSource,
+    Wanted,
     is_slide,
     is_zarr,
     slide_source,
@@ -47,37 +49,41 @@ class ImageFormat:
         name: the format's name.
         suffixes: suffixes of its files, in lower case; none for folders.
         accepts: whether a path is of the format.
-        open: opens an image to be read by windows; takes path, intensity rule, largest number of pixels to decode.
+        open: opens an image to be read by windows; takes path, rule, largest number of pixels to decode.
         header: reads the size and the pixel size without decoding a pixel.
-        read: reads the whole image, (H, W, 3) uint8 RGB; takes the same as ``open``; None to read it by windows.
+        read: reads the whole image, (H, W, C) uint8, RGB unless the rule names other channels; takes the same
+            as ``open``; None to read it by windows.
         describe: reads pixel format and pixel size as the file has them; None where the format does not state them.
     """
 
     name: str
     suffixes: tuple[str, ...]
     accepts: Callable[[Path], bool]
-    open: Callable[[Path, str, int], ImageRegions]
+    open: Callable[[Path, Rule, int], ImageRegions]
     header: Callable[[Path], ImageHeader]
-    read: Callable[[Path, str, int], NDArray[np.uint8]] | None = None
+    read: Callable[[Path, Rule, int], NDArray[np.uint8]] | None = None
     describe: Callable[[Path], tuple[PixelFormat, PixelSize | None]] | None = None
 
 
 def _source_format(
-    name: str, suffixes: tuple[str, ...], accepts: Callable[[Path], bool], source: Callable[[Path], PixelSource]
+    name: str, suffixes: tuple[str, ...], accepts: Callable[[Path], bool], source: Callable[[Path, Wanted], PixelSource]
 ) -> ImageFormat:
     """A format that is always read by windows."""
 
     def header(path: Path) -> ImageHeader:
-        opened_source = source(path)
+        opened_source = source(path, None)
         with opened_source.open_files:
             return ImageHeader(opened_source.plane.size, opened_source.pixel_size_um)
 
-    return ImageFormat(name, suffixes, accepts, lambda path, rule, _: BlockImage(source(path), rule), header)
+    def open_source(path: Path, rule: Rule, _: int) -> ImageRegions:
+        return BlockImage(source(path, PixelRule.of(rule).channels), rule)
+
+    return ImageFormat(name, suffixes, accepts, open_source, header)
 
 
-def _open_tiff(path: Path, rule: str, max_pixels: int) -> ImageRegions:
+def _open_tiff(path: Path, rule: Rule, max_pixels: int) -> ImageRegions:
     """Opens a TIFF to be read by windows; a small one, or one of a single large strip, is decoded at once."""
-    source = tiff_source(path)
+    source = tiff_source(path, PixelRule.of(rule).channels)
     if source is None:
         return WholeImage(read_image(path, rule, max_pixels), describe(path)[1])
     return BlockImage(source, rule)
@@ -87,7 +93,7 @@ def _tiff_header(path: Path) -> ImageHeader:
     with opened(path) as file:
         series = only_image(path, file, None)
         page = series.keyframe
-        plane = Plane.of(path, series.axes, series.shape, photometric(page), orientation(page))
+        plane = Plane.of(path, series.axes, series.shape, photometric(page), orientation(page), wanted=None)
         return ImageHeader(plane.size, tiff_pixel_size(file, page))
 
 
@@ -121,7 +127,7 @@ def is_image(path: Path) -> bool:
     return any(form.accepts(path) and (path.is_file() or not form.suffixes) for form in FORMATS)
 
 
-def open_image(path: str | Path, rule: str = INTENSITY_RULE, max_pixels: int = MAX_PIXELS) -> ImageRegions:
+def open_image(path: str | Path, rule: Rule = INTENSITY_RULE, max_pixels: int = MAX_PIXELS) -> ImageRegions:
     """Opens an image to read windows of it.
 
     TIFF, OME-TIFF and OME-Zarr folders are read by windows, pyramids at full resolution, and whole slides too where
@@ -129,18 +135,22 @@ def open_image(path: str | Path, rule: str = INTENSITY_RULE, max_pixels: int = M
 
     Args:
         path: a file, or an OME-Zarr folder.
-        rule: how images that are not 8 bit are scaled, see :class:`cellseg_d2.images.tiff.IntensityRule`.
+        rule: how images that are not 8 bit are scaled, see :class:`cellseg_d2.images.tiff.IntensityRule`, and which
+            channels are read, see :class:`cellseg_d2.images.channels.PixelRule`.
         max_pixels: images that are decoded at once are refused if they declare more.
 
     Raises:
-        CellSegError: missing, damaged, too large, not one grey or RGB plane, or a slide without tiffslide.
+        CellSegError: missing, damaged, too large, not one plane of grey, RGB or the channels asked
+            for, or a slide without tiffslide.
     """
-    IntensityRule.parse(rule)
+    IntensityRule.parse(PixelRule.of(rule).intensity)
     return format_of(Path(path)).open(Path(path), rule, max_pixels)
 
 
-def read_whole(path: str | Path, rule: str = INTENSITY_RULE, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
-    """Reads an image of any format, (H, W, 3) uint8 RGB; arguments and errors as in :func:`open_image`.
+def read_whole(path: str | Path, rule: Rule = INTENSITY_RULE, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """Reads an image of any format, (H, W, 3) uint8 RGB, or (H, W, C) where the rule names C channels.
+
+    Arguments and errors are as in :func:`open_image`.
 
     Raises:
         CellSegError: also where an image that is read by windows has more than ``max_pixels``.
@@ -159,7 +169,7 @@ def image_header(path: str | Path) -> ImageHeader:
     """An image's size and pixel size, from its header alone.
 
     Raises:
-        CellSegError: the header cannot be read, it is not of one grey or RGB plane, or it is a slide without tiffslide.
+        CellSegError: the header cannot be read, it is not of one plane, or it is a slide without tiffslide.
     """
     return format_of(Path(path)).header(Path(path))
 

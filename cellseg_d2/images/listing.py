@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from cellseg_d2.cells.image_names import plain_name, read_image_ids
 from cellseg_d2.errors import CellSegError, size_text
 from cellseg_d2.files import visible_entries
+from cellseg_d2.images.channels import Rule
 from cellseg_d2.images.formats import TIFF_SUFFIXES, is_image, open_image, read_whole
 from cellseg_d2.images.regions import ImageRegions
 from cellseg_d2.images.sources import is_slide, is_zarr, tiffslide_missing
@@ -62,8 +63,8 @@ class InputImage:
         """Its file's name with its folder, as results and id files state it."""
         return str(PurePosixPath(self.folder, self.path.name))
 
-    def read(self, rule: str, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
-        """The image, (H, W, 3) uint8 RGB.
+    def read(self, rule: Rule, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+        """The image, (H, W, 3) uint8 RGB, or (H, W, C) where the rule names C channels.
 
         Raises:
             CellSegError: the file cannot be read, is too large, or is not of the size that the id file states.
@@ -72,11 +73,11 @@ class InputImage:
         self._check_size(image.shape)
         return image
 
-    def open(self, rule: str, max_pixels: int = MAX_PIXELS) -> ImageRegions:
+    def open(self, rule: Rule, max_pixels: int = MAX_PIXELS) -> ImageRegions:
         """Opens the image to read it by windows; the caller closes it.
 
         Args:
-            rule: see :class:`cellseg_d2.images.tiff.IntensityRule`.
+            rule: see :func:`cellseg_d2.images.formats.open_image`.
             max_pixels: the limit for images that cannot be read by windows.
 
         Raises:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin
 
 from cellseg_d2.errors import CellSegError, one_line, size_text
+from cellseg_d2.images.channels import PixelRule, Rule, picked_of_rgb
 from cellseg_d2.images.memory import IN_PARTS, check_memory
 from cellseg_d2.images.tiff import INTENSITY_RULE, MAX_PIXELS, IntensityRule, check_file
 
@@ -38,16 +39,17 @@ MOST_PIXELS = 2**30
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
-def read_picture(path: Path, rule: str = INTENSITY_RULE, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+def read_picture(path: Path, rule: Rule = INTENSITY_RULE, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """Reads a picture in any format that OpenCV knows; follows the EXIF orientation and drops an alpha channel.
 
     Args:
         path: the file.
-        rule: how 16-bit pictures are scaled, see :class:`cellseg_d2.images.tiff.IntensityRule`.
+        rule: how 16-bit pictures are scaled, see :class:`cellseg_d2.images.tiff.IntensityRule`, and which of the
+            channels red, green and blue are read, see :class:`cellseg_d2.images.channels.PixelRule`.
         max_pixels: larger pictures are refused from the header, and those above ``MOST_PIXELS``.
 
     Returns:
-        (H, W, 3) uint8 RGB.
+        (H, W, 3) uint8 RGB; (H, W, C) where the rule names C channels.
 
     Raises:
         CellSegError: missing, damaged or too large.
@@ -67,7 +69,9 @@ def read_picture(path: Path, rule: str = INTENSITY_RULE, max_pixels: int = MAX_P
     if pixels is None:
         raise CellSegError(f"{path}: cannot be read as an image; export it again")
     cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, pixels)  # in place
-    return IntensityRule.parse(rule).apply(pixels)
+    wanted = PixelRule.of(rule)
+    pixels = picked_of_rgb(path, np.asarray(pixels), wanted)
+    return IntensityRule.parse(wanted.intensity).apply(pixels, apart=bool(wanted.channels))
 
 
 def picture_size(path: Path) -> tuple[int, int]:

@@ -1,12 +1,12 @@
-"""Reads windows of an image of any size as RGB, without the whole image in memory."""
+"""Reads windows of an image of any size, as RGB or the channels asked for, without the whole image in memory."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from types import TracebackType
 from typing import Any
 
@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellseg_d2.cells.tiling import Window
+from cellseg_d2.images.channels import PixelRule, Rule
 from cellseg_d2.images.pixel_size import PixelSize
+from cellseg_d2.images.planes import Plane
 from cellseg_d2.images.sources import PixelSource
 from cellseg_d2.images.tiff import (
     IntensityRule,
@@ -45,10 +47,13 @@ class ImageRegions(ImageHeader, ABC):
     Attributes:
         size: (height, width) in pixels.
         pixel_size_um: (x, y) in microns per pixel; None where the file states none.
+        channels: how many are read: 3, RGB, unless others are asked for.
     """
 
+    channels: int
+
     def read(self, window: Window) -> NDArray[np.uint8]:
-        """One window, (h, w, 3) uint8 RGB, a new array.
+        """One window, (h, w, channels) uint8, a new array.
 
         Args:
             window: inside the image, not empty.
@@ -82,12 +87,13 @@ class WholeImage(ImageRegions):
     """An image in memory.
 
     Args:
-        image: (H, W, 3) uint8 RGB.
+        image: (H, W, 3) uint8 RGB, or (H, W, C).
         pixel_size_um: as the attribute.
     """
 
     def __init__(self, image: NDArray[np.uint8], pixel_size_um: PixelSize | None = None) -> None:
         super().__init__((image.shape[0], image.shape[1]), pixel_size_um)
+        self.channels = image.shape[2]
         self._image = image
 
     def _read(self, window: Window) -> NDArray[np.uint8]:
@@ -103,14 +109,15 @@ class BlockImage(ImageRegions):
 
     Args:
         source: the open file; closed by :meth:`close`.
-        rule: see :class:`cellseg_d2.images.tiff.IntensityRule`.
+        rule: see :class:`cellseg_d2.images.tiff.IntensityRule`; the source has the channels.
         cache_bytes: bytes of decoded blocks to keep; the latest block is always kept.
     """
 
-    def __init__(self, source: PixelSource, rule: str, cache_bytes: int = CACHE_BYTES) -> None:
+    def __init__(self, source: PixelSource, rule: Rule, cache_bytes: int = CACHE_BYTES) -> None:
         super().__init__(source.plane.size, source.pixel_size_um)
+        self.channels = source.plane.channel_count
         self._source = source
-        self._rule = IntensityRule.parse(rule)
+        self._rule = IntensityRule.parse(PixelRule.of(rule).intensity)
         self._cache_bytes = cache_bytes
         self._blocks: OrderedDict[tuple[int, int], NDArray[np.uint8]] = OrderedDict()
         self._kept_bytes = 0
@@ -125,7 +132,7 @@ class BlockImage(ImageRegions):
     def _read(self, window: Window) -> NDArray[np.uint8]:
         x0, y0, x1, y1 = window
         step_y, step_x = self._source.block
-        result = np.empty((y1 - y0, x1 - x0, 3), np.uint8)
+        result = np.empty((y1 - y0, x1 - x0, self.channels), np.uint8)
         for top in range(y0 - y0 % step_y, y1, step_y):
             for left in range(x0 - x0 % step_x, x1, step_x):
                 block = self._block(top, left)
@@ -136,14 +143,15 @@ class BlockImage(ImageRegions):
         return result
 
     def _block(self, top: int, left: int) -> NDArray[np.uint8]:
-        """The block that begins at a row and column, (h, w, 1 or 3) uint8, from the cache or the file."""
+        """The block that begins at a row and column, (h, w, C) uint8, C = 1 for grey, from the cache or the file."""
         block = self._blocks.get((top, left))
         if block is None:
             height, width = self.size
             step_y, step_x = self._source.block
-            colours = self._decode((left, top, min(left + step_x, width), min(top + step_y, height)))
-            scaled = colours if colours.dtype == np.uint8 else self._rule.scale(colours, self._limits)
-            block = np.ascontiguousarray(self._source.plane.rgb(scaled))
+            colours = self._decode(
+                (left, top, min(left + step_x, width), min(top + step_y, height)), self._source.plane
+            )
+            block = np.ascontiguousarray(self._source.plane.rgb(self._scaled(colours)))
             self._blocks[top, left] = block
             self._kept_bytes += block.nbytes
             while self._kept_bytes > self._cache_bytes and len(self._blocks) > 1:
@@ -151,22 +159,30 @@ class BlockImage(ImageRegions):
         self._blocks.move_to_end((top, left))
         return block
 
-    @cached_property
-    def _limits(self) -> tuple[float, float]:
-        """The intensities of the whole image that become 0 and 255."""
-        height, width = self.size
-        return self._rule.limits(self._all_blocks, height * width * self._source.plane.colour_count)
+    def _scaled(self, colours: NDArray[Any]) -> NDArray[np.uint8]:
+        if colours.dtype == np.uint8:
+            return colours
+        if not self._source.plane.picked:
+            return self._rule.scale(colours, self._limits[0])
+        parts = [self._rule.scale(colours[..., place], limits) for place, limits in enumerate(self._limits)]
+        return np.stack(parts, axis=2)
 
-    def _all_blocks(self) -> Iterator[NDArray[Any]]:
+    @cached_property
+    def _limits(self) -> list[tuple[float, float]]:
+        """The intensities of the whole image that become 0 and 255: of all channels, or of each that is picked."""
+        plane, (height, width) = self._source.plane, self.size
+        planes = [replace(plane, picked=(place,)) for place in plane.picked] or [plane]
+        return [self._rule.limits(partial(self._all_blocks, one), height * width * one.colour_count) for one in planes]
+
+    def _all_blocks(self, plane: Plane) -> Iterator[NDArray[Any]]:
         height, width = self.size
         step_y, step_x = self._source.block
         for y in range(0, height, step_y):
             for x in range(0, width, step_x):
-                yield self._decode((x, y, min(x + step_x, width), min(y + step_y, height)))
+                yield self._decode((x, y, min(x + step_x, width), min(y + step_y, height)), plane)
 
-    def _decode(self, window: Window) -> NDArray[Any]:
+    def _decode(self, window: Window, plane: Plane) -> NDArray[Any]:
         """A window's values as the file has them, without alpha."""
-        plane = self._source.plane
         with damage_reported(plane.path, self._source.kind):
             pixels, opaque = plane.colours(plane.cut(self._source.array, window))
         if not opaque and not self._alpha_told:

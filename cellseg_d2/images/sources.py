@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import zarr
 from numpy.typing import NDArray
 
 from cellseg_d2.errors import CellSegError
+from cellseg_d2.images.channels import RGB_NAMES, ome_zarr_channel_names, tiff_channel_names
 from cellseg_d2.images.pixel_size import COARSEST_UM, PixelSize, ome_zarr_pixel_size, stated, tiff_pixel_size
 from cellseg_d2.images.planes import Plane
 from cellseg_d2.images.tiff import check_file, damage_reported, only_image, photometric
@@ -36,6 +38,9 @@ UNCHUNKED = (1024, 1024)
 
 ZARR_2 = int(zarr.__version__.split(".")[0]) < 3
 """Whether the installed zarr reads format 2 only."""
+
+Wanted = Sequence[str] | None
+"""The channels to read, see :meth:`cellseg_d2.images.planes.Plane.of`."""
 
 SLIDE_SUFFIXES = (".svs", ".ndpi", ".scn")
 """Whole-slide formats that tiffslide reads and that tifffile alone understands only in part."""
@@ -74,7 +79,7 @@ def is_slide(path: Path) -> bool:
     return path.suffix.lower() in SLIDE_SUFFIXES
 
 
-def tiff_source(path: Path) -> PixelSource | None:
+def tiff_source(path: Path, wanted: Wanted = ()) -> PixelSource | None:
     """Opens a TIFF to read it by windows, a pyramid at full resolution; None for one that is better decoded at once.
 
     Uncompressed files are mapped into memory, others are read with tifffile's Zarr view.
@@ -87,7 +92,8 @@ def tiff_source(path: Path) -> PixelSource | None:
         file = stack.enter_context(open_tiff(path))
         series = only_image(path, file, None)
         page = series.keyframe
-        plane = Plane.of(path, series.axes, series.shape, photometric(page), orientation(page))
+        names = tiff_channel_names(file, series)
+        plane = Plane.of(path, series.axes, series.shape, photometric(page), orientation(page), wanted, names)
         if int(np.prod(series.shape, dtype=object)) * series.dtype.itemsize <= WHOLE_BYTES:
             return None
         block = UNCHUNKED
@@ -104,7 +110,7 @@ def tiff_source(path: Path) -> PixelSource | None:
         return PixelSource(array, plane, block, size, "a TIFF", stack.pop_all())
 
 
-def zarr_source(path: Path) -> PixelSource:
+def zarr_source(path: Path, wanted: Wanted = ()) -> PixelSource:
     """Opens an OME-Zarr image at full resolution: OME-NGFF up to 0.4, with zarr 3 also 0.5.
 
     https://ngff.openmicroscopy.org/0.4/#multiscale-md
@@ -119,12 +125,15 @@ def zarr_source(path: Path) -> PixelSource:
         # not consolidated metadata: that is a second copy, which check_zarr has not checked
         options = {} if ZARR_2 else {"use_consolidated": False}
         group = zarr.open_group(str(path), mode="r", **options)
-        image = _multiscales(dict(group.attrs))
+        attributes = dict(group.attrs)
+        attributes = attributes.get("ome", attributes)  # OME-NGFF 0.5 keeps them one level down
+        image = _multiscales(attributes)
         if image is None:
             raise CellSegError(f"{path}: is no OME-Zarr image (it has no multiscales); give the folder of one image")
         array = group[image["datasets"][0]["path"]]
         axes = image.get("axes") or list("tczyx")[-array.ndim :]  # before 0.3 the axes were always these five
-        plane = Plane.of(path, "".join(_letter(axis) for axis in axes), array.shape, "MINISBLACK")
+        letters, names = "".join(_letter(axis) for axis in axes), ome_zarr_channel_names(attributes)
+        plane = Plane.of(path, letters, array.shape, "MINISBLACK", wanted=wanted, names=names)
         return PixelSource(
             array,
             plane,
@@ -136,8 +145,8 @@ def zarr_source(path: Path) -> PixelSource:
 
 
 def _multiscales(attributes: dict[str, Any]) -> dict[str, Any] | None:
-    """The first image of a group's attributes; OME-NGFF 0.5 keeps them one level down."""
-    images = attributes.get("ome", attributes).get("multiscales")
+    """The first image of a group's attributes."""
+    images = attributes.get("multiscales")
     return images[0] if images else None
 
 
@@ -156,7 +165,7 @@ def tiffslide_missing() -> str | None:
     return None
 
 
-def slide_source(path: Path) -> PixelSource:
+def slide_source(path: Path, wanted: Wanted = ()) -> PixelSource:
     """Opens a whole slide at full resolution, with tiffslide.
 
     Raises:
@@ -172,7 +181,8 @@ def slide_source(path: Path) -> PixelSource:
         warnings.simplefilter("ignore")  # they are about metadata that is not used here
         slide = stack.enter_context(tiffslide.TiffSlide(path))
         array = _SlideArray(slide)
-        plane = Plane.of(path, "YXS", array.shape, "RGB" if array.shape[2] >= 3 else "MINISBLACK")
+        names, photometric_name = (RGB_NAMES, "RGB") if array.shape[2] >= 3 else ((), "MINISBLACK")
+        plane = Plane.of(path, "YXS", array.shape, photometric_name, wanted=wanted, names=names)
         properties = slide.properties
         tile = [int(properties.get(f"tiffslide.level[0].tile-{side}") or 0) for side in ("height", "width")]
         block = _block(plane, (*tile, array.shape[2])) if all(tile) else UNCHUNKED

@@ -14,6 +14,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from cellseg_d2.errors import CellSegError, one_line
+from cellseg_d2.images.channels import PixelRule, Rule, tiff_channel_names
 from cellseg_d2.images.memory import IN_PARTS, check_memory
 from cellseg_d2.images.percentiles import Blocks, percentiles
 from cellseg_d2.images.pixel_size import PixelSize, tiff_pixel_size
@@ -73,10 +74,17 @@ class IntensityRule:
             )
         return cls(kind, low, high)
 
-    def apply(self, image: NDArray[Any]) -> NDArray[np.uint8]:
-        """Scales an array of any shape and real type to uint8; a constant image becomes 0."""
+    def apply(self, image: NDArray[Any], apart: bool = False) -> NDArray[np.uint8]:
+        """Scales an array of any real type to uint8; a constant image becomes 0.
+
+        Args:
+            image: of any shape; (H, W, C) where ``apart``.
+            apart: whether each channel is scaled by itself.
+        """
         if image.dtype == np.uint8:
             return image
+        if apart:
+            return np.stack([self.apply(image[..., channel]) for channel in range(image.shape[2])], axis=2)
         flat = image.reshape(-1)
         bands = [slice(first, first + BAND_PIXELS) for first in range(0, flat.size, BAND_PIXELS)]
         limits = self.limits(lambda: (flat[band] for band in bands), flat.size)
@@ -151,6 +159,7 @@ class Raw:
         photometric: what the values mean, by tifffile's name; RGB where its decoder has converted them.
         alpha: whether the file states that the last sample is an alpha channel.
         turn: what turns the pixels upright.
+        names: the channels' names; empty where the file states none.
     """
 
     pixels: NDArray[Any]
@@ -158,10 +167,11 @@ class Raw:
     photometric: str
     alpha: bool
     turn: Turn
+    names: tuple[str, ...] = ()
 
 
-def read_image(path: str | Path, rule: str = INTENSITY_RULE, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
-    """Reads a microscopy image as RGB.
+def read_image(path: str | Path, rule: Rule = INTENSITY_RULE, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """Reads a microscopy image as RGB, or the channels of it that a rule names.
 
     Grey images become three equal channels. The alpha of RGBA is dropped, with a warning if it is not opaque. Bilevel,
     16-bit and float images are scaled by ``rule``. A min-is-white image is inverted. Three fluorescence channels become
@@ -169,25 +179,25 @@ def read_image(path: str | Path, rule: str = INTENSITY_RULE, max_pixels: int = M
 
     Args:
         path: a TIFF file.
-        rule: see :class:`IntensityRule`.
+        rule: see :class:`IntensityRule`, and :class:`cellseg_d2.images.channels.PixelRule` for channels.
         max_pixels: images that declare more are refused from the header.
 
     Returns:
-        (H, W, 3) uint8.
+        (H, W, 3) uint8; (H, W, C) where the rule names C channels.
 
     Raises:
         CellSegError: missing, not a TIFF, truncated, too large, with pages or channels that no RGB image has, or of
             another colour space.
     """
     path = Path(path)
-    raw = read_raw(path, max_pixels)
-    plane = Plane.of(path, raw.axes, raw.pixels.shape, raw.photometric, raw.turn)
+    raw, wanted = read_raw(path, max_pixels), PixelRule.of(rule)
+    plane = Plane.of(path, raw.axes, raw.pixels.shape, raw.photometric, raw.turn, wanted.channels, raw.names)
     height, width = plane.size
     pixels, opaque = plane.colours(plane.cut(raw.pixels, (0, 0, width, height)))
     if not opaque:
         warn_of_alpha(path)
-    image = plane.rgb(IntensityRule.parse(rule).apply(pixels))
-    return np.ascontiguousarray(np.broadcast_to(image, (height, width, 3)))
+    image = plane.rgb(IntensityRule.parse(wanted.intensity).apply(pixels, apart=bool(wanted.channels)))
+    return np.ascontiguousarray(np.broadcast_to(image, (height, width, plane.channel_count)))
 
 
 def warn_of_alpha(path: Path) -> None:
@@ -272,7 +282,8 @@ def read_raw(path: Path, max_pixels: int, is_label_map: bool = False) -> Raw:
         values = int(np.prod(series.shape, dtype=object))
         rest = np.dtype(np.int32).itemsize * values if is_label_map else 3 * values  # ids, or RGB of a grey image
         check_memory(path, describe_shape(series.shape), values * series.dtype.itemsize + rest)
-        return Raw(series.asarray(), series.axes, photometric(page), _has_alpha(page), orientation(page))
+        names = tiff_channel_names(file, series)
+        return Raw(series.asarray(), series.axes, photometric(page), _has_alpha(page), orientation(page), names)
 
 
 def upright(pixels: NDArray[Any], axes: str, turn: Turn) -> NDArray[Any]:

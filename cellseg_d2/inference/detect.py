@@ -23,7 +23,7 @@ AP_SCORE = 0.05
 
 
 class Detector:
-    """Runs the network on crops of RGB images; masks are not pasted.
+    """Runs the network on crops of images; masks are not pasted.
 
     Args:
         model: a Detectron2 ``GeneralizedRCNN``; it needs box and mask heads if CELLSEG.INFERENCE.TTA.ENABLED.
@@ -40,7 +40,7 @@ class Detector:
         """Detections in several crops of the same size.
 
         Args:
-            crops: (H, W, 3) uint8 RGB.
+            crops: (H, W, 3) uint8 RGB, or of the model's channels.
             scale: the factor by which crops are enlarged for the network.
 
         Returns:

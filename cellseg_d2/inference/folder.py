@@ -198,7 +198,7 @@ def _try(
 ) -> Opened[T] | Skipped:
     """An image, open for as long as the stack is, its region, and what is found in it; or that it was skipped."""
     try:
-        pixels = stack.enter_context(image.open(predictor.cfg.CELLSEG.INTENSITY_RULE))
+        pixels = stack.enter_context(image.open(predictor.pixel_rule))
         region = read_region(image.region, pixels.size) if image.region else None
         return Opened(pixels, region, find(pixels, region))
     except (CellSegError, OSError) as error:
@@ -295,7 +295,8 @@ def _write(predictor: WholeImagePredictor, opened: Opened[CellInstances], image:
     names, pixel_size = predictor.class_names, predictor.pixel_size_of(opened.pixels)
     pixels = pixels_for(output.formats, opened.pixels, image.path)
     shown = ImageCells(
-        output.folder, image.name, sure, names, pixels, pixel_size, image.file_name, image.path, output.object_type
+        *(output.folder, image.name, sure, names, pixels, pixel_size, image.file_name),
+        *(image.path, output.object_type, predictor.channels),
     )
     write_image(shown, output.formats)
     height, width = opened.pixels.size
@@ -380,4 +381,4 @@ def _record(
     names = list(selection.pop("class_names"))
     sizes = {image.image: image.pixel_size_um for image in counts if image.pixel_size_um}
     percents = {name: round(100 * share, 3) for name, share in shares.items()}
-    return Record(names, selection, predictor.cfg.CELLSEG.INTENSITY_RULE, sizes, percents)
+    return Record(names, selection, predictor.cfg.CELLSEG.INTENSITY_RULE, sizes, percents, predictor.channels)

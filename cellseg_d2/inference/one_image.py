@@ -18,6 +18,7 @@ from cellseg_d2.errors import CellSegError
 from cellseg_d2.export.contrast import stretched
 from cellseg_d2.export.formats import WRITERS, ImageCells
 from cellseg_d2.export.overlay import draw_overlay
+from cellseg_d2.images.channels import PixelRule, Rule
 from cellseg_d2.images.regions import WholeImage
 from cellseg_d2.images.tiff import IntensityRule
 from cellseg_d2.inference.predictor import WholeImagePredictor
@@ -29,7 +30,7 @@ class SegmentedImage(CellInstances):
     """The cells of an image and the image itself, on which they are shown.
 
     Attributes:
-        image: (H, W, 3) uint8 RGB, as the network saw it.
+        image: (H, W, 3) uint8 RGB, as the network saw it; of other channels those that pictures show.
     """
 
     image: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((0, 0, 3), np.uint8))
@@ -61,7 +62,8 @@ def segment(
 
     Args:
         image: (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA, whose alpha is dropped; 8 bit, or any other real type,
-            which is scaled as the model's training images were.
+            which is scaled as the model's training images were. For a model of other channels (H, W, C), all of them in
+            their order.
         model: a checkpoint's path, ``nuclei`` for the weights that come with this package, a config with MODEL.WEIGHTS,
             or a predictor. For many images make a predictor once, because all others load the weights in each call.
         min_score: the least score of a cell, in [0, 1]; None for the checkpoint's, per class, or else 0.5.
@@ -80,23 +82,26 @@ def segment(
     Raises:
         CellSegError: there are no weights, they cannot be read or do not fit, a value of the config is not allowed, a
             score is not in [0, 1], a class or a format is unknown, or a file cannot be written.
-        ValueError: the image or the region is of another shape, or the image holds complex, NaN or infinite values.
+        ValueError: the image or the region is of another shape, the image has another number of channels than the
+            model, or it holds complex, NaN or infinite values.
     """
     if unknown := sorted(set(formats) - WRITERS.keys()):
         raise CellSegError(f"{unknown[0]!r} is no format of a single image; choose from {', '.join(WRITERS)}")
     predictor = _predictor_of(model)
-    rgb = as_rgb(image, predictor.cfg.CELLSEG.INTENSITY_RULE)
-    if region is not None and region.shape != rgb.shape[:2]:
-        raise ValueError(f"a region has the shape of its image, {rgb.shape[:2]}, not {region.shape}")
-    found = predictor.predict(rgb, None if region is None else MaskRegion(region != 0))
+    pixels = as_channels(image, predictor.pixel_rule)
+    if region is not None and region.shape != pixels.shape[:2]:
+        raise ValueError(f"a region has the shape of its image, {pixels.shape[:2]}, not {region.shape}")
+    found = predictor.predict(pixels, None if region is None else MaskRegion(region != 0))
     cells = predictor.confident(found, min_score, min_score_of_class)
     if output is not None:
-        pixel_size = predictor.pixel_size_of(WholeImage(rgb))
-        shown = ImageCells(Path(output), name, cells, predictor.class_names, rgb, pixel_size)
+        pixel_size, channels = predictor.pixel_size_of(WholeImage(pixels)), predictor.channels
+        shown = ImageCells(Path(output), name, cells, predictor.class_names, pixels, pixel_size, channels=channels)
         for format_name in formats:
             WRITERS[format_name](shown)
     parts = {part.name: getattr(cells, part.name) for part in fields(CellInstances)}
-    return SegmentedImage(**parts | {"class_names": tuple(predictor.class_names)}, image=rgb)
+    return SegmentedImage(
+        **parts | {"class_names": tuple(predictor.class_names)}, image=predictor.channels.picture(pixels)
+    )
 
 
 def _predictor_of(model: str | Path | CfgNode | WholeImagePredictor) -> WholeImagePredictor:
@@ -110,23 +115,30 @@ def _predictor_of(model: str | Path | CfgNode | WholeImagePredictor) -> WholeIma
     return WholeImagePredictor.from_cfg(model)
 
 
-def as_rgb(image: NDArray[Any], rule: str) -> NDArray[np.uint8]:
-    """A grey, RGB or RGBA array of any real type as (H, W, 3) uint8 RGB.
+def as_channels(image: NDArray[Any], rule: Rule) -> NDArray[np.uint8]:
+    """An array of any real type as (H, W, 3) uint8 RGB, or (H, W, C) where a rule names C channels.
 
     Args:
-        image: (H, W), (H, W, 1), (H, W, 3) or (H, W, 4); bool counts as 0 and 255.
-        rule: see :class:`cellseg_d2.images.tiff.IntensityRule`.
+        image: (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) for RGB, else (H, W, C); bool counts as 0 and 255.
+        rule: names the channels that the array has, and says how they are scaled.
 
     Raises:
         ValueError: the image is of another shape, or holds complex, NaN or infinite values.
     """
     colours = image[..., None] if image.ndim == 2 else image
-    if colours.ndim != 3 or colours.shape[2] not in (1, 3, 4) or not colours.size:
+    rule = PixelRule.of(rule)
+    count = len(rule.channels)
+    if count and (colours.ndim != 3 or colours.shape[2] != count or not colours.size):
+        raise ValueError(
+            f"an image of the model's {count} channels ({', '.join(rule.channels)}) has the shape (H, W, {count}), not "
+            f"{image.shape}"
+        )
+    if colours.ndim != 3 or not (count or colours.shape[2] in (1, 3, 4)) or not colours.size:
         raise ValueError(f"an image has the shape (H, W), (H, W, 3) or (H, W, 4), not {image.shape}")
-    colours = colours[..., :3].astype(image.dtype.newbyteorder("="), copy=False)
+    colours = colours[..., : count or 3].astype(image.dtype.newbyteorder("="), copy=False)
     if colours.dtype == bool:
         colours = colours.astype(np.uint8) * 255
     if not np.isrealobj(colours) or (colours.dtype.kind == "f" and not np.isfinite(colours).all()):
         raise ValueError("an image holds complex, NaN or infinite values; replace them first")
-    scaled = IntensityRule.parse(rule).apply(colours)
-    return np.ascontiguousarray(np.broadcast_to(scaled, (*scaled.shape[:2], 3)))
+    scaled = IntensityRule.parse(rule.intensity).apply(colours, apart=count > 0)
+    return np.ascontiguousarray(np.broadcast_to(scaled, (*scaled.shape[:2], count or 3)))

@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 import cellseg_d2.modeling  # noqa: F401  (registers backbones and heads)
 from cellseg_d2.cells.instances import CellInstances
 from cellseg_d2.cells.tiling import Tile, TileGrid
-from cellseg_d2.errors import CellSegError
+from cellseg_d2.data.channels import channels_of
+from cellseg_d2.errors import CellSegError, counted
 from cellseg_d2.evaluation.thresholds import UNKNOWN
+from cellseg_d2.images.channels import PixelRule
 from cellseg_d2.images.pixel_size import PixelSize
 from cellseg_d2.images.regions import ImageHeader, ImageRegions, WholeImage
 from cellseg_d2.inference.detect import Detector
@@ -62,6 +64,7 @@ class WholeImagePredictor:
         self.model = model.eval()
         self.cfg = cfg
         self.class_names: list[str] = list(cfg.CELLSEG.CLASS_NAMES)
+        self.channels = channels_of(cfg)
         self.detector = Detector(self.model, cfg)
 
     @classmethod
@@ -95,15 +98,23 @@ class WholeImagePredictor:
         opened = WeightsFile.read(path)
         return cls.from_cfg(opened.cfg(), opened)
 
+    @property
+    def pixel_rule(self) -> PixelRule:
+        """How images are read for the model."""
+        return PixelRule(self.cfg.CELLSEG.INTENSITY_RULE, self.channels.names)
+
     def predict(self, image: NDArray[np.uint8] | ImageRegions, region: Region | None = None) -> CellInstances:
         """Finds the cells of an image.
 
         Args:
-            image: (H, W, 3) uint8 RGB, or an image that is read window by window.
+            image: (H, W, 3) uint8 RGB, or (H, W, C) of the model's channels, or an image that is read window by window.
             region: the part of the image to predict, see :mod:`.region`; None for all of it.
 
         Returns:
             The cells in pixels of the image; classes are contiguous, 0 .. K - 1.
+
+        Raises:
+            CellSegError: the image has another number of channels than the model.
         """
         regions = WholeImage(image) if isinstance(image, np.ndarray) else image
         return self.join(self.pieces(regions, region), regions.size, region)
@@ -119,7 +130,12 @@ class WholeImagePredictor:
             part: the number of this share of the tiles, for processes that share an image.
             parts: the number of shares.
         """
-        options = self.cfg.CELLSEG.INFERENCE
+        options, wanted = self.cfg.CELLSEG.INFERENCE, len(self.cfg.MODEL.PIXEL_MEAN)
+        if image.channels != wanted:
+            raise CellSegError(
+                f"the image has {counted(image.channels, 'channel')}, the model takes {wanted} "
+                f"({', '.join(self.channels.names) or 'RGB'}); give it with these"
+            )
         scale = self.scale_of(image)
         tiles = list(self.grid(image))
         if region is not None:

@@ -12,6 +12,8 @@ from detectron2.layers import batched_nms
 from detectron2.structures import Boxes, Instances, pairwise_iou
 from numpy.typing import NDArray
 
+from cellseg_d2.images.resize import resized
+
 
 @dataclass(frozen=True)
 class View:
@@ -25,11 +27,10 @@ class View:
     scale: float = 1.0
 
     def image(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The view of an (H, W, 3) image."""
+        """The view of an (H, W, C) image."""
         if self.scale != 1:
-            height, width = self._scaled(image.shape[:2])
             way = cv2.INTER_AREA if self.scale < 1 else cv2.INTER_LINEAR
-            image = cv2.resize(image, (width, height), interpolation=way)
+            image = resized(image, self._scaled((image.shape[0], image.shape[1])), way)
         turned = np.rot90(image, self.quarter_turns)
         return turned[:, ::-1] if self.flip else turned
 

@@ -29,6 +29,7 @@ class EfficientNetLite0(Backbone):
         norm: ``FrozenBN`` or ``BN``.
         freeze_at: how many of the first stages are not trained, as Detectron2 counts them: 0 is none, 1 the stem, 2 the
             stem and ``res2``, up to 5 for all.
+        channels: channels of the images.
 
     Raises:
         CellSegError: the network's package is not installed, or a value is unknown.
@@ -36,7 +37,7 @@ class EfficientNetLite0(Backbone):
 
     size_divisibility = 32
 
-    def __init__(self, out_features: list[str], norm: str, freeze_at: int = 0) -> None:
+    def __init__(self, out_features: list[str], norm: str, freeze_at: int = 0, channels: int = 3) -> None:
         super().__init__()
         if norm not in ("FrozenBN", "BN"):
             raise CellSegError(f"MODEL.EFFICIENTNET_LITE.NORM must be FrozenBN or BN, not {norm}")
@@ -50,7 +51,7 @@ class EfficientNetLite0(Backbone):
             from efficientnet_lite_pytorch import EfficientNet
         except ImportError as error:
             raise CellSegError("the laptop model needs its network: pip install 'cellseg_d2[lite]'") from error
-        network = EfficientNet.from_name("efficientnet-lite0")
+        network = EfficientNet.from_name("efficientnet-lite0", in_channels=channels)
         self._conv_stem = network._conv_stem
         self._bn0 = network._bn0
         self._act = nn.ReLU6()
@@ -73,7 +74,7 @@ class EfficientNetLite0(Backbone):
             FrozenBatchNorm2d.convert_frozen_batchnorm(module)
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """(N, 3, H, W) images -> by stage name, (N, C, H / stride, W / stride) features."""
+        """(N, C, H, W) images -> by stage name, (N, C, H / stride, W / stride) features."""
         x = self._act(self._bn0(self._conv_stem(x)))
         stage_at = {blocks: name for name, (blocks, _, _) in _STAGES.items()}
         outputs = {}
@@ -89,7 +90,9 @@ def build_efficientnet_lite0_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) 
     """EfficientNet-Lite0 with Detectron2's FPN on top, p2 to p6."""
     options = cfg.MODEL.EFFICIENTNET_LITE
     return FPN(
-        bottom_up=EfficientNetLite0(cfg.MODEL.FPN.IN_FEATURES, options.NORM, cfg.MODEL.BACKBONE.FREEZE_AT),
+        bottom_up=EfficientNetLite0(
+            cfg.MODEL.FPN.IN_FEATURES, options.NORM, cfg.MODEL.BACKBONE.FREEZE_AT, input_shape.channels
+        ),
         in_features=cfg.MODEL.FPN.IN_FEATURES,
         out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
         norm=cfg.MODEL.FPN.NORM,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from detectron2.structures import Instances
 from torch import Tensor
 
@@ -13,13 +14,14 @@ fast; a GPU needs more to be busy. Memory is that of one group, where 1,000 mask
 
 
 class MasksInChunks:
-    """Mixin for Detectron2's RoI heads that predicts masks in groups of cells; in training it changes nothing.
+    """Mixin for Detectron2's RoI heads that predicts masks in groups of cells; not in training, nor in traced graphs.
 
     Every cell is computed as before: no layer of the mask heads looks at two cells at once.
     """
 
     def _forward_mask(self, features: dict[str, Tensor], instances: list[Instances]) -> Any:
-        if self.training or not self.mask_on:  # type: ignore[attr-defined]
+        # the number of groups would be a constant of a traced graph
+        if self.training or not self.mask_on or torch.jit.is_tracing():  # type: ignore[attr-defined]
             return super()._forward_mask(features, instances)  # type: ignore[misc]
         found = []
         for number, of_image in enumerate(instances):

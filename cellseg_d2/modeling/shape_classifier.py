@@ -74,7 +74,7 @@ class ShapeClassifier(nn.Module):
         logits = self(cells.pred_masks[:, 0], cells.pred_boxes.tensor, cells.class_logits)
         scores = cells.scores[:, None] * logits.softmax(dim=1)
         cell, number = (scores > score_threshold).nonzero(as_tuple=True)
-        order = scores[cell, number].argsort(descending=True, stable=True)
+        order = scores[cell, number].argsort(descending=True)
         order = order[:limit] if limit >= 0 else order
         cell, number = cell[order], number[order]
         kept = {"scores": scores[cell, number], "pred_classes": number, "pred_masks": cells.pred_masks[cell]}

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from cellseg_d2.cells.arrays import Bools
 from cellseg_d2.cells.instances import CellInstances
+from cellseg_d2.data.channels import channels_of
 from cellseg_d2.data.copy_paste import build_copy_paste
 from cellseg_d2.data.mapper import CellDatasetMapper, from_model_input
 from cellseg_d2.errors import counted
@@ -51,10 +52,10 @@ def write_augmentation_grid(
     augmented.augmentation = recorder
     blocks = []
     for sample in dicts[:samples]:
-        original = _image_and_cells(plain(sample), cfg.INPUT.FORMAT)
+        original = _picture_and_cells(plain(sample), cfg)
         copies = []
         for _ in range(augmentations):
-            copy = _image_and_cells(augmented(sample), cfg.INPUT.FORMAT)
+            copy = _picture_and_cells(augmented(sample), cfg)
             copies.append(_copy_panel(copy, original[0], recorder.inside(original[0])))
         title = f"original: {Path(sample['file_name']).stem}, {count_text(len(original[1]))}"
         copied = counted(augmentations, "augmented copy", "augmented copies")
@@ -92,8 +93,9 @@ def _copy_panel(copy: tuple[NDArray[np.uint8], CellInstances], original: NDArray
     return Panel("", size_of(image), draw)
 
 
-def _image_and_cells(sample: dict[str, Any], image_format: str) -> tuple[NDArray[np.uint8], CellInstances]:
-    return from_model_input(sample["image"], image_format), _ground_truth(sample["instances"])
+def _picture_and_cells(sample: dict[str, Any], cfg: CfgNode) -> tuple[NDArray[np.uint8], CellInstances]:
+    image = channels_of(cfg).picture(from_model_input(sample["image"], cfg.INPUT.FORMAT))
+    return image, _ground_truth(sample["instances"])
 
 
 def _ground_truth(instances: Instances) -> CellInstances:

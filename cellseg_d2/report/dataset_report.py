@@ -26,6 +26,7 @@ from cellseg_d2.errors import CellSegError
 from cellseg_d2.export.contrast import stretched
 from cellseg_d2.export.overlay import class_hex, draw_overlay
 from cellseg_d2.files import read_json
+from cellseg_d2.images.channels import as_picture
 from cellseg_d2.report.page import PAGE_STYLE, figure_svg, grouped_number, picture_uri, write_page
 
 DESCRIPTION = "dataset.json"
@@ -291,20 +292,22 @@ def _pictures(dataset: Dataset, number: int) -> list[dict[str, str]]:
     """Some of the labelled images, drawn with their cells: address, name, and a text that counts the cells."""
     samples, names = dataset.samples, dataset.class_names
     places = np.unique(np.linspace(0, len(samples) - 1, min(number, len(samples))).round().astype(int))
-    options = ConvertOptions(tile_size=dataset.parameters["tile_size"])
+    channels = tuple(dataset.parameters.get("channels", ()))
+    options = ConvertOptions(tile_size=dataset.parameters["tile_size"], channels=channels)
     pictures = []
     for place in places:
         try:
             cut = cut_sample(samples[place], options, len(names))
         except CellSegError:  # the check found it too, and the page lists it among the problems
             continue
+        image = as_picture(cut.image, options.pixel_rule)
         # a large image is shown by the tile with the most cells
         (x0, y0, x1, y1), annotations = max(cut.tiles, key=lambda tile: len(tile[1]))
         cells = CellInstances.from_annotations(annotations, (y1 - y0, x1 - x0))
         counts = Counter(names[number] for number in cells.classes)
         pictures.append(
             {
-                "address": picture_uri(draw_overlay(stretched(cut.image[y0:y1, x0:x1]), cells), PICTURE_SIDE),
+                "address": picture_uri(draw_overlay(stretched(image[y0:y1, x0:x1]), cells), PICTURE_SIDE),
                 "name": samples[place].id,
                 "cells": ", ".join(f"{counts[name]} {name}" for name in names if counts[name]) or "no cell",
             }

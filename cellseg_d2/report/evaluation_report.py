@@ -31,6 +31,7 @@ from cellseg_d2.evaluation.report_tables import (
 )
 from cellseg_d2.export.marks import MISSED, SPURIOUS, mark_path
 from cellseg_d2.export.overlay import class_hex
+from cellseg_d2.images.channels import Rule
 from cellseg_d2.images.tiff import INTENSITY_RULE
 from cellseg_d2.report.evaluation_figures import curve_keys, error_figure, pr_figure
 from cellseg_d2.report.gallery import ImageFiles, draw_gallery
@@ -74,7 +75,7 @@ class GalleryOptions:
         image_ids: the id file of ``images``; without it they are found by their names in the ground truth.
         count: number of pictures, half of them of the worst images and half of the best.
         max_side: larger pictures are reduced so that their larger side is this; None for never.
-        rule: how images that are not 8 bit are scaled.
+        rule: how images that are not 8 bit are scaled, and which channels are shown.
 
     Raises:
         CellSegError: a number is too small, or there is an id file without images.
@@ -84,7 +85,7 @@ class GalleryOptions:
     image_ids: Path | None = None
     count: int = 12
     max_side: int | None = 1024
-    rule: str = INTENSITY_RULE
+    rule: Rule = INTENSITY_RULE
 
     def __post_init__(self) -> None:
         if self.count < 0 or (self.max_side is not None and self.max_side < 1):

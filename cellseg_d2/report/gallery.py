@@ -23,6 +23,7 @@ from cellseg_d2.evaluation.overlap_table import Cells
 from cellseg_d2.export.contrast import stretched
 from cellseg_d2.export.marks import MISSED, SPURIOUS, mark_path, place_of
 from cellseg_d2.export.overlay import class_hex
+from cellseg_d2.images.channels import Rule, as_picture
 from cellseg_d2.images.listing import ByFileName, InputImage, list_images
 from cellseg_d2.report.page import picture_uri
 
@@ -88,16 +89,16 @@ class ImageFiles:
         source: where the files are, for messages.
         files: the files by image id, or by the name that the ground truth states.
         named: whether they are found by name.
-        rule: how images that are not 8 bit are scaled.
+        rule: how images that are not 8 bit are scaled, and which channels are shown.
     """
 
     source: Path
     files: Mapping[Any, InputImage] | ByFileName
     named: bool
-    rule: str
+    rule: Rule
 
     @classmethod
-    def find(cls, source: Path, ids: Path | None, rule: str) -> ImageFiles:
+    def find(cls, source: Path, ids: Path | None, rule: Rule) -> ImageFiles:
         """The images of a folder, or one file; see :func:`cellseg_d2.images.listing.list_images`, also for errors."""
         images = list_images(source, ids)
         files = ByFileName(images) if ids is None else {image.id: image for image in images}
@@ -138,7 +139,7 @@ class ImageFiles:
             name = PurePosixPath(stated).name
             wanted = repr(name) if self.named else f"of the id that {name!r} has"
             raise CellSegError(f"{self.source}: holds no image {wanted}, which the ground truth lists; add it")
-        image = file.read(self.rule)
+        image = as_picture(file.read(self.rule), self.rule)
         if image.shape[:2] != size:
             turned = turned_text(image.shape, size) or "; give the images that were judged"
             raise CellSegError(f"{file.path}: is {size_text(image.shape)}, its masks are {size_text(size)}{turned}")

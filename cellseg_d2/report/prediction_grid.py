@@ -14,6 +14,7 @@ from cellseg_d2.cells.image_names import NamedImages, Names
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.export.overlay import class_keys, write_picture
 from cellseg_d2.export.record import Record as ResultsRecord
+from cellseg_d2.images.channels import Rule, as_picture
 from cellseg_d2.images.listing import RESULTS_RECORD, ByFileName, InputImage
 from cellseg_d2.images.tiff import INTENSITY_RULE
 from cellseg_d2.report.comparison import compare, comparison_keys, to_instances
@@ -32,7 +33,7 @@ def write_prediction_grid(
     numbered: bool = True,
     score_threshold: float = 0.5,
     samples: int | None = None,
-    rule: str = INTENSITY_RULE,
+    rule: Rule = INTENSITY_RULE,
 ) -> None:
     """Writes a PNG of images, each beside its ground truth if given and its predicted cells, below a legend.
 
@@ -48,7 +49,7 @@ def write_prediction_grid(
         numbered: whether ``images`` have the ids of the results; if not, the ground truth gives them by file name.
         score_threshold: cells with a lower score are neither drawn nor matched.
         samples: how many of the images, the first ones; None for all.
-        rule: how images that are not 8 bit are scaled.
+        rule: how images that are not 8 bit are scaled, and which channels are shown.
 
     Raises:
         CellSegError: a file cannot be read or is of another form, or the ground truth does not list an image; none of
@@ -75,7 +76,7 @@ def write_prediction_grid(
         logger.warning("%s: has no result of the images shown; do their ids agree? --image-ids names them", results)
     groups = []
     for shown in images:
-        image, name = shown.read(rule), str(shown.path)
+        image, name = as_picture(shown.read(rule), rule), str(shown.path)
         if truth is None:
             cells = visible(to_instances(found[shown.id], image, name)[0])
             panels = [cell_panel(f"prediction: {count_text(len(cells))}", image, cells)]

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from detectron2.data.detection_utils import read_image
 from numpy.typing import NDArray
 
 from cellseg_d2.cells.coco import Record, by_image
+from cellseg_d2.data.channels import read_tile
+from cellseg_d2.images.channels import Channels
 from cellseg_d2.report.comparison import compare, comparison_keys
 from cellseg_d2.report.sheet import draw_sheet
+
+RGB = Channels()
 
 SHOWN_SCORE = 0.5
 """The least score of a cell to draw."""
@@ -23,7 +26,7 @@ WIDTH = 768
 
 
 def validation_overlays(
-    truth: Mapping[str, Any], results: Iterable[Record], root: Path, count: int
+    truth: Mapping[str, Any], results: Iterable[Record], root: Path, count: int, channels: Channels = RGB
 ) -> Iterator[tuple[str, NDArray[np.uint8]]]:
     """Draws the images with the most cells, which are always the same, with ground truth beside prediction.
 
@@ -32,6 +35,7 @@ def validation_overlays(
         results: COCO results of all of its images.
         root: the folder that its file names are relative to.
         count: number of images; fewer where the dataset has fewer.
+        channels: the images' channels.
 
     Yields:
         A name that is the same in every evaluation, and a (H, W, 3) uint8 RGB picture.
@@ -46,6 +50,6 @@ def validation_overlays(
     shown = sorted(truth["images"], key=lambda image: -number[image["id"]])[:count]
     for place, record in enumerate(shown, start=1):
         path = root / record["file_name"]
-        image = read_image(str(path), "RGB")
+        image = channels.picture(read_tile(str(path), channels.names))
         panels = compare(image, cells[record["id"]], found[record["id"]], str(path))
         yield f"overlays/{place}_{path.stem}", draw_sheet([panels], keys, WIDTH)

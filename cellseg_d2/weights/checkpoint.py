@@ -18,9 +18,10 @@ from detectron2.config import CfgNode
 
 from cellseg_d2.config import cfg_from_text, get_cfg
 from cellseg_d2.config_checks import check_config
-from cellseg_d2.errors import CellSegError, one_line
+from cellseg_d2.errors import CellSegError, counted, one_line
 from cellseg_d2.files import whole_file
 from cellseg_d2.weights.array_pickle import read_array_pickle
+from cellseg_d2.weights.channels import adapted
 from cellseg_d2.weights.inspection import check_torch_file
 from cellseg_d2.weights.locations import PUBLISHED, local_path
 from cellseg_d2.weights.pretrained import CONFIG_KEY, check_origin, match_by_ending, recognise
@@ -69,10 +70,29 @@ class WeightsFile:
 
     def class_names(self) -> list[str]:
         """The classes that the weights were trained on; none where the file does not say."""
+        cfg = self._known_cfg()
+        return [] if cfg is None else list(cfg.CELLSEG.CLASS_NAMES)
+
+    def _known_cfg(self) -> CfgNode | None:
+        """The config of the training; None where the file does not say."""
         try:
-            return list(cfg_from_text(str(self.content.get(CONFIG_KEY, "{}"))).CELLSEG.CLASS_NAMES)
+            return cfg_from_text(str(self.content[CONFIG_KEY])) if CONFIG_KEY in self.content else None
         except CellSegError:  # a config of another version: its weights may still be good to begin from
-            return []
+            return None
+
+    def check_data(self, cfg: CfgNode) -> None:
+        """Raises CellSegError where they were trained on other classes or channels than the config has."""
+        self.check_classes(cfg)
+        known = self._known_cfg()
+        if known is not None and list(known.CELLSEG.CHANNELS) != list(cfg.CELLSEG.CHANNELS):
+            trained, given = (
+                f"{counted(len(one.MODEL.PIXEL_MEAN), 'channel')} ({', '.join(one.CELLSEG.CHANNELS) or 'RGB'})"
+                for one in (known, cfg)
+            )
+            raise CellSegError(
+                f"{self.path}: was trained on {trained}, but the dataset has {given}; train anew with these, or "
+                "convert with the same --channels"
+            )
 
     def check_classes(self, cfg: CfgNode) -> None:
         """Raises CellSegError where they were trained on other classes than the config has, or in another order."""
@@ -93,9 +113,20 @@ class WeightsFile:
                 *(self.path, ", ".join(trained), ", ".join(given)),
             )
 
+    def warn_of_channels(self, cfg: CfgNode) -> None:
+        """Warns where weights that a training begins with know as many channels, but others or in another order."""
+        known, given = self._known_cfg(), list(cfg.CELLSEG.CHANNELS)
+        trained = [] if known is None else list(known.CELLSEG.CHANNELS)
+        if trained and len(trained) == len(given) and trained != given:
+            logger.warning(
+                "%s was trained on the channels %s; the first convolution begins with what it knows of those, and "
+                "learns %s",
+                *(self.path, ", ".join(trained), ", ".join(given)),
+            )
+
     def check_origin(self, cfg: CfgNode) -> None:
-        """Raises CellSegError where the weights were trained on other input than the config describes."""
-        check_origin(recognise(self.content, self.path).origin, cfg, self.path)
+        """Raises CellSegError where training cannot begin from them: they want other input than the config's."""
+        check_origin(recognise(self.content, self.path).origin, cfg, self.path, adapts=True)
 
 
 LISTED = 12
@@ -112,6 +143,7 @@ class CellCheckpointer(DetectionCheckpointer):
     - does not let the best checkpoint become the one to resume from,
     - opens ``.pth`` files with ``weights_only=True``, so that a foreign file cannot run code,
     - reads torchvision's networks too, and refuses weights that were trained on other input than the config's,
+    - adapts the first convolution to other channels than those that it was trained on, unless ``strict``,
     - names the layers that did not fit, and with ``strict`` refuses them.
 
     Args:
@@ -199,7 +231,7 @@ class CellCheckpointer(DetectionCheckpointer):
         else:
             content = self._torch_load(filename)
         known = recognise(content, filename)
-        check_origin(known.origin, self.cfg, filename)
+        check_origin(known.origin, self.cfg, filename, adapts=not self.strict)
         if not all_finite(known.weights):
             raise CellSegError(
                 f"{filename}: holds weights that are infinite or NaN; give a checkpoint from before that"
@@ -215,6 +247,9 @@ class CellCheckpointer(DetectionCheckpointer):
         given = set(checkpoint["model"])
         if checkpoint.pop("matching_heuristics", False):
             checkpoint["model"] = match_by_ending(checkpoint["model"], wanted)
+        if self.cfg.CELLSEG.CHANNELS and not self.strict:
+            channels = len(self.cfg.CELLSEG.CHANNELS)
+            checkpoint["model"] = adapted(checkpoint["model"], self.model.state_dict(), channels)
         incompatible = super()._load_model(checkpoint)
         shapes = {name: f"{name} {old} -> {new}" for name, old, new in incompatible.incorrect_shapes}
         missing = set(incompatible.missing_keys) - shapes.keys()

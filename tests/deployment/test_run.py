@@ -10,7 +10,7 @@ from cellseg_d2.cells.hidden import visible
 from cellseg_d2.cells.instances import CellInstances
 from cellseg_d2.cells.tiling import Tile, TileGrid
 from cellseg_d2.deployment import run
-from cellseg_d2.inference.one_image import as_rgb
+from cellseg_d2.inference.one_image import as_channels
 from cellseg_d2.inference.paste import paste_in_boxes
 from cellseg_d2.inference.stitch import stitch
 
@@ -27,10 +27,10 @@ def test_tiles_are_those_of_prediction(size):
 @pytest.mark.parametrize("kind", [bool, np.uint8, np.uint16, np.int16, np.float32, np.float64])
 def test_intensities_are_scaled_as_for_prediction(kind, shape, rule):
     image = np.random.default_rng(0).gamma(2, 500, shape).astype(kind)
-    np.testing.assert_array_equal(run.as_rgb(image, rule), as_rgb(image, rule))
+    np.testing.assert_array_equal(run.as_rgb(image, rule), as_channels(image, rule))
     few = np.zeros((50, 50), kind)
     few[0, 0] = 1  # a smaller share than the percentiles leave out
-    np.testing.assert_array_equal(run.as_rgb(few, rule), as_rgb(few, rule))
+    np.testing.assert_array_equal(run.as_rgb(few, rule), as_channels(few, rule))
 
 
 def test_images_of_other_shapes_are_refused():

@@ -68,7 +68,9 @@ def test_images_of_other_channel_counts_are_refused(tiff, count, options):
     path = tiff(np.zeros((count, 8, 9), np.uint8), **options)
     message = refusal(read_image, path)
     assert f"has {count} channels (axes " in message
-    assert message.endswith("; save one channel as grey, or three as RGB")
+    assert message.endswith(
+        ", where 1 or 3 are wanted; pick some with --channels, or save one channel as grey, or three as RGB"
+    )
 
 
 def test_a_stack_of_four_channels_that_are_not_samples_is_no_rgba(tiff):

@@ -14,7 +14,7 @@ from cellseg_d2.export.contrast import stretched
 from cellseg_d2.export.formats import WRITERS
 from cellseg_d2.export.overlay import draw_overlay
 from cellseg_d2.inference import segment
-from cellseg_d2.inference.one_image import as_rgb
+from cellseg_d2.inference.one_image import as_channels
 from cellseg_d2.inference.predictor import WholeImagePredictor
 
 RULE = "range:0,1000"
@@ -46,15 +46,15 @@ def test_arrays_of_every_kind_are_segmented(channels, dtype, bright, predictor):
 def test_alpha_is_left_out_and_grey_becomes_rgb():
     rgba = np.zeros((2, 3, 4), np.uint8)
     rgba[..., :3], rgba[..., 3] = (1, 2, 3), 255
-    assert as_rgb(rgba, RULE).tolist() == [[[1, 2, 3]] * 3] * 2
-    assert as_rgb(np.array([[0, 500]], np.uint16), RULE).tolist() == [[[0] * 3, [128] * 3]]
+    assert as_channels(rgba, RULE).tolist() == [[[1, 2, 3]] * 3] * 2
+    assert as_channels(np.array([[0, 500]], np.uint16), RULE).tolist() == [[[0] * 3, [128] * 3]]
 
 
 def test_every_way_to_hold_a_value_gives_the_same():
     values = np.array([[0, 500, 1000]])
     for dtype in (">u2", "<u2", np.int32, np.float32, np.float64):
-        assert as_rgb(values.astype(dtype), RULE)[0, :, 0].tolist() == [0, 128, 255]
-    assert as_rgb(values > 600, RULE)[0, :, 0].tolist() == [0, 0, 255]
+        assert as_channels(values.astype(dtype), RULE)[0, :, 0].tolist() == [0, 128, 255]
+    assert as_channels(values > 600, RULE)[0, :, 0].tolist() == [0, 0, 255]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1j])
@@ -170,7 +170,7 @@ def test_the_result_shows_the_cells_on_the_image(two_cells, scoring):
     found = segment(two_cells, scoring, min_score=0.2)
     assert repr(found) == "2 cells (2 nucleus) in an image of 40 x 80 pixels"
     assert found.class_names == ("nucleus",)
-    assert np.array_equal(found.image, as_rgb(two_cells, RULE))
+    assert np.array_equal(found.image, as_channels(two_cells, RULE))
     assert np.array_equal(found.picture(), draw_overlay(stretched(found.image), found))
     best = found[found.scores > 0.5]
     assert np.array_equal(best.picture(), draw_overlay(stretched(found.image), best))

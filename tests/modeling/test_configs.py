@@ -52,9 +52,10 @@ def _batch():
 
 
 def _expected_losses(name, dice):
+    shape = {"loss_shape"} if name == "finetune_nuclei" else set()
     boxes = {f"{loss}_stage{k}" for loss in BOX_LOSSES for k in range(3)} if "cascade" in name else BOX_LOSSES
     masks = {"loss_mask", "loss_mask_point"} if "pointrend" in name else {"loss_mask"}
-    return RPN_LOSSES | boxes | masks | ({f"{loss}_dice" for loss in masks} if dice else set())
+    return RPN_LOSSES | boxes | masks | shape | ({f"{loss}_dice" for loss in masks} if dice else set())
 
 
 @pytest.mark.parametrize(
