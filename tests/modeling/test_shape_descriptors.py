@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shapely import Polygon, box
 from skimage.draw import ellipse, polygon
 from skimage.measure import regionprops
 
@@ -64,7 +65,7 @@ def test_what_is_missing_from_the_hull_is_missing_from_the_solidity():
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10**6))
-def test_areas_axes_and_solidity_agree_with_scikit_image(seed):
+def test_areas_and_axes_agree_with_scikit_image_and_the_hull_with_shapely(seed):
     chance = np.random.default_rng(seed)
     angles = np.sort(chance.uniform(0, 2 * np.pi, 9))
     reach = chance.uniform(14, 40, 9)
@@ -78,8 +79,20 @@ def test_areas_axes_and_solidity_agree_with_scikit_image(seed):
     assert found["area"].item() == pytest.approx(part.area, rel=1e-4)
     assert found["major"].item() == pytest.approx(part.axis_major_length, rel=1e-3)
     assert found["minor"].item() == pytest.approx(part.axis_minor_length, rel=1e-2)
-    # lines in 32 directions enclose a little more than the hull
-    assert part.solidity - 0.1 < found["solidity"].item() < part.solidity + 0.02
+    assert found["solidity"].item() < part.solidity + 0.02
+    assert found["solidity"].item() == pytest.approx(part.area / enclosed_area(part.coords), abs=2e-3)
+
+
+def enclosed_area(pixels):
+    """The area inside of the 32 lines that touch the corners of pixels, (N, 2)."""
+    corners = np.concatenate([pixels + offset for offset in ((0, 0), (0, 1), (1, 0), (1, 1))])
+    inside = box(-500, -500, 500, 500)
+    for angle in np.arange(32) * (np.pi / 16):
+        ahead, side = np.array([np.cos(angle), np.sin(angle)]), np.array([-np.sin(angle), np.cos(angle)])
+        foot = ahead * (corners @ ahead).max()
+        half = [foot + 900 * side, foot - 900 * side, foot - 900 * side - 900 * ahead, foot + 900 * side - 900 * ahead]
+        inside = inside.intersection(Polygon(half))
+    return inside.area
 
 
 @settings(max_examples=40, deadline=None)
