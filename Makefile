@@ -46,9 +46,9 @@ demo: setup ## Find nuclei, convert the sample, fine-tune to four classes, evalu
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" ITERATIONS="$(ITERATIONS)" DEMO_OUTPUT="$(DEMO_OUTPUT)" tools/demo.sh
 
 # One thread a process: with busy cores two threads wait for each other and take several times as long. The modules that
-# have examples in their docstrings are run as tests as well.
+# have examples in their docstrings are run as tests as well. A process that dies ends the run, which might wait for ever.
 test: setup ## Run the tests (PYTEST_ARGS="-k stitch" to choose, TEST_PROCESSES=8 on a larger machine)
-	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -n $(TEST_PROCESSES) --dist loadfile --doctest-modules tests \
+	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -n $(TEST_PROCESSES) --dist loadfile --max-worker-restart 0 --doctest-modules tests \
 		$$(grep -rl --include='*.py' '^ *>>> ' cellseg_d2) $(PYTEST_ARGS)
 
 lint: setup ## Check style and types
