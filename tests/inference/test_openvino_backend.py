@@ -1,3 +1,4 @@
+import gc
 import logging
 import os
 import subprocess
@@ -14,6 +15,14 @@ from cellseg_d2.inference.graph_cache import FORM, GraphCache, fingerprint, user
 from cellseg_d2.inference.openvino_backend import HINTS, CompiledBackbone, compile_parts, import_openvino
 from cellseg_d2.inference.prepare import prepare
 from cellseg_d2.weights.locations import PUBLISHED
+
+
+@pytest.fixture(autouse=True)
+def collected():
+    """Frees models in cycles here: a collection in another thread, as xdist's workers have, ended the process."""
+    yield
+    gc.collect()
+
 
 PARTS = ["backbone", "box_head_0", "mask_head", "rpn_head"]
 
