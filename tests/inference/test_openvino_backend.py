@@ -19,7 +19,7 @@ from cellseg_d2.weights.locations import PUBLISHED
 
 @pytest.fixture(autouse=True)
 def collected():
-    """Frees models in cycles here: a collection in another thread, as xdist's workers have, ended the process."""
+    """Frees models in cycles in the main thread: test processes died when they were left to a later collection."""
     yield
     gc.collect()
 
