@@ -129,6 +129,5 @@ def predicted(
     audited = []
     for image in track(images, len(images), "prediction"):
         cells = predictor.predict(image.read())
-        found = Cells.from_runs(cells.runs(), cells.classes, cells.stated_scores)
-        audited.append(AuditedImage.of(image, found, use_classes))
+        audited.append(AuditedImage.of(image, Cells.of(cells), use_classes))
     return audited, names if use_classes else known if len(known) == 1 else ["cell"]

@@ -51,7 +51,8 @@ def run(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
     images = list_images(args.input, None, args.output)
     cfg, opened = prediction_cfg(args.weights, "", overrides)
-    predictor, rule = WholeImagePredictor.from_cfg(cfg, opened), cfg.CELLSEG.INTENSITY_RULE
+    predictor = WholeImagePredictor.from_cfg(cfg, opened)
+    rule = predictor.pixel_rule
     ranked = best_first(
         [Ranked(image, expect(predictor, image.read(rule))) for image in track(images, len(images), "ranking")]
     )

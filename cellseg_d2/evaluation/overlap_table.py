@@ -93,6 +93,11 @@ class Cells:
             raise ValueError(f"there are {count} cells, but other numbers of classes, scores or crowds")
         return cells
 
+    @classmethod
+    def of(cls, cells: CellInstances) -> Cells:
+        """Predicted cells, with the scores that results state."""
+        return cls.from_runs(cells.runs(), cells.classes, cells.stated_scores)
+
     def instances(self) -> CellInstances:
         """The same cells with cropped masks, for drawing.
 

@@ -51,17 +51,17 @@ def expect(predictor: WholeImagePredictor, image: NDArray[np.uint8]) -> Expectat
 
     Args:
         predictor: the model, with its thresholds.
-        image: (H, W, 3) uint8 RGB.
+        image: (H, W, 3) uint8 RGB, or (H, W, C) of the model's channels.
     """
     usual = predictor.selection()
     everything = predictor.predict(image)
-    seen = as_cells(usual.of(everything))
+    seen = Cells.of(usual.of(everything))
     lower, higher = halfway(usual, 0.0), halfway(usual, 1.0)
-    low, high = as_cells(lower.of(everything)), as_cells(higher.of(everything))
+    low, high = Cells.of(lower.of(everything)), Cells.of(higher.of(everything))
     differing, doubted = [], low.scores < np.array(list(higher.least.values()))[low.classes]
     for view in VIEWS:
         turned = np.ascontiguousarray(view.image(image))
-        other = as_cells(usual.of(cells_back(predictor.predict(turned), view, everything.image_size)))
+        other = Cells.of(usual.of(cells_back(predictor.predict(turned), view, everything.image_size)))
         missed, spurious = unmatched(seen, other, -np.inf)
         differing.append((len(missed) + len(spurious)) / 2)
         doubted |= np.isin(np.arange(len(low)), unmatched(low, other, -np.inf)[0])
@@ -89,8 +89,3 @@ def cells_back(cells: CellInstances, view: View, size: tuple[int, int]) -> CellI
         for mask in cells.masks
     ]
     return replace(cells, image_size=size, boxes=stated, masks=masks, origins=boxes[:, :2])
-
-
-def as_cells(cells: CellInstances) -> Cells:
-    """The same for comparison."""
-    return Cells.from_runs(cells.runs(), cells.classes, cells.stated_scores)

@@ -16,6 +16,8 @@ from cellseg_d2.evaluation.audit import Doubt
 from cellseg_d2.evaluation.contradictions import KINDS
 from cellseg_d2.evaluation.overlap_table import Cells
 from cellseg_d2.export.audit_files import row_of
+from cellseg_d2.export.contrast import stretched
+from cellseg_d2.images.resize import resized
 from cellseg_d2.report.gallery import outline_path
 from cellseg_d2.report.page import picture_uri, write_page
 
@@ -107,7 +109,7 @@ def draw_places(doubts: Sequence[Doubt], class_names: Sequence[str]) -> list[Pla
         by_name[doubt.audited.image.name].append(doubt)
     drawn: dict[int, Place] = {}
     for members in by_name.values():
-        pixels = members[0].audited.image.read()
+        pixels = stretched(members[0].audited.image.read())
         drawn |= {doubt.rank: _draw(doubt, pixels, class_names) for doubt in members}
     return [drawn[doubt.rank] for doubt in doubts]
 
@@ -116,9 +118,8 @@ def _draw(doubt: Doubt, pixels: NDArray[np.uint8], class_names: Sequence[str]) -
     found, audited = doubt.found, doubt.audited
     x0, y0, x1, y1 = window = _around(doubt.box, audited.image.size)
     scale = PANEL / max(x1 - x0, y1 - y0)
-    size = max(round(scale * (x1 - x0)), 1), max(round(scale * (y1 - y0)), 1)
+    height, width = max(round(scale * (y1 - y0)), 1), max(round(scale * (x1 - x0)), 1)
     way = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    crop = np.asarray(cv2.resize(pixels[y0:y1, x0:x1], size, interpolation=way), np.uint8)
     row = row_of(doubt, class_names)
     classes = ", ".join(f"{key} {row[key]}" for key in ("labelled", "predicted") if row[key])
     # what the model is sure of, so that its panel is not full of guesses
@@ -128,9 +129,9 @@ def _draw(doubt: Doubt, pixels: NDArray[np.uint8], class_names: Sequence[str]) -
     return Place(
         title=f"{doubt.rank}. {found.kind}, {found.score:.2f}",
         where=f"{audited.image.name} at x {row['x']}, y {row['y']}: {classes}",
-        width=size[0],
-        height=size[1],
-        uri=picture_uri(crop),
+        width=width,
+        height=height,
+        uri=picture_uri(resized(pixels[y0:y1, x0:x1], (height, width), way)),
         labels=Drawn(
             _paths(audited.truth, found.cells, window, scale),
             _paths(audited.truth, [number for number in labels if number not in found.cells], window, scale),

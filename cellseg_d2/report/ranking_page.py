@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from cellseg_d2.export.contrast import stretched
+from cellseg_d2.images.channels import Rule, as_picture
 from cellseg_d2.images.listing import InputImage
 from cellseg_d2.inference.ranking import Expectation
 from cellseg_d2.report.gallery import outline_path
@@ -64,14 +66,14 @@ class Picture:
     doubted: list[str]
 
 
-def write_ranking_page(output: Path, images: Sequence[Ranked], about: str, rule: str, pictures: int) -> None:
+def write_ranking_page(output: Path, images: Sequence[Ranked], about: str, rule: Rule, pictures: int) -> None:
     """Writes the page.
 
     Args:
         output: the HTML file.
         images: best first.
         about: what was ranked by what, one sentence.
-        rule: how images that are not 8 bit are scaled.
+        rule: how the images are read; of channels the first three are shown.
         pictures: how many of the first to show.
 
     Raises:
@@ -90,8 +92,8 @@ def write_ranking_page(output: Path, images: Sequence[Ranked], about: str, rule:
     )
 
 
-def _draw(ranked: Ranked, rank: int, rule: str) -> Picture:
-    pixels, one = ranked.image.read(rule), ranked.expectation
+def _draw(ranked: Ranked, rank: int, rule: Rule) -> Picture:
+    pixels, one = as_picture(ranked.image.read(rule), rule), ranked.expectation
     height, width = pixels.shape[:2]
     scale = min(1.0, LARGEST_SIDE / max(height, width))
     drawn = one.shown.instances()
@@ -103,7 +105,7 @@ def _draw(ranked: Ranked, rank: int, rule: str) -> Picture:
         text=f"gain {one.gain:.1f}: {one.cells} cells, {one.views:.1f} by views, {one.thresholds} by thresholds",
         width=width * scale,
         height=height * scale,
-        uri=picture_uri(pixels, LARGEST_SIDE),
+        uri=picture_uri(stretched(pixels), LARGEST_SIDE),
         sure=paths[~one.doubted].tolist(),
         doubted=paths[one.doubted].tolist(),
     )

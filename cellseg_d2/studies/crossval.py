@@ -213,7 +213,7 @@ def _join(folds: Sequence[Fold], folder: Path, class_names: list[str]) -> None:
     with ResultsWriter.open(folder / RESULTS_FILE) as writer:
         for fold in folds:
             writer.append(read_json(fold.predictions / RESULTS_FILE))
-    Record(class_names).write(folder)
+    Record(class_names, channels=Record.read(folds[0].predictions).channels).write(folder)
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
