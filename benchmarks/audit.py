@@ -29,10 +29,10 @@ class Settings:
 
     Attributes:
         share: errors per labelled cell.
-        seed: of the errors.
-        training_seed: of the trainings.
-        iterations: of each training.
-        images: of the data, the first ones by name; None for all.
+        seed: what the planted errors are drawn from.
+        training_seed: SEED of each training.
+        iterations: how long each training is.
+        images: how many images are used, the first ones by name; None for all.
     """
 
     share: float = 0.05

@@ -110,7 +110,7 @@ def one_class(truth: Mapping[str, Any]) -> dict[str, Any]:
 
 def predict(predictor: WholeImagePredictor, image: InputImage) -> Prediction:
     """The cells of one image, of a model of several classes each once."""
-    pixels = image.read(predictor.cfg.CELLSEG.INTENSITY_RULE)
+    pixels = image.read(predictor.pixel_rule)
     cells = predictor.predict(pixels)
     if len(predictor.class_names) > 1:
         cells = suppress(cells, method="hard", iou=predictor.cfg.CELLSEG.INFERENCE.SUPPRESSION_IOU)

@@ -33,7 +33,7 @@ class LabelledImage:
     """An image of the work folder.
 
     Attributes:
-        name: of its file, without the suffix.
+        name: its file's name without the suffix.
         pixels: (H, W, 3) uint8 RGB.
         labels: (H, W) int32, 0 is background and each other value one cell; all 0 for a test image.
     """

@@ -74,8 +74,8 @@ class Settings:
     """What is run.
 
     Attributes:
-        minutes: of :data:`CORES` cores, for each training.
-        steps: of each training instead; None leaves it to the minutes.
+        minutes: how long each training may use :data:`CORES` cores.
+        steps: how many steps each training has instead; None for as many as the minutes allow.
         images: the most validation and the most test images; None for all.
     """
 
