@@ -16,6 +16,7 @@ from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from torch import nn
 
 from cellseg_d2.errors import CellSegError
+from cellseg_d2.modeling import lite_training
 
 # Name -> (number of blocks up to the end of the stage, channels, stride), of efficientnet_lite_params' block list.
 _STAGES = {"res2": (3, 24, 4), "res3": (5, 40, 8), "res4": (11, 112, 16), "res5": (16, 320, 32)}
@@ -75,14 +76,19 @@ class EfficientNetLite0(Backbone):
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """(N, C, H, W) images -> by stage name, (N, C, H / stride, W / stride) features."""
-        x = self._act(self._bn0(self._conv_stem(x)))
+        x = self._stem(x)
         stage_at = {blocks: name for name, (blocks, _, _) in _STAGES.items()}
         outputs = {}
         for number, block in enumerate(self._blocks, start=1):
-            x = block(x)
+            x = lite_training.block(block, x) if self.training else block(x)
             if stage_at.get(number) in self._out_features:
                 outputs[stage_at[number]] = x
         return outputs
+
+    def _stem(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            return lite_training.stem(self._conv_stem, self._bn0, lite_training.in_channel_order(x))
+        return self._act(self._bn0(self._conv_stem(x)))
 
 
 @BACKBONE_REGISTRY.register()
