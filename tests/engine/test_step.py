@@ -3,16 +3,13 @@
 import itertools
 
 import pytest
-from detectron2.modeling.poolers import ROIPooler
+from detectron2.engine import DefaultTrainer
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventStorage
-from torch.nn import functional as F
 
+from benchmarks.train_profile import long_ways
 from cellseg_d2.engine.run_config import build_cfg
 from cellseg_d2.engine.trainer import CellTrainer
-from cellseg_d2.modeling import efficientnet_lite, lite_training
-from cellseg_d2.modeling.mask_head import CellMaskHead
-from cellseg_d2.modeling.pooler import CellPooler
 from cellseg_d2.weights.checkpoint import CellCheckpointer
 
 STEPS = 3
@@ -36,12 +33,12 @@ def cfg(nuclei):
     return build_cfg("finetune_nuclei", [text for pair in keys.items() for text in pair])
 
 
-def _losses(cfg):
+def _losses(cfg, trainer):
     """The losses of a few steps from the published weights, and the sum of the weights' squares after them."""
     seed_all_rng(0)
     model = CellTrainer.build_model(cfg)
     CellCheckpointer(model, cfg, strict=False).load(cfg.MODEL.WEIGHTS)
-    optimizer = CellTrainer.build_optimizer(cfg, model)
+    optimizer = trainer.build_optimizer(cfg, model)
     for group in optimizer.param_groups:
         group["lr"] = 0.005
     found = []
@@ -55,18 +52,10 @@ def _losses(cfg):
     return found, sum(float(weight.detach().double().square().sum()) for weight in model.parameters())
 
 
-def _use_long_ways(monkeypatch):
-    """The ways of the backbone's package, of Detectron2 and of torchvision."""
-    monkeypatch.setattr(efficientnet_lite.lite_training, "stem", lambda conv, norm, x: F.relu6(norm(conv(x))))
-    monkeypatch.setattr(lite_training, "block", lambda module, x: module(x))
-    monkeypatch.setattr(CellPooler, "forward", ROIPooler.forward)
-    monkeypatch.setattr(CellMaskHead, "own_class_layers", lambda head, x, instances: head.layers(x))
-
-
-def test_losses_of_several_steps_are_those_of_the_long_ways(cfg, monkeypatch):
-    found, weights = _losses(cfg)
-    _use_long_ways(monkeypatch)
-    expected, expected_weights = _losses(cfg)
+def test_losses_of_several_steps_are_those_of_the_long_ways(cfg):
+    found, weights = _losses(cfg, CellTrainer)
+    with long_ways():
+        expected, expected_weights = _losses(cfg, DefaultTrainer)
     assert len(found) == STEPS
     assert found[0] != found[-1]
     for step, wanted in zip(found, expected):
