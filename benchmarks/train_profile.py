@@ -32,6 +32,7 @@ from cellseg_d2.engine.hooks import ProgressBar
 from cellseg_d2.engine.run_config import build_cfg
 from cellseg_d2.engine.trainer import CellTrainer
 from cellseg_d2.modeling import lite_training
+from cellseg_d2.modeling.group_norm import CellGroupNorm
 from cellseg_d2.modeling.mask_head import CellMaskHead
 from cellseg_d2.modeling.pooler import CellPooler
 
@@ -151,6 +152,7 @@ def long_ways() -> Iterator[None]:
         (lite_training, "block"): lambda module, x: module(x),
         (lite_training, "in_channel_order"): lambda x: x,
         (CellPooler, "forward"): ROIPooler.forward,
+        (CellGroupNorm, "forward"): nn.GroupNorm.forward,
         (CellMaskHead, "own_class_layers"): lambda head, x, instances: head.layers(x),
     }
     with ExitStack() as stack:

@@ -17,6 +17,7 @@ from torch import nn
 
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.modeling import lite_training
+from cellseg_d2.modeling.group_norm import use_fast_group_norm
 
 # Name -> (number of blocks up to the end of the stage, channels, stride), of efficientnet_lite_params' block list.
 _STAGES = {"res2": (3, 24, 4), "res3": (5, 40, 8), "res4": (11, 112, 16), "res5": (16, 320, 32)}
@@ -95,7 +96,7 @@ class EfficientNetLite0(Backbone):
 def build_efficientnet_lite0_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     """EfficientNet-Lite0 with Detectron2's FPN on top, p2 to p6."""
     options = cfg.MODEL.EFFICIENTNET_LITE
-    return FPN(
+    backbone = FPN(
         bottom_up=EfficientNetLite0(
             cfg.MODEL.FPN.IN_FEATURES, options.NORM, cfg.MODEL.BACKBONE.FREEZE_AT, input_shape.channels
         ),
@@ -105,3 +106,5 @@ def build_efficientnet_lite0_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) 
         top_block=LastLevelMaxPool(),
         fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
     )
+    use_fast_group_norm(backbone)
+    return backbone

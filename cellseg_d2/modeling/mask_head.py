@@ -13,6 +13,7 @@ from detectron2.structures import Instances
 from torch import Tensor
 from torch.nn import functional as F
 
+from cellseg_d2.modeling.group_norm import use_fast_group_norm
 from cellseg_d2.modeling.lite_training import in_channel_order
 from cellseg_d2.modeling.losses import checked_class_weights, loss_weight, mask_losses, with_dice
 from cellseg_d2.modeling.shape_classifier import ShapeClassifier
@@ -41,6 +42,7 @@ class CellMaskHead(MaskRCNNConvUpsampleHead):
         super().__init__(input_shape, **kwargs)
         self.dice = dice
         self.shape_classifier = shape_classifier
+        use_fast_group_norm(self)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
