@@ -53,3 +53,11 @@ def test_norms_without_factors_stay():
     holder = nn.Sequential(nn.GroupNorm(4, 12, affine=False))
     use_fast_group_norm(holder)
     assert type(holder[0]) is nn.GroupNorm
+
+
+def test_parameters_keep_their_names_and_their_order():
+    holder = nn.Sequential(nn.Conv2d(3, 12, 1), nn.GroupNorm(4, 12), nn.Conv2d(12, 3, 1))
+    before = dict(holder.named_parameters())
+    use_fast_group_norm(holder)
+    assert list(holder.state_dict()) == list(before)
+    assert all(parameter is before[name] for name, parameter in holder.named_parameters())
