@@ -1,6 +1,7 @@
 """Multiplexed images from conversion to tables, with a real training: a channel that carries the class is learnt."""
 
 import csv
+import shutil
 
 import cv2
 import numpy as np
@@ -9,9 +10,10 @@ import tifffile
 from detectron2.utils.env import seed_all_rng
 from drawing import read_folder
 from multiplexed import NAMES, write_multiplexed
+from pages import Page, read_picture
 
 import cellseg_d2
-from cellseg_d2.commands import convert, export, predict, rank, visualize
+from cellseg_d2.commands import audit, convert, export, predict, rank, visualize
 from cellseg_d2.commands import report as report_command
 from cellseg_d2.engine.run_config import build_cfg, prediction_cfg
 from cellseg_d2.engine.trainer import CellTrainer
@@ -92,6 +94,85 @@ def test_images_are_ranked_by_the_models_channels(four, root):
     with (root / "ranked" / "ranking.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 2
     assert (root / "ranked" / "ranking.html").read_text().count("data:image") == 2
+
+
+@pytest.fixture(scope="module")
+def planted(root):
+    """A dataset with two errors: a cell of ``image3`` has no label, one of ``image5`` the other class."""
+    shutil.copytree(root / "input", root / "planted")
+    dropped, swapped = (root / "planted" / "train" / name for name in ("image3", "image5"))
+    first, second = (tifffile.imread(swapped / f"class{number}.tif") for number in (1, 2))
+    cell = first == first.max()
+    tifffile.imwrite(swapped / "class1.tif", np.where(cell, 0, first))
+    tifffile.imwrite(swapped / "class2.tif", np.where(cell, first, second))
+    labels = tifffile.imread(dropped / "class2.tif")
+    tifffile.imwrite(dropped / "class2.tif", np.where(labels == labels.max(), 0, labels))
+    options = ["--channels", *NAMES, "--workers", "1", "--tile-size", "48", "--keep-empty"]
+    convert.main(["--input", str(root / "planted"), "--output", str(root / "datasets" / "planted"), *options])
+    return root / "datasets" / "planted"
+
+
+PLANTED = [("missing", "image3", "", "class2"), ("wrong class", "image5", "class2", "class1")]
+
+
+def doubts_of(output):
+    doubts = read_json(output / "audit.json")["doubts"]
+    return sorted((doubt["kind"], doubt["image"], doubt["labelled"], doubt["predicted"]) for doubt in doubts)
+
+
+def pictures(output):
+    """Those that the page of an audit shows, (H, W, 3) RGB."""
+    return [read_picture(address) for address in Page(output / "audit.html").values("image", "href")]
+
+
+def is_grey(picture):
+    return bool((picture == picture[..., :1]).all())
+
+
+def test_labels_are_audited_by_the_models_channels(four, root, planted, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(planted.parent))
+    common = ["--dataset", "planted", "--weights", str(four), "--output"]
+    audit.main([*common, str(root / "audited")])
+    assert doubts_of(root / "audited") == PLANTED
+    names = sorted(path.name for path in (root / "audited" / "geojson").iterdir())
+    assert names == ["image3.geojson", "image5.geojson"]
+    assert [is_grey(picture) for picture in pictures(root / "audited")] == [False, False]
+    audit.main([*common, str(root / "grey"), "CELLSEG.SHOWN_CHANNELS", "['Ki67']"])
+    assert doubts_of(root / "grey") == PLANTED
+    assert [is_grey(picture) for picture in pictures(root / "grey")] == [True, True]
+
+
+def test_labels_are_audited_by_results(four, root, planted, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(planted.parent))
+    (root / "all").mkdir()
+    for folder in (root / "planted" / "train").iterdir():
+        (root / "all" / f"{folder.name}.tif").symlink_to(folder / "image.tif")
+    found = predicted(four, root / "all", root / "all_found", "--formats", "coco", "--show-channels", "CD8")
+    common = ["--dataset", "planted", "--predictions", str(found / "test-results.json"), "--output"]
+    audit.main([*common, str(root / "audited_results")])
+    assert doubts_of(root / "audited_results") == PLANTED
+    assert [is_grey(picture) for picture in pictures(root / "audited_results")] == [True, True]
+
+
+def test_a_model_of_other_channels_than_the_dataset_is_refused(four, root, planted, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(planted.parent))
+    common = ["--output", str(root / "refused"), "--dataset"]
+    message = r"takes 4 channels \(DAPI, CD3, CD8, Ki67\), the images of the dataset have 3 channels \(DAPI, CD3, CD8\)"
+    with pytest.raises(CellSegError, match=message):
+        audit.main([*common, "marked3", "--weights", str(four)])
+    message = r"nuclei: takes 3 channels \(RGB\), the images of the dataset have 4 channels .* with CELLSEG\.CHANNELS$"
+    with pytest.raises(CellSegError, match=message):
+        audit.main([*common, "planted", "--weights", "nuclei"])
+    with pytest.raises(CellSegError, match=r"takes 3 channels \(1, 2, 3\), the images of the dataset have 4 channels"):
+        audit.main([*common, "planted", "--weights", "nuclei", "CELLSEG.CHANNELS", "['1', '2', '3']"])
+    assert not (root / "refused").exists()
+
+
+def test_a_model_of_rgb_audits_the_channel_that_it_is_given(root, planted, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(planted.parent))
+    common = ["--dataset", "planted", "--weights", "nuclei", "--output", str(root / "nuclei")]
+    audit.main([*common, "--min-score", "0.2", "CELLSEG.CHANNELS", "['DAPI']"])
+    assert ("missing", "image3", "", "nucleus") in doubts_of(root / "nuclei")
 
 
 def test_a_channel_that_carries_the_class_lifts_its_f1(root, four):
