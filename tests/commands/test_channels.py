@@ -9,7 +9,7 @@ import pytest
 import tifffile
 from detectron2.utils.env import seed_all_rng
 from drawing import read_folder
-from multiplexed import NAMES, write_multiplexed
+from multiplexed import CHANNEL_OPTIONS, NAMES, write_multiplexed
 from pages import Page, read_picture
 
 import cellseg_d2
@@ -212,6 +212,23 @@ def test_prediction_finds_its_channels_by_name_and_everything_follows(root, four
     assert len(rows) == len(cells) == 4
     drawn = cv2.imread(str(other / "overlays" / "image.png"))[..., ::-1]
     assert np.array_equal(drawn[: len(shown)], draw_overlay(stretched(shown), cells))  # the legend is below
+
+
+def test_a_range_per_channel_is_that_of_the_model(root, four, tmp_path):
+    """An image whose channels are of other strengths, by which the ranges make them what they were."""
+    image = root / "input" / "train" / "image0" / "image.tif"
+    factors = np.array([1, 257, 20, 4], np.uint16)[:, None, None]
+    tifffile.imwrite(tmp_path / "image.tif", tifffile.imread(image) * factors, **CHANNEL_OPTIONS)
+    rule = ("CELLSEG.INTENSITY_RULE", "range:0,255/0,65535/0,5100/0,1020")
+    found = predicted(four, tmp_path / "image.tif", tmp_path / "found", "--formats", "coco", "csv", *rule)
+    plain = predicted(four, image, tmp_path / "plain", "--formats", "coco", "csv")
+    assert read_json(found / "test-results.json") == read_json(plain / "test-results.json")
+    assert (found / "csv" / "image.csv").read_bytes() == (plain / "csv" / "image.csv").read_bytes()
+    again = ["--results", str(found), "--input", str(tmp_path / "image.tif"), "--output", str(tmp_path / "again")]
+    export.main([*again, "--formats", "csv"])
+    assert (tmp_path / "again" / "csv" / "image.csv").read_bytes() == (found / "csv" / "image.csv").read_bytes()
+    with pytest.raises(CellSegError, match="has 2 ranges, one per channel, but the images have 4 channels"):
+        predicted(four, image, tmp_path / "other", "CELLSEG.INTENSITY_RULE", "range:0,1/0,2")
 
 
 def test_files_made_later_are_the_same(root, four, source):
