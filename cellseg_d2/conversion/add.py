@@ -102,15 +102,20 @@ def _options(old: Existing, changes: Mapping[str, Any]) -> ConvertOptions:
     """
     for field in fields(ConvertOptions):
         before, given = getattr(old.options, field.name), changes.get(field.name)
-        if field.name == "channels" and given is not None:
-            before, given = " ".join(before), " ".join(given)
+        given = tuple(given) if isinstance(given, list) else given
         if given not in (None, before) and field.name not in ("class_names", "max_pixels"):
             option = f"--{field.name.replace('_', '-')}"
-            how = "without" if before == "" else f"with {before!r}"
+            how = "without" if before in ("", ()) else f"with {_told(before)!r}"
             raise CellSegError(
-                f"{option} {given}: {old.folder} was converted {how}; leave {option} out, or convert all images anew"
+                f"{option} {_told(given)}: {old.folder} was converted {how}; leave {option} out, or convert all images "
+                "anew"
             )
     return replace(old.options, max_pixels=changes.get("max_pixels") or old.options.max_pixels)
+
+
+def _told(value: Any) -> Any:
+    """An option's value as people type it, where it has several parts."""
+    return " ".join(value) if isinstance(value, tuple) else value
 
 
 def _as_in_dataset(given: ConversionInput, old: Existing, named: Sequence[str]) -> ConversionInput:
