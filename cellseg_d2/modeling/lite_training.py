@@ -25,9 +25,8 @@ def block(module: nn.Module, x: Tensor) -> Tensor:
         inside = F.relu6(_normalised(module._expand_conv, module._bn0, inside), inplace=True)
     inside = F.relu6(_normalised(module._depthwise_conv, module._bn1, inside), inplace=True)
     inside = _normalised(module._project_conv, module._bn2, inside)
-    return (
-        inside + x if module.id_skip and module._depthwise_conv.stride[0] == 1 and inside.shape == x.shape else inside
-    )
+    is_shortcut = module.id_skip and module._depthwise_conv.stride[0] == 1 and inside.shape == x.shape
+    return inside + x if is_shortcut else inside
 
 
 def _normalised(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:

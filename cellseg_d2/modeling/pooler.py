@@ -81,15 +81,16 @@ class _Sums(NamedTuple):
 
 
 def _sums(boxes: _Boxes, size: tuple[int, int]) -> Iterator[_Sums]:
-    """RoIAlign of each bin of each box, in groups with as many sampling points along a bin's longer side."""
+    """RoIAlign of each bin of each box, in groups with as many sampling points along the longer side of a bin."""
     bins = size[0] * size[1]
     steps = ((boxes.high - boxes.low) / torch.tensor([size[1], size[0]])).ceil().clamp(min=0)
-    most = steps.amax(dim=1).clamp(min=1).long()
-    for points in most.unique().tolist():
-        which = (most == points).nonzero()[:, 0]
-        group = boxes.of(which)
-        columns, across = _along(group, 0, steps[which, 0], size[1], points)
-        rows, down = _along(group, 1, steps[which, 1], size[0], points)
+    # boxes that are as long in the same direction: thin ones would take much memory among those across
+    kinds = 2 * steps.amax(dim=1).long() + (steps[:, 0] > steps[:, 1])
+    for kind in kinds.unique().tolist():
+        which = (kinds == kind).nonzero()[:, 0]
+        group, (most_x, most_y) = boxes.of(which), steps[which].amax(dim=0).clamp(min=1).int().tolist()
+        columns, across = _along(group, 0, steps[which, 0], size[1], most_x)
+        rows, down = _along(group, 1, steps[which, 1], size[0], most_y)
         starts = group.start[:, None, None] + rows * group.extent[:, 0, None, None]
         pixels = starts[:, :, None, :, None] + columns[:, None, :, None, :]
         weights = down[:, :, None, :, None] * across[:, None, :, None, :]
