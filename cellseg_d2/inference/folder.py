@@ -275,7 +275,7 @@ def _share(
     looked_at = {}
     for number in range(comm.get_rank(), len(images), processes):
         try:
-            tiles = len(predictor.grid(image_header(images[number].path)))  # no pixel is decoded for that
+            tiles = _tile_count(predictor, images[number])
         except (CellSegError, OSError):
             if not output.skip_errors:
                 raise
@@ -286,6 +286,13 @@ def _share(
     single = [image for image, is_large in zip(images, large) if not is_large]
     mine = [single[number] for number in InferenceSampler(len(single))] if single else []
     return [image for image, is_large in zip(images, large) if is_large], mine
+
+
+def _tile_count(predictor: WholeImagePredictor, image: InputImage) -> int:
+    """The tiles of an image that are predicted; no pixel is decoded for that."""
+    header = image_header(image.path)
+    region = read_region(image.region, header.size) if image.region else None
+    return len(predictor.tiles(header, region))
 
 
 def _write(predictor: WholeImagePredictor, opened: Opened[CellInstances], image: InputImage, output: Output) -> None:
