@@ -14,11 +14,15 @@ class Stages:
 
     A stage inside another one counts for itself alone.
 
+    Args:
+        clock: what tells the seconds of the thread that asks.
+
     Attributes:
         seconds: by the name of the stage.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.thread_time) -> None:
+        self._clock = clock
         self.seconds: dict[str, float] = {}
         self._lock = threading.Lock()
         self._of_thread = threading.local()
@@ -42,7 +46,7 @@ class Stages:
 
     def _change_to(self, stage: str | None) -> None:
         """Begins a stage of this thread, or ends the latest one."""
-        now = time.thread_time()
+        now = self._clock()
         running: list[str] = self._of_thread.__dict__.setdefault("running", [])
         if running:
             with self._lock:

@@ -29,7 +29,6 @@ from cellseg_d2.export.formats import (
     DEFAULT_FORMATS,
     DETECTION,
     ImageCells,
-    pixels_for,
     write_image,
 )
 from cellseg_d2.export.record import RESULTS_FILE, SKIPPED_FILE, Record
@@ -300,9 +299,8 @@ def _write(predictor: WholeImagePredictor, opened: Opened[CellInstances], image:
     sure = predictor.confident(opened.found, output.min_score, output.min_score_of_class)
     predictor.warn_of_scale(opened.pixels, image.path)
     names, pixel_size = predictor.class_names, predictor.pixel_size_of(opened.pixels)
-    pixels = pixels_for(output.formats, opened.pixels, image.path)
     shown = ImageCells(
-        *(output.folder, image.name, sure, names, pixels, pixel_size, image.file_name),
+        *(output.folder, image.name, sure, names, opened.pixels, pixel_size, image.file_name),
         *(image.path, output.object_type, predictor.channels),
     )
     write_image(shown, output.formats)
