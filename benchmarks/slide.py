@@ -83,8 +83,8 @@ def report(settings: Settings) -> str:
     besides = value["all"] - value["stages"].get("model", 0.0)
     text = (
         f"A drawn slide of {settings.side:,} x {settings.side:,} px, a tiled JPEG TIFF of {number(megabytes)} MB with "
-        f"{len(drawn):,} cells, one per {DENSITY:,} px of tissue, and glass around it. It is predicted as `predict` does, "
-        f"with a model that only looks for dark pixels, and written as {', '.join(settings.formats)}. MB is the "
+        f"{len(drawn):,} cells, one per {DENSITY:,} px of tissue, and glass around it. It is predicted as `predict` "
+        f"does, with a model that only looks for dark pixels, and written as {', '.join(settings.formats)}. MB is the "
         "resident peak of the process, all included. Seconds per gigapixel are the processor's, those from start to "
         "end a clock's."
     )
