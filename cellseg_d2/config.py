@@ -22,7 +22,7 @@ def add_cellseg_config(cfg: CfgNode) -> None:
     # Name of a converted dataset: trains on NAME_train and validates on NAME_val. Not used where DATASETS.TRAIN is set.
     cfg.CELLSEG.DATASET = ""
     # How long to train where SOLVER.MAX_ITER is 0: "epochs", EPOCHS of the tiles, or "data", as many iterations as the
-    # tiles and cells ask for, with a warm-up, a cosine to zero and evaluations that suit them.
+    # tiles and cells ask for, with a warm-up, a cosine to zero and evaluations that suit them and may end it earlier.
     cfg.CELLSEG.SCHEDULE = "epochs"
     # Epochs to train with the schedule of that name.
     cfg.CELLSEG.EPOCHS = 200
@@ -33,7 +33,8 @@ def add_cellseg_config(cfg: CfgNode) -> None:
     # Refuse MODEL.WEIGHTS that are known to need another INPUT.FORMAT, other pixel statistics or another stride than
     # the config says. Switch it off to use other statistics deliberately.
     cfg.CELLSEG.CHECK_WEIGHTS_ORIGIN = True
-    # Evaluations without a better CELLSEG.BEST_METRIC after which training ends; 0 trains on.
+    # Evaluations without a better CELLSEG.BEST_METRIC after which training ends; 0 trains on, or stands for 2 where
+    # the schedule follows the data.
     cfg.CELLSEG.EARLY_STOPPING = 0
     # Log the losses on the validation tiles, without augmentation, whenever these are evaluated.
     cfg.CELLSEG.VALIDATION_LOSS = True

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from cellseg_d2.cells.selection import Selection
 from cellseg_d2.cells.tiling import Window
 from cellseg_d2.evaluation.audit import Doubt
 from cellseg_d2.evaluation.contradictions import KINDS
@@ -123,7 +124,7 @@ def _draw(doubt: Doubt, pixels: NDArray[np.uint8], class_names: Sequence[str]) -
     row = row_of(doubt, class_names)
     classes = ", ".join(f"{key} {row[key]}" for key in ("labelled", "predicted") if row[key])
     # what the model is sure of, so that its panel is not full of guesses
-    sure = audited.predictions.visible(min(0.5, found.score))
+    sure = audited.predictions.selected(Selection(class_names, min(0.5, found.score)))
     rest = sure.pick(np.flatnonzero(~np.isin(sure.runs.boxes, doubt.proposal.runs.boxes).all(axis=1)))
     labels = _inside(audited.truth, window)
     return Place(

@@ -11,12 +11,14 @@ from drawing import read_folder
 from multiplexed import NAMES, write_multiplexed
 
 import cellseg_d2
+from cellseg_d2.cells.selection import Selection
 from cellseg_d2.commands import convert, export, predict, rank, visualize
 from cellseg_d2.commands import report as report_command
 from cellseg_d2.engine.run_config import build_cfg, prediction_cfg
 from cellseg_d2.engine.trainer import CellTrainer
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.evaluation.cell_metrics import F1_NAMES
+from cellseg_d2.evaluation.coco_cells import class_names
 from cellseg_d2.evaluation.judgement import judge_results
 from cellseg_d2.evaluation.report_tables import summary_rows
 from cellseg_d2.export.contrast import stretched
@@ -81,7 +83,7 @@ def class_f1(root, weights, count):
     names = {image["id"]: ids[image["file_name"]] for image in read_json(found / "image_ids.json")}
     for result in read_json(found / "test-results.json"):
         results.append({**result, "image_id": names[result["image_id"]]})
-    judged = judge_results(truth, results, max_detections=50, score_threshold=0.5)
+    judged = judge_results(truth, results, max_detections=50, selection=Selection(class_names(truth)))
     summary = dict(summary_rows(judged.cells))
     return float(summary[F1_NAMES[0]]), float(summary["detection_F1"])
 
