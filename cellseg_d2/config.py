@@ -64,8 +64,9 @@ def add_cellseg_config(cfg: CfgNode) -> None:
     # see. Needs MODEL.ROI_HEADS.NAME CellROIHeads, MODEL.ROI_MASK_HEAD.NAME CellMaskHead, and masks and boxes that all
     # classes share: MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK and MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG.
     cfg.CELLSEG.SHAPE_CLASSIFIER = False
-    # How images that are not 8 bit are scaled, see cellseg_d2.images.tiff.IntensityRule and its default INTENSITY_RULE.
-    # Taken from the training dataset.
+    # How images that are not 8 bit are scaled, see cellseg_d2.images.intensity.IntensityRule; the default is that of
+    # cellseg_d2.images.tiff. With CHANNELS there may be a range per channel, range:0,4000/0,800. Taken from the
+    # training dataset.
     cfg.CELLSEG.INTENSITY_RULE = "percentile:0.1,99.9"
     # Microns a pixel of the training images, 0 where they do not say. Taken from the training dataset.
     cfg.CELLSEG.PIXEL_SIZE_UM = 0.0

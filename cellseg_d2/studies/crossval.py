@@ -216,7 +216,8 @@ def _join(folds: Sequence[Fold], folder: Path, class_names: list[str]) -> None:
     with ResultsWriter.open(folder / RESULTS_FILE) as writer:
         for fold in folds:
             writer.append(read_json(fold.predictions / RESULTS_FILE))
-    Record(class_names, channels=Record.read(folds[0].predictions).channels).write(folder)
+    read = Record.read(folds[0].predictions)
+    Record(class_names, intensity_rule=read.intensity_rule, channels=read.channels).write(folder)
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
