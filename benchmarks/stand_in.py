@@ -25,7 +25,7 @@ SMALL_MASK = 28
 """The side of the masks of :class:`DarkCells`, that of most models."""
 
 DARK, LEAST_AREA = 150, 30
-"""Intensity below which it takes a pixel for a cell's, and the pixels that a cell has at least."""
+"""Intensity below which :class:`DarkCells` takes a pixel for a cell's, and the pixels that a cell has at least."""
 
 
 @META_ARCH_REGISTRY.register()
@@ -82,7 +82,7 @@ class GroundTruthRCNN(nn.Module):
 
 @META_ARCH_REGISTRY.register()
 class DarkCells(nn.Module):
-    """Finds what is darker than half in the first channel, each connected part a cell, at next to no cost.
+    """Finds what is darker than :data:`DARK` in the first channel, each connected part a cell, at next to no cost.
 
     Like Mask R-CNN it gives boxes and small square masks.
     """
