@@ -95,7 +95,7 @@ def report(settings: Settings) -> str:
     columns = ["peak MB", "s / gigapixel but for the model", "s from start to end", "found", "lost", "doubled"]
     stages = {
         **value["stages"],
-        "decoding (zarr's threads), and the rest": value["all"] - sum(value["stages"].values()),
+        "other threads, and the rest": value["all"] - sum(value["stages"].values()),
     }
     rows = [
         [name, number(seconds / gigapixels), f"{100 * seconds / value['all']:.1f}"]
