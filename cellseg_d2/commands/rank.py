@@ -62,5 +62,5 @@ def run(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     about = f"{counted(len(ranked), 'image')}, ordered by what {Path(args.weights).name} is unsure of."
     write_ranking_page(args.output / "ranking.html", ranked, about, rule, args.pictures)
     first = ranked[0]
-    print(f"{counted(len(ranked), 'image')}; label {first.image.file_name} first (gain {first.expectation.gain:.1f})")
+    print(f"{counted(len(ranked), 'image')}; label {first.image.file_name} first (gain {first.expectation.gain:.2f})")
     print(f"ranking: {args.output / 'ranking.html'}")

@@ -19,6 +19,9 @@ from cellseg_d2.inference.views import View
 VIEWS = (View(flip=True), View(quarter_turns=1))
 """What the image as it is gets compared with."""
 
+FEW_CELLS = 5
+"""An image with fewer cells counts as one of so many: what is said of one or two cells is chance."""
+
 
 @dataclass(frozen=True)
 class Expectation:
@@ -42,8 +45,11 @@ class Expectation:
 
     @property
     def gain(self) -> float:
-        """The cells that the model is unsure of: the mean of those by views and by thresholds."""
-        return (self.views + self.thresholds) / 2
+        """The cells that the model is unsure of, the mean of those by views and by thresholds, per cell that it sees.
+
+        By their number alone, images with the most cells would come first, which are of few kinds (docs/evaluation.md).
+        """
+        return (self.views + self.thresholds) / 2 / max(self.cells, FEW_CELLS)
 
 
 def expect(predictor: WholeImagePredictor, image: NDArray[np.uint8]) -> Expectation:

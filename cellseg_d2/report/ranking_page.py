@@ -102,7 +102,7 @@ def _draw(ranked: Ranked, rank: int, rule: Rule) -> Picture:
     )
     return Picture(
         title=f"{rank}. {ranked.image.file_name}",
-        text=f"gain {one.gain:.1f}: {one.cells} cells, {one.views:.1f} by views, {one.thresholds} by thresholds",
+        text=f"gain {one.gain:.2f}: {one.cells} cells, {one.views:.1f} by views, {one.thresholds} by thresholds",
         width=width * scale,
         height=height * scale,
         uri=picture_uri(stretched(pixels), LARGEST_SIDE),

@@ -1,5 +1,7 @@
 """What a model is unsure of: cells come back from turned views exactly, and the numbers are those of the parts."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from drawing import discs
@@ -10,7 +12,7 @@ from cellseg_d2.cells.selection import Selection
 from cellseg_d2.images.formats import read_whole
 from cellseg_d2.images.tiff import INTENSITY_RULE
 from cellseg_d2.inference.predictor import WholeImagePredictor
-from cellseg_d2.inference.ranking import VIEWS, cells_back, expect, halfway
+from cellseg_d2.inference.ranking import FEW_CELLS, VIEWS, cells_back, expect, halfway
 from cellseg_d2.inference.views import views_of
 
 ALL_VIEWS = views_of(flips=True, quarter_turns=True, scales=[1.0])
@@ -52,6 +54,8 @@ def test_the_numbers_are_of_the_cells_that_people_see_and_that_thresholds_and_vi
     image = read_whole(sample_root / "test_release" / "3934a094e853.tif", INTENSITY_RULE)[:160, :160]
     found = expect(predictor, image)
     assert found.cells == len(predictor.confident(predictor.predict(image)))
-    assert found.gain == (found.views + found.thresholds) / 2 > 0
+    assert found.cells > FEW_CELLS
+    assert found.gain == (found.views + found.thresholds) / 2 / found.cells > 0
+    assert replace(found, cells=1).gain == (found.views + found.thresholds) / 2 / FEW_CELLS
     assert len(found.shown) == len(found.doubted) >= found.cells
     assert found.thresholds <= np.count_nonzero(found.doubted) < len(found.shown)
