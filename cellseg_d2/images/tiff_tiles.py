@@ -1,6 +1,6 @@
 """The tiles of a TIFF as an array that is sliced: of those that a window needs each is decoded once, in this thread.
 
-tifffile's Zarr view does this for every layout, but takes three times as long for a tile of 256 x 256 pixels.
+tifffile's Zarr view does this for every layout, but takes longer for a tile than its decoder does.
 """
 
 from __future__ import annotations
