@@ -57,6 +57,11 @@ def build_parser() -> argparse.ArgumentParser:
     part.add_argument("--detections", nargs="+", type=positive, metavar="N", help="of --profile; default: 50 and 400")
     part.add_argument("--backends", nargs="+", choices=("torch", "openvino"), help="of --profile; default: both")
     add_common(part, run_predict)
+    part = parts.add_parser(
+        "slide", help="a whole slide with a model at no cost: memory, and time of all but the model"
+    )
+    part.add_argument("--side", type=positive, default=40_000, metavar="PX", help="the slide's side; default: 40000")
+    add_common(part, run_slide)
     part = parts.add_parser("card", help="what a model card says of weights: AP, F1, PQ, AJI, accuracy, pictures")
     part.add_argument(
         "--data",
@@ -204,6 +209,12 @@ def profile(args: argparse.Namespace) -> str:
     settings = replace(settings, models=tuple(models), backends=tuple(backends), cpu_time=args.cpu_time)
     settings = replace(settings, counts=tuple(args.detections or settings.counts))
     return predict_profile.report(settings)
+
+
+def run_slide(args: argparse.Namespace) -> str:
+    from benchmarks import slide
+
+    return slide.report(slide.QUICK if args.quick else slide.Settings(side=args.side))
 
 
 def run_card(args: argparse.Namespace) -> str:

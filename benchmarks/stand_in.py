@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from detectron2.config import configurable
@@ -19,6 +20,12 @@ from torch.nn import functional as F
 from benchmarks.scenes import SEED
 
 MASK_SIZE = 56
+
+SMALL_MASK = 28
+"""The side of the masks of :class:`DarkCells`, that of most models."""
+
+DARK, LEAST_AREA = 150, 30
+"""Intensity below which :class:`DarkCells` takes a pixel for a cell's, and the pixels that a cell has at least."""
 
 
 @META_ARCH_REGISTRY.register()
@@ -70,6 +77,46 @@ class GroundTruthRCNN(nn.Module):
             scores=torch.from_numpy(scores),
             pred_classes=torch.tensor(classes, dtype=torch.int64),
             pred_masks=torch.stack(masks) if masks else torch.zeros(0, 1, MASK_SIZE, MASK_SIZE),
+        )
+
+
+@META_ARCH_REGISTRY.register()
+class DarkCells(nn.Module):
+    """Finds what is darker than :data:`DARK` in the first channel, each connected part a cell, at next to no cost.
+
+    Like Mask R-CNN it gives boxes and small square masks.
+    """
+
+    @configurable
+    def __init__(self) -> None:
+        super().__init__()
+
+    @classmethod
+    def from_config(cls, cfg: Any) -> dict[str, Any]:
+        """Needs nothing of a config."""
+        return {}
+
+    def inference(self, batched_inputs: list[dict[str, Any]], do_postprocess: bool = True) -> list[Any]:
+        """As ``GeneralizedRCNN.inference``: with masks as probabilities in boxes, or pasted."""
+        found = [self._instances(sample["image"].cpu().numpy()) for sample in batched_inputs]
+        return [{"instances": _pasted(instances)} for instances in found] if do_postprocess else found
+
+    def _instances(self, image: NDArray[np.uint8]) -> Instances:
+        _, labels, stats, _ = cv2.connectedComponentsWithStats((image[0] < DARK).astype(np.uint8), connectivity=4)
+        cells = [number for number in range(1, len(stats)) if stats[number, cv2.CC_STAT_AREA] >= LEAST_AREA]
+        masks = np.zeros((len(cells), 1, SMALL_MASK, SMALL_MASK), np.float32)
+        for place, number in enumerate(cells):
+            x, y, width, height = stats[number, :4].tolist()
+            mask = (labels[y : y + height, x : x + width] == number).astype(np.float32)
+            masks[place, 0] = cv2.resize(mask, (SMALL_MASK, SMALL_MASK), interpolation=cv2.INTER_LINEAR)
+        boxes = stats[cells, :4].astype(np.float32).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        return Instances(
+            labels.shape,
+            pred_boxes=Boxes(torch.from_numpy(boxes)),
+            scores=torch.linspace(0.9, 0.8, len(cells)),
+            pred_classes=torch.zeros(len(cells), dtype=torch.int64),
+            pred_masks=torch.from_numpy(masks),
         )
 
 

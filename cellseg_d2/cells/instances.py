@@ -16,6 +16,9 @@ from cellseg_d2.cells.arrays import Bools, Ints
 from cellseg_d2.cells.rle import Rle, Runs, decode_runs
 from cellseg_d2.errors import counted, size_text
 
+RLES_AT_ONCE = 2000
+"""Cells that are encoded together: some 5 kB are needed for each."""
+
 LARGEST_SIDE = 1024
 """Pixels of a picture of cells in a notebook."""
 
@@ -136,7 +139,8 @@ class CellInstances:
 
     def rles(self) -> list[Rle]:
         """The masks as COCO RLEs in the frame of the image."""
-        return self.runs().rles()
+        parts = (self[first : first + RLES_AT_ONCE] for first in range(0, len(self), RLES_AT_ONCE))
+        return [rle for part in parts for rle in part.runs().rles()]
 
     def trimmed(self) -> CellInstances:
         """The same cells with masks cropped tight to their pixels; cells without a pixel are left out."""

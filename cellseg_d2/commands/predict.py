@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -173,6 +174,7 @@ def _report(summary: Summary, output: Output) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     options, overrides = split_overrides(argv)
     args = build_parser().parse_args(options)
+    from cellseg_d2.engine.run_folder import is_first
     from cellseg_d2.inference.folder import is_unfinished
 
     keys = {
@@ -191,14 +193,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = [text for key, value in keys.items() if value is not None for text in (key, str(value))]
     if args.config_file:
         cellseg_d2.setup()  # a config file's classes are those of its dataset; a checkpoint knows them
-    with claimed(args.output, PREDICTION, may_hold=args.overwrite or is_unfinished(args.output)):
+    may_hold = args.overwrite or is_unfinished(args.output)
+    with claimed(args.output, PREDICTION, may_hold=may_hold) if is_first(args) else nullcontext():
         run(args, [*given, *overrides])
 
 
 def run(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Reads what is given, and predicts in as many processes as asked for."""
     from cellseg_d2.engine.launch import launch
-    from cellseg_d2.engine.run_config import check_processes, prediction_cfg
+    from cellseg_d2.engine.run_config import checked_processes, prediction_cfg
+    from cellseg_d2.engine.run_folder import is_first
     from cellseg_d2.evaluation.thresholds import read_thresholds
     from cellseg_d2.images.listing import list_images
     from cellseg_d2.inference.folder import Output
@@ -207,7 +211,7 @@ def run(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     images = list_images(args.input, args.image_ids, args.output)
     images = with_regions(images, args.region) if args.region else images
     cfg, opened = prediction_cfg(args.weights, args.config_file, overrides)
-    check_processes(cfg, args.num_gpus)
+    checked_processes(cfg, args)
     thresholds = read_thresholds(args.thresholds, cfg.CELLSEG.CLASS_NAMES) if args.thresholds else {}
     output = Output(
         args.output,
@@ -219,7 +223,7 @@ def run(args: argparse.Namespace, overrides: Sequence[str]) -> None:
         skip_errors=args.on_error == "skip",
         object_type=args.object_type,
     )
-    if args.overwrite:
+    if args.overwrite and is_first(args):
         PREDICTION.remove(args.output)
     alone = opened if args.num_gpus == 1 else None  # several processes read the file themselves
     launch(predict, args, cfg, alone, images, output, timeout=timedelta(days=1))  # images may differ much in size

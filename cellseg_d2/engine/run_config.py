@@ -159,14 +159,7 @@ def check_run(cfg: CfgNode, args: argparse.Namespace) -> WeightsFile | None:
     Raises:
         CellSegError: the run cannot work; the message says why.
     """
-    started, processes = started_process(), args.num_gpus * args.num_machines
-    if started is None:
-        check_processes(cfg, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
-    elif processes > 1:
-        raise CellSegError("the processes are started already, by torchrun or Slurm: leave --num-gpus out")
-    else:
-        processes = started.world_size
-        check_gpus(cfg, started.local_size, processes)
+    processes = checked_processes(cfg, args)
     check_resolved(cfg, processes)
     model = build_on_cpu(cfg)
     check_size(model, cfg)
@@ -197,6 +190,26 @@ def check_run(cfg: CfgNode, args: argparse.Namespace) -> WeightsFile | None:
     else:
         opened.check_origin(cfg)
     return opened
+
+
+def checked_processes(cfg: CfgNode, args: argparse.Namespace) -> int:
+    """The number of processes of a run: of all that torchrun or Slurm started, or that ``launch`` is to start.
+
+    Args:
+        cfg: the config.
+        args: has Detectron2's ``num_gpus``, ``num_machines``, ``machine_rank`` and ``dist_url``.
+
+    Raises:
+        CellSegError: they are asked for twice, or cannot run here.
+    """
+    started, processes = started_process(), args.num_gpus * args.num_machines
+    if started is None:
+        check_processes(cfg, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
+        return int(processes)
+    if processes > 1:
+        raise CellSegError("the processes are started already, by torchrun or Slurm: leave --num-gpus out")
+    check_gpus(cfg, started.local_size, started.world_size)
+    return started.world_size
 
 
 def check_processes(

@@ -14,6 +14,7 @@ from cellseg_d2.cells.instances import CellInstances
 from cellseg_d2.export.measures import Shapes, shapes
 from cellseg_d2.files import write_csv
 from cellseg_d2.images.channels import Channels
+from cellseg_d2.images.regions import ImageRegions
 
 MEASURES = ("area_px", "centroid_x_px", "centroid_y_px", "perimeter_px", "eccentricity", "solidity")
 MICRON_MEASURES = ("area_um2", "centroid_x_um", "centroid_y_um", "perimeter_um")
@@ -23,7 +24,7 @@ def write_cell_table(
     path: Path,
     instances: CellInstances,
     class_names: Sequence[str],
-    image: NDArray[np.uint8] | None = None,
+    image: NDArray[np.uint8] | ImageRegions | None = None,
     pixel_size: tuple[float, float] | None = None,
     image_name: str = "",
     channels: Channels | None = None,
@@ -47,7 +48,7 @@ def write_cell_table(
         path: the file, ``.csv``, UTF-8.
         instances: cells with a pixel each.
         class_names: the names of class 0, 1, ...
-        image: (H, W, C) uint8.
+        image: (H, W, C) uint8, or an image that is read by windows.
         pixel_size: microns a pixel, (x, y).
         image_name: what the column ``image`` holds.
         channels: the channels of ``image``; None for RGB.

@@ -10,9 +10,6 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from cellseg_d2.cells.instances import CellInstances
     from cellseg_d2.images.channels import Channels
     from cellseg_d2.images.pixel_size import PixelSize
@@ -28,11 +25,8 @@ COCO_DATASET = "coco-dataset"
 
 DEFAULT_FORMATS = (COCO, "overlay")
 
-NEEDS_PIXELS = ("csv", "overlay")
-"""Formats that use the image itself."""
-
-LARGEST_PICTURE = 10**8
-"""Pixels of an RGB image of which overlays are drawn and intensities measured, which needs all of it in memory."""
+LARGEST_WHOLE = 10**8
+"""Pixels of an image up to which formats are written that need as much memory as an array of all of them."""
 
 DETECTION, ANNOTATION = OBJECT_TYPES = ("detection", "annotation")
 """What cells are in QuPath."""
@@ -47,8 +41,7 @@ class ImageCells:
         name: the image's name, for file names; with its folder where it lies in one below the input.
         cells: the cells.
         class_names: the names of class 0, 1, ...
-        pixels: (H, W, C) uint8, RGB unless ``channels`` says otherwise; None where the image is too large to be held in
-            memory.
+        pixels: the image, open to be read by windows; RGB unless ``channels`` says otherwise. None where there is none.
         pixel_size_um: (x, y) in microns per pixel; None where it is not known.
         file_name: the name of the image's file, with its folder as in ``name``; for tables.
         path: the image's file; None where it is not known.
@@ -60,7 +53,7 @@ class ImageCells:
     name: str
     cells: CellInstances
     class_names: Sequence[str]
-    pixels: NDArray[np.uint8] | None = None
+    pixels: ImageRegions | None = None
     pixel_size_um: PixelSize | None = None
     file_name: str = ""
     path: Path | None = None
@@ -106,7 +99,7 @@ def _cellpose(image: ImageCells) -> None:
     from cellseg_d2.export.cellpose import write_cellpose
 
     height, width = image.cells.image_size
-    if height * width > LARGEST_PICTURE:
+    if height * width > LARGEST_WHOLE:
         logger.warning("%s: is too large for Cellpose's files; take labels", image.file_name or image.name)
         return
     write_cellpose(image.folder / "cellpose", image.stem, image.file_name, image.cells, image.class_names)
@@ -120,10 +113,12 @@ def _csv(image: ImageCells) -> None:
 
 
 def _overlay(image: ImageCells) -> None:
-    from cellseg_d2.export.overlay import write_overlay
+    from cellseg_d2.export.overlay import WIDEST, write_overlay
+    from cellseg_d2.images.overview import overview
 
     if image.pixels is not None:
-        picture = image.pixels if image.channels is None else image.channels.picture(image.pixels)
+        seen = overview(image.pixels, WIDEST)
+        picture = seen if image.channels is None else image.channels.picture(seen)
         write_overlay(image.folder / "overlays" / f"{image.name}.png", picture, image.cells, image.class_names)
 
 
@@ -143,17 +138,6 @@ LATER_FORMATS = (COCO_DATASET, *WRITERS)
 
 FORMATS = (COCO, *LATER_FORMATS)
 """All that can be asked for."""
-
-
-def pixels_for(formats: Collection[str], regions: ImageRegions, path: Path) -> NDArray[np.uint8] | None:
-    """All of an image, (H, W, C) uint8; None where no format uses it, or it is too large for memory."""
-    height, width = regions.size
-    if not set(NEEDS_PIXELS) & set(formats):
-        return None
-    if height * width * regions.channels > 3 * LARGEST_PICTURE:
-        logger.warning("%s: is too large for an overlay and for mean intensities", path)
-        return None
-    return regions.read((0, 0, width, height))
 
 
 def write_image(image: ImageCells, formats: Collection[str]) -> None:

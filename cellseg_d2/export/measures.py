@@ -11,9 +11,13 @@ from numpy.typing import NDArray
 
 from cellseg_d2.cells.arrays import Bools, Floats, Ints
 from cellseg_d2.cells.instances import CellInstances
+from cellseg_d2.images.regions import ImageRegions
 
 AT_ONCE = 2**18
 """Pixels of cells' boxes that are measured together: some 200 bytes are needed for each."""
+
+LARGEST_WINDOW = 2**22
+"""Pixels of an image that are read together for a group of cells; one that is spread farther is read cell by cell."""
 
 LENGTHS = np.zeros(50)
 """Length of line that a pixel of the border stands for, by the sum of its neighbours on the border: 10 for each that
@@ -45,17 +49,18 @@ class Shapes:
     means: Floats | None
 
 
-def shapes(cells: CellInstances, image: NDArray[np.uint8] | None = None) -> Shapes:
+def shapes(cells: CellInstances, image: NDArray[np.uint8] | ImageRegions | None = None) -> Shapes:
     """Measures cells in a time that follows their pixels, whatever their number.
 
     Args:
         cells: each with a pixel; they may overlap. One of several pieces is measured as one.
-        image: (H, W, C), for the means.
+        image: (H, W, C), or an image that is read by windows, one of each cell's box; for the means.
     """
     parts = [_measure(part, image) for part in _parts(cells)]
     if not parts:
         none = np.zeros(0)
-        means = None if image is None else np.zeros((0, image.shape[2]))
+        channels = image.shape[2] if isinstance(image, np.ndarray) else image.channels if image else 0
+        means = None if image is None else np.zeros((0, channels))
         return Shapes(np.zeros(0, np.int64), np.zeros((0, 2)), none, none, none, means)
     return Shapes(
         np.concatenate([part.areas for part in parts]),
@@ -75,7 +80,7 @@ def _parts(cells: CellInstances) -> Iterator[CellInstances]:
         yield cells[first:last]
 
 
-def _measure(cells: CellInstances, image: NDArray[np.uint8] | None) -> Shapes:
+def _measure(cells: CellInstances, image: NDArray[np.uint8] | ImageRegions | None) -> Shapes:
     """Those of a group: all masks, each with a frame of one pixel, lie one after the other in one array."""
     count = len(cells)
     framed = np.array([mask.shape for mask in cells.masks], np.int64) + 2
@@ -93,8 +98,8 @@ def _measure(cells: CellInstances, image: NDArray[np.uint8] | None) -> Shapes:
     centroids = np.stack([np.bincount(owner, values, count) / areas for values in (x, y)], axis=1)
     means = None
     if image is not None:
-        values = image[y, x]
-        sums = [np.bincount(owner, values[:, channel], count) for channel in range(image.shape[2])]
+        values = image[y, x] if isinstance(image, np.ndarray) else _values(cells, image, x, y)
+        sums = [np.bincount(owner, channel, count) for channel in values.T]
         means = np.stack(sums, axis=1) / areas[:, None]
     return Shapes(
         areas,
@@ -104,6 +109,15 @@ def _measure(cells: CellInstances, image: NDArray[np.uint8] | None) -> Shapes:
         areas / _hull_areas(x, y, owner, count),
         means,
     )
+
+
+def _values(cells: CellInstances, image: ImageRegions, x: Ints, y: Ints) -> NDArray[np.uint8]:
+    """(P, C), those of the pixels of all cells, (P,) x and y; cells that lie near each other are read together."""
+    boxes = cells.mask_boxes
+    (left, top), (right, bottom) = boxes[:, :2].min(axis=0).tolist(), boxes[:, 2:].max(axis=0).tolist()
+    if (right - left) * (bottom - top) <= LARGEST_WINDOW:
+        return image.read((left, top, right, bottom))[y - top, x - left]
+    return np.concatenate([image.read(tuple(box))[mask] for mask, box in zip(cells.masks, boxes.tolist())])
 
 
 def _perimeters(flat: Bools, places: Ints, owner: Ints, stride: Ints, count: int) -> Floats:

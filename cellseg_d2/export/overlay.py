@@ -110,14 +110,14 @@ def write_overlay(
 
     Args:
         path: the PNG.
-        image: (H, W, 3) uint8 RGB.
+        image: (H, W, 3) uint8 RGB, or a smaller picture of all of it.
         instances: its cells.
         class_names: the names of class 0, 1, ...; without them there is no legend.
 
     Raises:
         CellSegError: it cannot be written.
     """
-    height, width = image.shape[:2]
+    height, width = instances.image_size
     shown = (max(round(height * WIDEST / width), 1), WIDEST) if width > WIDEST else (height, width)
     picture = draw_overlay(stretched(resized(image, shown)), instances, size=shown, line=LINE if width > WIDEST else 1)
     if class_names:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cellseg_d2.cells.selection import Selection
-from cellseg_d2.errors import CellSegError, one_line
+from cellseg_d2.errors import CellSegError
 from cellseg_d2.files import read_json, write_json
 from cellseg_d2.images.channels import Channels, PixelRule
 from cellseg_d2.images.listing import RESULTS_RECORD
@@ -52,17 +52,8 @@ class Record:
 
     @property
     def selected(self) -> Selection:
-        """Which cells people see.
-
-        Raises:
-            CellSegError: the record is damaged.
-        """
-        try:
-            return Selection(self.class_names, **self.selection)
-        except (TypeError, AttributeError) as error:
-            raise CellSegError(
-                f"{RESULTS_RECORD}: its selection is not what predict writes ({one_line(error)}); predict again"
-            ) from error
+        """Which cells people see."""
+        return Selection(self.class_names, **self.selection)
 
     def write(self, folder: Path) -> None:
         """Writes it into a folder of results; of RGB images it says nothing of channels."""
@@ -91,6 +82,7 @@ class Record:
             names, selection = content["class_names"], dict(content["selection"])
             if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
                 raise TypeError("class names are no list of texts")
+            Selection(names, **selection)  # says what is wrong
             return cls(names, selection, str(content["intensity_rule"]), sizes, percents, channels)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CellSegError(f"{path}: is not what predict writes ({error}); predict again") from error

@@ -19,6 +19,7 @@ from cellseg_d2.images.pixel_size import COARSEST_UM, PixelSize, ome_zarr_pixel_
 from cellseg_d2.images.planes import Plane
 from cellseg_d2.images.tiff import check_file, damage_reported, only_image, photometric
 from cellseg_d2.images.tiff_header import open_tiff, orientation
+from cellseg_d2.images.tiff_tiles import TiledPage
 from cellseg_d2.images.zarr_metadata import check_zarr
 
 WHOLE_BYTES = 2**26
@@ -82,7 +83,7 @@ def is_slide(path: Path) -> bool:
 def tiff_source(path: Path, wanted: Wanted = ()) -> PixelSource | None:
     """Opens a TIFF to read it by windows, a pyramid at full resolution; None for one that is better decoded at once.
 
-    Uncompressed files are mapped into memory, others are read with tifffile's Zarr view.
+    Uncompressed files are mapped into memory, tiles are decoded one by one, others are read with tifffile's Zarr view.
 
     Raises:
         CellSegError: as :func:`cellseg_d2.images.tiff.read_image`, except that no file is too large.
@@ -96,13 +97,17 @@ def tiff_source(path: Path, wanted: Wanted = ()) -> PixelSource | None:
         plane = Plane.of(path, series.axes, series.shape, photometric(page), orientation(page), wanted, names)
         if int(np.prod(series.shape, dtype=object)) * series.dtype.itemsize <= WHOLE_BYTES:
             return None
+        array: Any
         block = UNCHUNKED
         if page.is_memmappable and series.dataoffset is not None:
             kind = file.byteorder + series.dtype.char
             array = np.memmap(path, kind, mode="r", offset=series.dataoffset, shape=series.shape)
         else:
-            store = stack.enter_context(series.aszarr(level=0))
-            array = zarr.open(store, mode="r")
+            if TiledPage.fits(series):
+                array = TiledPage(page)
+            else:
+                store = stack.enter_context(series.aszarr(level=0))
+                array = zarr.open(store, mode="r")
             if int(np.prod(array.chunks, dtype=object)) * series.dtype.itemsize > CHUNK_BYTES:
                 return None
             block = _block(plane, array.chunks)

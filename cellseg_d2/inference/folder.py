@@ -30,7 +30,6 @@ from cellseg_d2.export.formats import (
     DEFAULT_FORMATS,
     DETECTION,
     ImageCells,
-    pixels_for,
     write_image,
 )
 from cellseg_d2.export.record import RESULTS_FILE, SKIPPED_FILE, Record
@@ -276,7 +275,7 @@ def _share(
     looked_at = {}
     for number in range(comm.get_rank(), len(images), processes):
         try:
-            tiles = len(predictor.grid(image_header(images[number].path)))  # no pixel is decoded for that
+            tiles = _tile_count(predictor, images[number])
         except (CellSegError, OSError):
             if not output.skip_errors:
                 raise
@@ -289,14 +288,20 @@ def _share(
     return [image for image, is_large in zip(images, large) if is_large], mine
 
 
+def _tile_count(predictor: WholeImagePredictor, image: InputImage) -> int:
+    """The tiles of an image that are predicted; no pixel is decoded for that."""
+    header = image_header(image.path)
+    region = read_region(image.region, header.size) if image.region else None
+    return len(predictor.tiles(header, region))
+
+
 def _write(predictor: WholeImagePredictor, opened: Opened[CellInstances], image: InputImage, output: Output) -> None:
     """Writes all files of one image, its part last: an image with a part is done."""
     sure = predictor.confident(opened.found, output.min_score, output.min_score_of_class)
     predictor.warn_of_scale(opened.pixels, image.path)
     names, pixel_size = predictor.class_names, predictor.pixel_size_of(opened.pixels)
-    pixels = pixels_for(output.formats, opened.pixels, image.path)
     shown = ImageCells(
-        *(output.folder, image.name, sure, names, pixels, pixel_size, image.file_name),
+        *(output.folder, image.name, sure, names, opened.pixels, pixel_size, image.file_name),
         *(image.path, output.object_type, predictor.channels),
     )
     write_image(shown, output.formats)

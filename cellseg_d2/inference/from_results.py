@@ -16,10 +16,9 @@ from cellseg_d2.cells.selection import Selection
 from cellseg_d2.errors import CellSegError, one_line
 from cellseg_d2.export.coco_dataset import DatasetWriter, to_annotations
 from cellseg_d2.export.counts import COUNTS_FILE, ImageCounts, write_counts
-from cellseg_d2.export.formats import COCO_DATASET, DETECTION, ImageCells, pixels_for, write_image
+from cellseg_d2.export.formats import COCO_DATASET, DETECTION, ImageCells, write_image
 from cellseg_d2.export.record import RESULTS_FILE, Record
 from cellseg_d2.files import read_json
-from cellseg_d2.images.channels import PixelRule
 from cellseg_d2.images.listing import ByFileName, InputImage
 from cellseg_d2.progress import track
 
@@ -124,13 +123,13 @@ def export_results(
         for image in track(results.images, len(results.images), "export"):
             cells = selection.of(results.cells(image))
             file = _file_of(named, image) if files else None
-            pixels = _pixels(file, formats, results.record.pixel_rule) if file else None
             pixel_size, path = results.record.pixel_sizes_um.get(image.file_name), file.path if file else None
-            shown = ImageCells(
-                *(output, image.name, cells, names, pixels, pixel_size, image.file_name),
-                *(path, object_type, results.record.channels),
-            )
-            write_image(shown, formats)
+            with file.open(results.record.pixel_rule) if file else nullcontext() as pixels:
+                shown = ImageCells(
+                    *(output, image.name, cells, names, pixels, pixel_size, image.file_name),
+                    *(path, object_type, results.record.channels),
+                )
+                write_image(shown, formats)
             if dataset is not None:
                 height, width = cells.image_size
                 entry = {"file_name": image.file_name, "id": image.id, "height": height, "width": width}
@@ -149,9 +148,3 @@ def _file_of(named: ByFileName, image: InputImage) -> InputImage:
     if file is None:
         raise CellSegError(f"{image.file_name}: is not among the images of --input; give the folder that was predicted")
     return replace(file, size=image.size)
-
-
-def _pixels(file: InputImage, formats: Collection[str], rule: PixelRule) -> Any:
-    """An image's pixels as far as the formats use them."""
-    with file.open(rule) as regions:
-        return pixels_for(formats, regions, file.path)

@@ -94,8 +94,9 @@ def segment(
     found = predictor.predict(pixels, None if region is None else MaskRegion(region != 0))
     cells = predictor.confident(found, min_score, min_score_of_class)
     if output is not None:
-        pixel_size, channels = predictor.pixel_size_of(WholeImage(pixels)), predictor.channels
-        shown = ImageCells(Path(output), name, cells, predictor.class_names, pixels, pixel_size, channels=channels)
+        whole, channels = WholeImage(pixels), predictor.channels
+        pixel_size = predictor.pixel_size_of(whole)
+        shown = ImageCells(Path(output), name, cells, predictor.class_names, whole, pixel_size, channels=channels)
         for format_name in formats:
             WRITERS[format_name](shown)
     parts = {part.name: getattr(cells, part.name) for part in fields(CellInstances)}

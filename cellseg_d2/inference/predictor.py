@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
+from detectron2.structures import Instances
 from numpy.typing import NDArray
 
 import cellseg_d2.modeling  # noqa: F401  (registers backbones and heads)
@@ -30,6 +31,7 @@ from cellseg_d2.inference.detect import Detector
 from cellseg_d2.inference.paste import to_cell_instances
 from cellseg_d2.inference.prepare import prepare, use_available_prediction_precision
 from cellseg_d2.inference.region import Region
+from cellseg_d2.inference.stages import in_stages
 from cellseg_d2.inference.stitch import stitch
 from cellseg_d2.modeling.build import use_available_device
 from cellseg_d2.weights.checkpoint import CellCheckpointer, WeightsFile
@@ -37,13 +39,17 @@ from cellseg_d2.weights.locations import register_package_weights
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 Piece = tuple[Tile, CellInstances]
 """A tile and its cells, in pixels of the image."""
 
+Batch = list[tuple[Tile, NDArray[np.uint8]]]
+"""Tiles of one size with their pixels."""
+
 BACKGROUND_STD = 3.0
 """A tile shows nothing if no channel has a standard deviation above this, on the scale 0..255."""
+
+RUNS = 8
+"""Runs of neighbouring tiles that each of several processes gets of an image."""
 
 OTHER_SCALE = 1.5
 """A warning is given if an image's pixel size differs from the training data's by more than this factor."""
@@ -117,45 +123,65 @@ class WholeImagePredictor:
             CellSegError: the image has another number of channels than the model.
         """
         regions = WholeImage(image) if isinstance(image, np.ndarray) else image
-        return self.join(self.pieces(regions, region), regions.size, region)
+        with closing(self.pieces(regions, region)) as pieces:
+            return self.join(pieces, regions.size, region)
 
     def pieces(
         self, image: ImageRegions, region: Region | None = None, part: int = 0, parts: int = 1
-    ) -> Iterator[Piece]:
-        """The cells of each tile, batch by batch; the next batch is read while the model runs.
+    ) -> Generator[Piece, None, None]:
+        """The cells of each tile, batch by batch.
+
+        While the model runs, the next batches are read, and the masks of the last ones become pixels, each in a thread.
 
         Args:
             image: the image, which is read window by window.
             region: tiles that it does not touch have no cells, and the model does not see them.
-            part: the number of this share of the tiles, for processes that share an image.
+            part: the number of this share of the tiles, for processes that share an image, see :func:`share_of`.
             parts: the number of shares.
         """
-        options, wanted = self.cfg.CELLSEG.INFERENCE, len(self.cfg.MODEL.PIXEL_MEAN)
+        wanted = len(self.cfg.MODEL.PIXEL_MEAN)
         if image.channels != wanted:
             raise CellSegError(
                 f"the image has {counted(image.channels, 'channel')}, the model takes {wanted} "
                 f"({', '.join(self.channels.names) or 'RGB'}); give it with these"
             )
         scale = self.scale_of(image)
-        tiles = list(self.grid(image))
-        if region is not None:
-            touched = {tile for tile in tiles if region.touches(tile.window)}
-            if part == 0:  # stitching takes the others for tiles that saw nothing, and leaves to them what they own
-                yield from ((tile, CellInstances.empty(image.size)) for tile in tiles if tile not in touched)
-            tiles = [tile for tile in tiles if tile in touched]
-        for batch in read_ahead(self._batches(image, tiles[part::parts])):
-            shown = [not self._is_background(crop) for _, crop in batch]
-            crops = [crop for (_, crop), is_shown in zip(batch, shown) if is_shown]
-            found = iter(self.detector(crops, scale) if crops else [])
-            for (tile, _), is_shown in zip(batch, shown):
-                if not is_shown:
-                    yield tile, CellInstances.empty(image.size)
-                    continue
-                cells = to_cell_instances(next(found), options.MASK_THRESHOLD)
-                if options.SUPPRESS_RESULTS:
-                    cells = self._suppressed(cells)
-                    cells = cells[cells.scores >= self.cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST]
-                yield tile, cells.moved(*tile.window[:2], image.size)
+        tiles = self.tiles(image, region)
+        if region is not None and part == 0:
+            predicted = set(tiles)  # stitching takes the others for tiles that saw nothing: these own what lies there
+            yield from ((tile, CellInstances.empty(image.size)) for tile in self.grid(image) if tile not in predicted)
+        batches = self._batches(image, share_of(tiles, part, parts))
+        detect, finish = partial(self._detect, scale=scale), partial(self._cells, size=image.size)
+        with closing(in_stages(batches, detect, finish)) as found:
+            for pieces in found:
+                yield from pieces
+
+    def tiles(self, image: ImageHeader, region: Region | None = None) -> list[Tile]:
+        """The tiles that the model sees: all, or those that a region touches."""
+        grid = self.grid(image)
+        return [tile for tile in grid if region is None or region.touches(tile.window)]
+
+    def _detect(self, batch: Batch, scale: float) -> list[Instances | None]:
+        """The detections in each tile of a batch; None where it shows nothing and such tiles are skipped."""
+        shown = [not self._is_background(crop) for _, crop in batch]
+        crops = [crop for (_, crop), is_shown in zip(batch, shown) if is_shown]
+        found = iter(self.detector(crops, scale) if crops else [])
+        return [next(found) if is_shown else None for is_shown in shown]
+
+    def _cells(self, batch: Batch, found: list[Instances | None], size: tuple[int, int]) -> list[Piece]:
+        """The cells of each tile of a batch, in pixels of an image of a size."""
+        options = self.cfg.CELLSEG.INFERENCE
+        pieces = []
+        for (tile, _), instances in zip(batch, found):
+            if instances is None:
+                pieces.append((tile, CellInstances.empty(size)))
+                continue
+            cells = to_cell_instances(instances, options.MASK_THRESHOLD)
+            if options.SUPPRESS_RESULTS:
+                cells = self._suppressed(cells)
+                cells = cells[cells.scores >= self.cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST]
+            pieces.append((tile, cells.moved(*tile.window[:2], size)))
+        return pieces
 
     def grid(self, image: ImageHeader) -> TileGrid:
         """The tiles that an image is predicted in."""
@@ -249,7 +275,7 @@ class WholeImagePredictor:
                 *(path, coarseness * trained, trained, 1 / coarseness),
             )
 
-    def _batches(self, image: ImageRegions, tiles: list[Tile]) -> Iterator[list[tuple[Tile, NDArray[np.uint8]]]]:
+    def _batches(self, image: ImageRegions, tiles: Sequence[Tile]) -> Iterator[Batch]:
         """Tiles with their pixels; tiles of a batch have one size, because padding would change group normalisation."""
         step = self.cfg.CELLSEG.INFERENCE.BATCH_SIZE
         by_size = defaultdict(list)
@@ -266,12 +292,12 @@ class WholeImagePredictor:
         return options.SKIP_BACKGROUND and float(crop.std(axis=(0, 1)).max()) <= BACKGROUND_STD
 
 
-def read_ahead(items: Iterable[T]) -> Iterator[T]:
-    """Yields the same items; a thread makes the next one while the caller works on the current one."""
-    end = object()
-    iterator = iter(items)
-    with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(next, iterator, end)
-        while (item := coming.result()) is not end:
-            coming = pool.submit(next, iterator, end)
-            yield item  # type: ignore[misc]
+def share_of(tiles: Sequence[Tile], part: int, parts: int) -> list[Tile]:
+    """The tiles of one of several processes, as many as those of each other one, give or take a few.
+
+    They are :data:`RUNS` runs of tiles that follow on each other: neighbours show the same pixels, which one process
+    then decodes once; and no process gets all tiles of the glass around the tissue.
+    """
+    runs = parts * RUNS
+    bounds = [len(tiles) * number // runs for number in range(runs + 1)]
+    return [tile for run in range(part, runs, parts) for tile in tiles[bounds[run] : bounds[run + 1]]]

@@ -162,6 +162,24 @@ def test_train_profiles_the_parts_of_a_step(run_tool):
     assert is_ratio(now["times as fast"], before["median s"], now["median s"])
 
 
+def test_slide_finds_every_cell_once_and_says_where_the_time_goes(run_tool):
+    process = run_tool("benchmark", "slide", "--quick")
+    assert process.returncode == 0, process.stderr
+    tables = read_tables(process.stdout)
+    (slide,) = tables["A whole slide"]
+    assert int(slide["found"]) > 1000
+    assert (slide["lost"], slide["doubled"]) == ("0", "0")
+    assert f" {int(slide['found']):,} cells" in process.stdout
+    assert float(slide["peak MB"]) > 100
+    *stages, whole = tables["Where the time goes"]
+    assert whole["stage"] == "all"
+    assert sum(float(row["%"]) for row in stages) == pytest.approx(100, abs=1)
+    per_gigapixel = {row["stage"]: float(row["s / gigapixel"]) for row in tables["Where the time goes"]}
+    assert {"reading", "model", "masks to pixels", "putting together", "writing labels"} < set(per_gigapixel)
+    besides = per_gigapixel["all"] - per_gigapixel["model"]
+    assert float(slide["s / gigapixel but for the model"]) == pytest.approx(besides, rel=0.01)
+
+
 def test_predict_profiles_the_parts_of_a_network(run_tool):
     process = run_tool("benchmark", "predict", "--quick", "--profile", "--cpu-time")
     assert process.returncode == 0, process.stderr

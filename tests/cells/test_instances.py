@@ -32,6 +32,14 @@ def frames(cells):
     return full
 
 
+@pytest.mark.parametrize("at_once", [1, 2, 5])
+def test_masks_that_are_encoded_in_groups_have_the_same_texts(at_once, monkeypatch):
+    masks = list(np.random.default_rng(0).integers(0, 2, (5, 9, 12)).astype(bool))
+    rles = [pycocotools_rle(mask) for mask in masks]
+    monkeypatch.setattr("cellseg_d2.cells.instances.RLES_AT_ONCE", at_once)
+    assert CellInstances.from_rles(rles, [0] * 5, SIZE).rles() == rles
+
+
 @drawn
 @given(overlapping_masks())
 def test_cells_from_rles_have_their_masks_tight_boxes_and_texts(masks):

@@ -9,7 +9,10 @@ import sys
 
 import psutil
 import pytest
-from drawing import write_drawn_dataset
+import tifffile
+from drawing import read_folder, write_drawn_dataset
+
+from benchmarks.synthetic import dense_cells
 
 LITE = "mask_rcnn_lite0_FPN"
 
@@ -73,19 +76,23 @@ def alone(place, tmp_path_factory):
     return _metrics(output)
 
 
-@pytest.mark.parametrize("starter", ["num-gpus", "torchrun", "slurm"])
-def test_two_processes_train_as_one_with_the_whole_batch(starter, place, alone, tmp_path):
+def _run_in_two(starter, place, command):
+    """Runs a tool in two processes of this machine that are started in one of three ways."""
     if starter == "num-gpus":
-        _wait(_start([sys.executable, *_command(tmp_path, "--num-gpus", "2")], place))
+        _wait(_start([sys.executable, command[0], "--num-gpus", "2", *command[1:]], place))
     elif starter == "torchrun":
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port"]
-        _wait(_start([*torchrun, _free_port(), *_command(tmp_path)], place))
+        _wait(_start([*torchrun, _free_port(), *command], place))
     else:
         step = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NUM_NODES": "1", "SLURM_JOB_ID": "7"}
         step |= {"SLURM_STEP_NODELIST": "localhost", "MASTER_PORT": _free_port()}
         ranks = [{"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)} for rank in range(2)]
-        command = [sys.executable, *_command(tmp_path)]
-        _wait(*[_start(command, place, **step, **rank) for rank in ranks])
+        _wait(*[_start([sys.executable, *command], place, **step, **rank) for rank in ranks])
+
+
+@pytest.mark.parametrize("starter", ["num-gpus", "torchrun", "slurm"])
+def test_two_processes_train_as_one_with_the_whole_batch(starter, place, alone, tmp_path):
+    _run_in_two(starter, place, _command(tmp_path))
     together = _metrics(tmp_path)
     losses = [name for name in alone if name.startswith("loss_") or name == "total_loss"]
     assert {"loss_cls", "loss_box_reg", "loss_mask", "loss_rpn_cls", "loss_rpn_loc"} < set(losses)
@@ -127,3 +134,26 @@ def test_processes_that_are_started_already_are_not_started_again(place, tmp_pat
     printed = refused.communicate(timeout=300)[0]
     assert refused.returncode == 2
     assert "leave --num-gpus out" in printed
+
+
+def _prediction(slide, output):
+    command = ["tools/predict.py", "--weights", "nuclei", "--input", str(slide), "--output", str(output)]
+    return [*command, "--tile-size", "64", "--formats", "coco", "geojson"]
+
+
+@pytest.fixture(scope="module")
+def slide(place, tmp_path_factory):
+    """An image of 169 tiles of 64 px, and the files of what one process finds in it."""
+    folder = tmp_path_factory.mktemp("slide")
+    image, _ = dense_cells(600, 100, 1, (8.0, 14.0), seed=0)
+    tifffile.imwrite(folder / "slide.tif", image, photometric="rgb")
+    _wait(_start([sys.executable, *_prediction(folder / "slide.tif", folder / "alone")], place))
+    return folder / "slide.tif", read_folder(folder / "alone")
+
+
+@pytest.mark.parametrize("starter", ["num-gpus", "torchrun", "slurm"])
+def test_two_processes_share_the_tiles_of_one_slide(starter, place, slide, tmp_path):
+    path, alone = slide
+    _run_in_two(starter, place, _prediction(path, tmp_path / "out"))
+    assert read_folder(tmp_path / "out") == alone
+    assert len(json.loads(alone["test-results.json"])) > 50

@@ -10,6 +10,7 @@ from skimage.measure import regionprops
 
 from cellseg_d2.cells.instances import CellInstances
 from cellseg_d2.export.cell_table import MEASURES, MICRON_MEASURES, write_cell_table
+from cellseg_d2.images.regions import WholeImage
 
 NAMES = ["Epithelial, with comma", "Lymphocyte"]
 
@@ -102,6 +103,18 @@ def test_cells_that_are_measured_together_or_apart_have_the_same_measures(tmp_pa
         y, x = region.centroid
         expected = [region.area, x, y, region.perimeter, region.eccentricity, region.solidity]
         assert row[list(MEASURES)].to_numpy(float) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("largest", [0, 100, 2**22])
+@written
+@given(overlapping_masks(min_count=1))
+def test_means_of_an_image_that_is_read_by_windows_are_those_of_the_array(tmp_path_factory, largest, masks):
+    image = noise(np.random.default_rng(len(masks)), *masks[0].shape)
+    folder = tmp_path_factory.mktemp("table")
+    expected = table_of(folder, masks, image=image)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cellseg_d2.export.measures.LARGEST_WINDOW", largest)
+        pd.testing.assert_frame_equal(table_of(folder, masks, image=WholeImage(image)), expected)
 
 
 def test_names_that_a_spreadsheet_would_run_are_text(tmp_path):
