@@ -35,6 +35,11 @@ def build_parser() -> argparse.ArgumentParser:
     part = parts.add_parser("train", help="a training step by number of cells against torchvision's Mask R-CNN")
     part.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
     part.add_argument("--threads", type=positive, metavar="N", help="of torch, on both sides; default: torch's choice")
+    part.add_argument("--profile", action="store_true", help="instead: shares of a CPU step's parts, ways to train")
+    part.add_argument("--data", type=Path, default=SAMPLE, metavar="PATH", help="of --profile; default: the sample")
+    part.add_argument("--repeats", type=positive, default=10, metavar="N", help="of --profile: timed steps of each way")
+    part.add_argument("--models", nargs="+", metavar="CONFIG", help="of --profile; default: laptop and finetune_nuclei")
+    part.add_argument("--opts", nargs="+", default=(), metavar="KEY VALUE", help="of --profile: more config keys")
     add_common(part, run_train)
     part = parts.add_parser("stitch", help="putting tiles together against SAHI: time, memory, lost and doubled cells")
     part.add_argument("--data", type=Path, default=SAMPLE, metavar="PATH", help="input layout; default: the sample")
@@ -157,9 +162,26 @@ def run_tables(args: argparse.Namespace) -> str:
 def run_train(args: argparse.Namespace) -> str:
     from benchmarks import train, train_sides
 
+    if args.profile:
+        return profile_training(args)
     device = chosen_device(args.device)
     settings = train_sides.QUICK if args.quick else train_sides.FULL[device]
     return train.report(replace(settings, device=device, threads=args.threads))
+
+
+def profile_training(args: argparse.Namespace) -> str:
+    import torch
+
+    from benchmarks import train_profile
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    settings = train_profile.Settings(args.data, repeats=args.repeats, opts=tuple(args.opts))
+    if args.models:
+        settings = replace(settings, models=tuple(args.models))
+    if args.quick:
+        settings = replace(settings, models=settings.models[:1], repeats=1, opts=train_profile.QUICK)
+    return train_profile.report(settings)
 
 
 def run_stitch(args: argparse.Namespace) -> str:

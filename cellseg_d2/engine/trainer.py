@@ -22,6 +22,7 @@ from cellseg_d2.data.copy_paste import build_copy_paste
 from cellseg_d2.data.mapper import CellDatasetMapper, from_model_input
 from cellseg_d2.data.stream import build_stream
 from cellseg_d2.engine.averaging import WeightAverage
+from cellseg_d2.engine.clipping import build_clipped_optimizer
 from cellseg_d2.engine.divergence import DIVERGED, describe_divergence, first_unsound
 from cellseg_d2.engine.evaluator import CellCOCOEvaluator, with_least_scores
 from cellseg_d2.engine.hooks import (
@@ -99,6 +100,11 @@ class CellTrainer(DefaultTrainer):
             logger.info("weights in the box loss: %s", ", ".join(f"{name} {weight:g}" for name, weight in named))
         check_size(model, cfg)
         return model
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
+        """See :func:`cellseg_d2.engine.clipping.build_clipped_optimizer`."""
+        return build_clipped_optimizer(cfg, model)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode, seed: int = 0, start: int = 0):

@@ -16,6 +16,8 @@ from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from torch import nn
 
 from cellseg_d2.errors import CellSegError
+from cellseg_d2.modeling import lite_training
+from cellseg_d2.modeling.group_norm import use_fast_group_norm
 
 # Name -> (number of blocks up to the end of the stage, channels, stride), of efficientnet_lite_params' block list.
 _STAGES = {"res2": (3, 24, 4), "res3": (5, 40, 8), "res4": (11, 112, 16), "res5": (16, 320, 32)}
@@ -75,21 +77,26 @@ class EfficientNetLite0(Backbone):
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """(N, C, H, W) images -> by stage name, (N, C, H / stride, W / stride) features."""
-        x = self._act(self._bn0(self._conv_stem(x)))
+        x = self._stem(x)
         stage_at = {blocks: name for name, (blocks, _, _) in _STAGES.items()}
         outputs = {}
         for number, block in enumerate(self._blocks, start=1):
-            x = block(x)
+            x = lite_training.block(block, x) if self.training else block(x)
             if stage_at.get(number) in self._out_features:
                 outputs[stage_at[number]] = x
         return outputs
+
+    def _stem(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            return lite_training.stem(self._conv_stem, self._bn0, lite_training.in_channel_order(x))
+        return self._act(self._bn0(self._conv_stem(x)))
 
 
 @BACKBONE_REGISTRY.register()
 def build_efficientnet_lite0_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     """EfficientNet-Lite0 with Detectron2's FPN on top, p2 to p6."""
     options = cfg.MODEL.EFFICIENTNET_LITE
-    return FPN(
+    backbone = FPN(
         bottom_up=EfficientNetLite0(
             cfg.MODEL.FPN.IN_FEATURES, options.NORM, cfg.MODEL.BACKBONE.FREEZE_AT, input_shape.channels
         ),
@@ -99,3 +106,5 @@ def build_efficientnet_lite0_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) 
         top_block=LastLevelMaxPool(),
         fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
     )
+    use_fast_group_norm(backbone)
+    return backbone

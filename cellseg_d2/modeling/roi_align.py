@@ -6,8 +6,11 @@ from typing import Any
 
 import torch
 from detectron2.layers import ROIAlign
+from detectron2.modeling.poolers import ROIPooler
 from torch import nn
 from torchvision.ops import roi_align
+
+from cellseg_d2.modeling.pooler import CellPooler
 
 
 class ExactROIAlign(ROIAlign):
@@ -32,9 +35,18 @@ def use_exact_roi_align(module: nn.Module) -> None:
                 setattr(parent, name, exact)
 
 
+def use_fast_poolers(module: nn.Module) -> None:
+    """Replaces every ``ROIPooler`` inside a module by :class:`CellPooler`; neither has parameters."""
+    for parent in list(module.modules()):
+        for name, child in parent.named_children():
+            if type(child) is ROIPooler:
+                setattr(parent, name, CellPooler(child))
+
+
 class ExactBoxes:
-    """Mixin for Detectron2's RoI heads that pools features from exact boxes."""
+    """Mixin for Detectron2's RoI heads that pools features from exact boxes, and fast in training on a CPU."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         use_exact_roi_align(self)
+        use_fast_poolers(self)

@@ -147,6 +147,21 @@ def test_predict_compares_both_sides_and_measures_a_large_image(run_tool, small_
     assert float(large["MB"]) > 100 and large["GPU MB"] == "-"
 
 
+def test_train_profiles_the_parts_of_a_step(run_tool):
+    process = run_tool("benchmark", "train", "--quick", "--profile")
+    assert process.returncode == 0, process.stderr
+    tables = read_tables(process.stdout)
+    parts = tables["Where the time of a training step goes"]
+    for way in ("before", "now"):
+        shares = {row["part"]: float(row[f"mask_rcnn_lite0_FPN: {way} %"]) for row in parts}
+        assert sum(shares.values()) == pytest.approx(100, abs=0.8)
+        assert min(shares.values()) >= 0
+        assert shares["backbone"] > 0 and shares["backbone, gradient"] > 0 and shares["mask head, gradient"] > 0
+    before, now = tables["Ways to train"]
+    assert [row["model: way"].partition(": ")[2] for row in (before, now)] == ["before", "now"]
+    assert is_ratio(now["times as fast"], before["median s"], now["median s"])
+
+
 def test_slide_finds_every_cell_once_and_says_where_the_time_goes(run_tool):
     process = run_tool("benchmark", "slide", "--quick")
     assert process.returncode == 0, process.stderr

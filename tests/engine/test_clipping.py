@@ -1,0 +1,51 @@
+import copy
+
+import pytest
+import torch
+from detectron2.engine import DefaultTrainer
+
+from cellseg_d2.config import get_cfg
+from cellseg_d2.engine.clipping import build_clipped_optimizer
+
+SIZES = [0.1, 1.0, 30.0, 1000.0, 0.0]
+
+
+def _model(without_gradient):
+    """Layers whose gradients have very different norms, and perhaps one that has none."""
+    torch.manual_seed(0)
+    model = torch.nn.ModuleList(torch.nn.Linear(3, 4) for _ in range(len(SIZES) + without_gradient))
+    for layer, size in zip(model, SIZES):
+        for parameter in layer.parameters():
+            parameter.grad = torch.randn_like(parameter) * size
+    return model
+
+
+@pytest.mark.parametrize("kind", ["norm", "value"])
+@pytest.mark.parametrize("order", [1.0, 2.0, float("inf")])
+@pytest.mark.parametrize("enabled", [True, False])
+def test_steps_are_detectron2s(enabled, order, kind):
+    cfg = get_cfg("mask_rcnn_lite0_FPN")
+    options = cfg.SOLVER.CLIP_GRADIENTS
+    options.ENABLED, options.NORM_TYPE, options.CLIP_TYPE = enabled, order, kind
+    ours = _model(without_gradient=kind == "norm")  # torch's clipping by value wants all of them
+    theirs = copy.deepcopy(ours)
+    for one, other in zip(ours.parameters(), theirs.parameters()):
+        other.grad = None if one.grad is None else one.grad.clone()
+    before = [parameter.detach().clone() for parameter in ours.parameters()]
+    optimizers = build_clipped_optimizer(cfg, ours), DefaultTrainer.build_optimizer(cfg, theirs)
+    for optimizer in optimizers:
+        optimizer.step()
+    for one, other in zip(ours.parameters(), theirs.parameters()):
+        assert torch.equal(one, other)
+    assert not all(torch.equal(*pair) for pair in zip(before, ours.parameters()))
+    states = [optimizer.state_dict() for optimizer in optimizers]
+    assert states[0].keys() == states[1].keys()
+    assert states[0]["param_groups"] == states[1]["param_groups"]
+    assert states[0]["state"].keys() == states[1]["state"].keys()
+
+
+def test_a_step_without_any_gradient_changes_nothing():
+    model = torch.nn.Linear(2, 2)
+    before = model.weight.detach().clone()
+    build_clipped_optimizer(get_cfg("mask_rcnn_lite0_FPN"), model).step()
+    assert torch.equal(model.weight, before)
