@@ -13,6 +13,7 @@ from PIL import Image
 
 from benchmarks.table import Table
 from cellseg_d2.cells.coco import Record, by_image, to_results
+from cellseg_d2.cells.selection import Selection, suppress
 from cellseg_d2.data.image_kinds import image_kind
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.evaluation.cell_metrics import ACCURACY_NAMES
@@ -21,7 +22,6 @@ from cellseg_d2.evaluation.judgement import CellJudgement, Judgement, judge_resu
 from cellseg_d2.files import read_json, whole_file
 from cellseg_d2.images.listing import TEST_FOLDER, TEST_IDS, InputImage, find_test_images
 from cellseg_d2.inference.predictor import WholeImagePredictor
-from cellseg_d2.inference.suppress import suppress
 from cellseg_d2.progress import track
 from cellseg_d2.report.comparison import compare, comparison_keys
 from cellseg_d2.report.panels import image_panel
@@ -121,7 +121,7 @@ def judge(truth: Mapping[str, Any], predictions: Sequence[Prediction], least: fl
     """Scores these images alone."""
     ids = {own.image.id for own in predictions}
     results = [result for own in predictions for result in own.results]
-    return judge_results(only(truth, ids), results, MAX_DETECTIONS, least)
+    return judge_results(only(truth, ids), results, MAX_DETECTIONS, Selection(["cell"], least))
 
 
 def only(truth: Mapping[str, Any], ids: Collection[int]) -> dict[str, Any]:
@@ -181,8 +181,7 @@ def write_pictures(
         groups = []
         for place in chosen:
             own = by_name[Path(scores[place].name).name]
-            shown = [result for result in own.results if result["score"] >= cells.score_threshold]
-            panels = compare(own.pixels, truths[own.image.id], shown, str(own.image.path))
+            panels = compare(own.pixels, truths[own.image.id], own.results, cells.selection, str(own.image.path))
             groups.append([image_panel(f"F1 {scores[place].f1:.0f}", own.pixels), *panels])
         sheet = draw_sheet(groups, comparison_keys(truth["categories"]), PICTURE_WIDTH)
         picture = Image.fromarray(sheet).quantize(COLOURS)

@@ -22,7 +22,7 @@ def add_cellseg_config(cfg: CfgNode) -> None:
     # Name of a converted dataset: trains on NAME_train and validates on NAME_val. Not used where DATASETS.TRAIN is set.
     cfg.CELLSEG.DATASET = ""
     # How long to train where SOLVER.MAX_ITER is 0: "epochs", EPOCHS of the tiles, or "data", as many iterations as the
-    # tiles and cells ask for, with a warm-up, a cosine to zero and evaluations that suit them.
+    # tiles and cells ask for, with a warm-up, a cosine to zero and evaluations that suit them and may end it earlier.
     cfg.CELLSEG.SCHEDULE = "epochs"
     # Epochs to train with the schedule of that name.
     cfg.CELLSEG.EPOCHS = 200
@@ -33,7 +33,8 @@ def add_cellseg_config(cfg: CfgNode) -> None:
     # Refuse MODEL.WEIGHTS that are known to need another INPUT.FORMAT, other pixel statistics or another stride than
     # the config says. Switch it off to use other statistics deliberately.
     cfg.CELLSEG.CHECK_WEIGHTS_ORIGIN = True
-    # Evaluations without a better CELLSEG.BEST_METRIC after which training ends; 0 trains on.
+    # Evaluations without a better CELLSEG.BEST_METRIC after which training ends; 0 trains on, or stands for 2 where
+    # the schedule follows the data.
     cfg.CELLSEG.EARLY_STOPPING = 0
     # Log the losses on the validation tiles, without augmentation, whenever these are evaluated.
     cfg.CELLSEG.VALIDATION_LOSS = True
@@ -63,8 +64,9 @@ def add_cellseg_config(cfg: CfgNode) -> None:
     # see. Needs MODEL.ROI_HEADS.NAME CellROIHeads, MODEL.ROI_MASK_HEAD.NAME CellMaskHead, and masks and boxes that all
     # classes share: MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK and MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG.
     cfg.CELLSEG.SHAPE_CLASSIFIER = False
-    # How images that are not 8 bit are scaled, see cellseg_d2.images.tiff.IntensityRule and its default INTENSITY_RULE.
-    # Taken from the training dataset.
+    # How images that are not 8 bit are scaled, see cellseg_d2.images.intensity.IntensityRule; the default is that of
+    # cellseg_d2.images.tiff. With CHANNELS there may be a range per channel, range:0,4000/0,800. Taken from the
+    # training dataset.
     cfg.CELLSEG.INTENSITY_RULE = "percentile:0.1,99.9"
     # Microns a pixel of the training images, 0 where they do not say. Taken from the training dataset.
     cfg.CELLSEG.PIXEL_SIZE_UM = 0.0

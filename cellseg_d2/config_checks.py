@@ -25,6 +25,8 @@ from detectron2.modeling import (
 from fvcore.common.registry import Registry
 
 from cellseg_d2.errors import CellSegError
+from cellseg_d2.images.channels import PixelRule
+from cellseg_d2.images.intensity import rules_of
 from cellseg_d2.modeling.roi_heads import check_losses, ignores_crowd
 
 
@@ -236,7 +238,8 @@ def check_channels(cfg: CfgNode) -> None:
     """Checks the keys that depend on the number of channels.
 
     Raises:
-        CellSegError: names are no texts, there are too many, or not as many as the statistics.
+        CellSegError: names are no texts, there are too many, or not as many as the statistics or as the ranges of the
+            intensity rule.
     """
     for key in ("CELLSEG.CHANNELS", "CELLSEG.SHOWN_CHANNELS"):
         if any(not isinstance(name, str) or not name for name in config_value(cfg, key)):
@@ -253,6 +256,7 @@ def check_channels(cfg: CfgNode) -> None:
             f"MODEL.PIXEL_MEAN has {len(cfg.MODEL.PIXEL_MEAN)} numbers, one per channel of the model, but {read}; "
             "give as many"
         )
+    rules_of(PixelRule(cfg.CELLSEG.INTENSITY_RULE, tuple(names)))
     _check_list(cfg, "MODEL.PIXEL_MEAN", Numbers(-math.inf), range(count, count + 1))
     _check_list(cfg, "MODEL.PIXEL_STD", Numbers(0, open_low=True), range(count, count + 1))
     if len(shown) > 3 or (names and not set(shown) <= set(names)):  # names may come from the dataset later

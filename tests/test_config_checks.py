@@ -5,6 +5,7 @@ import pytest
 import torch
 from detectron2.data import transforms as T
 
+from cellseg_d2.cells.selection import METHODS
 from cellseg_d2.config import config_names, get_cfg
 from cellseg_d2.config_checks import (
     RULES,
@@ -18,7 +19,6 @@ from cellseg_d2.config_checks import (
 from cellseg_d2.data.augmentation import build_augmentation
 from cellseg_d2.engine.run_config import AMP_DTYPES, prediction_cfg
 from cellseg_d2.errors import CellSegError
-from cellseg_d2.inference.suppress import METHODS
 from cellseg_d2.modeling.losses import MASK_LOSSES
 from cellseg_d2.weights.checkpoint import CellCheckpointer
 

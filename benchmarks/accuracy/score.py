@@ -12,6 +12,7 @@ from benchmarks.model_card import MAX_DETECTIONS, TRUTH_FILE, one_class, only
 from cellseg_d2.cells.coco import Result, to_results
 from cellseg_d2.cells.instances import CellInstances
 from cellseg_d2.cells.rle import column_runs
+from cellseg_d2.cells.selection import Selection
 from cellseg_d2.evaluation.judgement import judge_cells
 from cellseg_d2.files import read_json
 from cellseg_d2.images.listing import find_test_images
@@ -31,7 +32,7 @@ def score(root: Path, folder: Path) -> Mapping[str, float]:
     paths = sorted(folder.glob("*.npz"))
     results = [result for path in paths for result in results_of(path, ids[path.stem])]
     truth: dict[str, Any] = only(one_class(read_json(root / TRUTH_FILE)), {ids[path.stem] for path in paths})
-    return judge_cells(truth, results, MAX_DETECTIONS, 0.0).metrics.summary
+    return judge_cells(truth, results, MAX_DETECTIONS, Selection(["cell"], 0.0)).metrics.summary
 
 
 def results_of(path: Path, image_id: int) -> list[Result]:

@@ -12,8 +12,8 @@ from benchmarks.accuracy.job import Find, LabelledImage
 from cellseg_d2.cells.coco import annotate, dataset, to_results
 from cellseg_d2.cells.instances import CellInstances
 from cellseg_d2.cells.label_maps import LabelMap
+from cellseg_d2.cells.selection import Selection
 from cellseg_d2.evaluation.thresholds import UNKNOWN, least_scores
-from cellseg_d2.inference.suppress import Selection
 
 FindCells = Callable[[NDArray[np.uint8]], CellInstances]
 """From (H, W, 3) uint8 RGB to all cells of one class, with any score."""

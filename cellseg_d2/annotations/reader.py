@@ -54,8 +54,8 @@ class LabelledImage(ABC):
         """Reads the image and its cells.
 
         Args:
-            rule: how images that are not 8 bit are scaled, see :class:`cellseg_d2.images.tiff.IntensityRule`, and which
-                channels are read, see :class:`cellseg_d2.images.channels.PixelRule`.
+            rule: how images that are not 8 bit are scaled, and which channels are read, see
+                :class:`cellseg_d2.images.channels.PixelRule`.
             max_pixels: larger images are refused from their header.
             class_count: classes of the whole dataset; regions to ignore count for all of them.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,10 +14,27 @@ from cellseg_d2.errors import CellSegError, counted
 from cellseg_d2.outputs import AUDIT, claimed, output_folder
 
 if TYPE_CHECKING:
+    from detectron2.config import CfgNode
+
     from cellseg_d2.conversion.untile import UntiledImage
     from cellseg_d2.evaluation.audit import AuditedImage
 
 PARTS = ("train", "val")
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Labelled images with what a model says of them.
+
+    Attributes:
+        images: the images.
+        class_names: the names of the classes that are compared.
+        shown_channels: those that the page shows; empty for the first three, or for RGB.
+    """
+
+    images: Sequence[AuditedImage]
+    class_names: list[str]
+    shown_channels: Sequence[str]
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -72,10 +90,8 @@ def run(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     if not images:
         raise CellSegError(f"{folder}: has no labelled image in {' and '.join(args.parts)}; give other --parts")
     names = [str(name) for name in read_json(folder / "dataset.json")["class_names"]]
-    if args.predictions:
-        audited, names = with_predictions(args, images, names)
-    else:
-        audited, names = predicted(args, overrides, images, names)
+    compared = with_predictions(args, images, names) if args.predictions else predicted(args, overrides, images, names)
+    audited, names = compared.images, compared.class_names
     found = doubts(audited, args.min_score)
     if args.overwrite:
         AUDIT.remove(args.output)
@@ -85,31 +101,34 @@ def run(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     write_doubts_geojson(args.output / "geojson", found, names)
     count = sum(int((~one.truth.crowd).sum()) for one in audited)
     told = f"{counted(count, 'labelled cell')} of {counted(len(audited), 'image')} of {args.dataset}"
-    write_audit_page(args.output / "audit.html", found, names, f"{told}, compared with {source}.", args.pictures)
+    sentence = f"{told}, compared with {source}."
+    write_audit_page(args.output / "audit.html", found, names, sentence, args.pictures, compared.shown_channels)
     kinds = Counter(one.found.kind for one in found)
     print(f"{told}: {counted(len(found), 'doubt')}")
     print(", ".join(f"{count} {kind}" for kind, count in kinds.most_common()) or "nothing is doubtful")
     print(f"audit: {args.output / 'audit.html'}")
 
 
-def with_predictions(
-    args: argparse.Namespace, images: Sequence[UntiledImage], names: list[str]
-) -> tuple[list[AuditedImage], list[str]]:
-    """The images with results that are there, and the names of the classes that are compared."""
+def with_predictions(args: argparse.Namespace, images: Sequence[UntiledImage], names: list[str]) -> Compared:
+    """The images with results that are there; results with a record say which channels to show."""
     from cellseg_d2.evaluation.audit import AuditedImage, with_results
+    from cellseg_d2.export.record import picture_rule
 
     pairs = with_results(images, args.predictions, len(names))
     audited = [AuditedImage.of(image, cells, not args.ignore_classes) for image, cells in pairs]
-    return audited, ["cell"] if args.ignore_classes else names
+    shown = picture_rule(args.predictions).channels if images[0].channels else ()
+    if not set(shown) <= set(images[0].channels):  # the files that were predicted call them otherwise
+        shown = ()
+    return Compared(audited, ["cell"] if args.ignore_classes else names, shown)
 
 
 def predicted(
     args: argparse.Namespace, overrides: Sequence[str], images: Sequence[UntiledImage], names: list[str]
-) -> tuple[list[AuditedImage], list[str]]:
-    """The images with what the model finds in them, and the names of the classes that are compared.
+) -> Compared:
+    """The images with what the model finds in them.
 
     Raises:
-        CellSegError: the model has several classes, and they are not those of the dataset.
+        CellSegError: the model has other channels than the dataset, or several classes that are not those of it.
     """
     from cellseg_d2.engine.run_config import prediction_cfg
     from cellseg_d2.evaluation.audit import AuditedImage
@@ -118,6 +137,7 @@ def predicted(
     from cellseg_d2.progress import track
 
     cfg, opened = prediction_cfg(args.weights, "", overrides)
+    check_channels(cfg, args.weights, images[0].channels, "CELLSEG.CHANNELS" in overrides)
     known = list(cfg.CELLSEG.CLASS_NAMES)
     if len(known) > 1 and known != names and not args.ignore_classes:
         raise CellSegError(
@@ -128,6 +148,30 @@ def predicted(
     predictor = WholeImagePredictor.from_cfg(cfg, opened)
     audited = []
     for image in track(images, len(images), "prediction"):
-        cells = predictor.predict(image.read())
+        cells = predictor.predict(image.read(predictor.channels.names))
         audited.append(AuditedImage.of(image, Cells.of(cells), use_classes))
-    return audited, names if use_classes else known if len(known) == 1 else ["cell"]
+    compared = names if use_classes else known if len(known) == 1 else ["cell"]
+    return Compared(audited, compared, predictor.channels.shown or predictor.channels.names[:3])
+
+
+def check_channels(cfg: CfgNode, weights: str, known: Sequence[str], are_named: bool) -> None:
+    """Checks that a model sees the channels of a dataset.
+
+    Args:
+        cfg: the model's config.
+        weights: the model's file, for the message.
+        known: the dataset's channels; empty for RGB.
+        are_named: whether the user names those for the model to read, which may be some of the dataset's.
+
+    Raises:
+        CellSegError: it has others, or the same in another order.
+    """
+    from cellseg_d2.data.channels import told
+
+    wanted = list(cfg.CELLSEG.CHANNELS)
+    if wanted == list(known) or (are_named and set(wanted) <= set(known)):
+        return
+    named = "; or name those that it is to read with CELLSEG.CHANNELS" if known else ""
+    raise CellSegError(
+        f"{weights}: takes {told(wanted)}, the images of the dataset have {told(known)}; give a model of these{named}"
+    )

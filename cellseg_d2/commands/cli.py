@@ -65,6 +65,12 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def add_score_threshold(parser: argparse.ArgumentParser, use: str) -> None:
+    """Adds ``--score-threshold``, the least score of predictions that were selected by ``predict`` already."""
+    default = "as predict chose, by prediction.json beside the results; 0.5 without one"
+    parser.add_argument("--score-threshold", type=float, metavar="S", help=f"{use} (default: {default})")
+
+
 def add_object_type(parser: argparse.ArgumentParser) -> None:
     """Adds ``--as``, what cells are in QuPath."""
     from cellseg_d2.export.formats import DETECTION, OBJECT_TYPES

@@ -78,7 +78,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--intensity-rule",
         default=defaults.intensity_rule,
-        help="how 16-bit and float images become 8 bit: percentile:LOW,HIGH of each image, or range:LOW,HIGH",
+        help="how 16-bit and float images become 8 bit: percentile:LOW,HIGH of each image, or range:LOW,HIGH; with "
+        "--channels also a range per channel, range:LOW,HIGH/LOW,HIGH",
     )
     parser.add_argument(
         "--channels",

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from cellseg_d2.commands.cli import ToolParser
+from cellseg_d2.commands.cli import ToolParser, add_score_threshold
 from cellseg_d2.conversion.options import ConvertOptions
 from cellseg_d2.outputs import output_file
 
@@ -76,7 +76,7 @@ def add_evaluation(commands: argparse._SubParsersAction[ToolParser]) -> None:
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--max-side", type=int, default=1024, metavar="PX", help="largest side of the pictures")
     size.add_argument("--full-size", action="store_true", help="show images at full size")
-    parser.add_argument("--score-threshold", type=float, default=0.5, metavar="S", help="for all but AP and errors")
+    add_score_threshold(parser, "for all but AP and errors")
     parser.add_argument(
         "--max-detections",
         type=int,

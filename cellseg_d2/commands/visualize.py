@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import cellseg_d2
-from cellseg_d2.commands.cli import ToolParser, positive
+from cellseg_d2.commands.cli import ToolParser, add_score_threshold, positive
 from cellseg_d2.images.listing import list_images
 from cellseg_d2.outputs import output_file
 
@@ -51,7 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="up to three to show as red, green and blue (default: those of prediction.json beside, or RGB)",
     )
     predictions.add_argument("--output", type=output_file, required=True, metavar="PNG")
-    predictions.add_argument("--score-threshold", type=float, default=0.5, help="the least score of a drawn cell")
+    add_score_threshold(predictions, "the least score of a drawn cell")
     predictions.add_argument("--samples", type=positive, default=6, help="images, the first ones")
     return parser
 

@@ -72,11 +72,6 @@ def add_images(
         read_existing(dataset)  # says that there is none, before the folder above is made
     with appear_whole(dataset, overwrite=True) as folder:
         old = read_existing(dataset)
-        if old.options.channels:
-            raise CellSegError(
-                f"{dataset}: has the channels {', '.join(old.options.channels)}; images can be added to RGB datasets "
-                "alone, so convert all images anew"
-            )
         options = _options(old, changes)
         given = open_input(
             root,
@@ -105,13 +100,20 @@ def _options(old: Existing, changes: Mapping[str, Any]) -> ConvertOptions:
     """
     for field in fields(ConvertOptions):
         before, given = getattr(old.options, field.name), changes.get(field.name)
+        given = tuple(given) if isinstance(given, list) else given
         if given not in (None, before) and field.name not in ("class_names", "max_pixels"):
             option = f"--{field.name.replace('_', '-')}"
+            how = "without" if before in ("", ()) else f"with {_told(before)!r}"
             raise CellSegError(
-                f"{option} {given}: {old.folder} was converted with {before!r}; leave {option} out, or convert all "
-                "images anew"
+                f"{option} {_told(given)}: {old.folder} was converted {how}; leave {option} out, or convert all images "
+                "anew"
             )
     return replace(old.options, max_pixels=changes.get("max_pixels") or old.options.max_pixels)
+
+
+def _told(value: Any) -> Any:
+    """An option's value as people type it, where it has several parts."""
+    return " ".join(value) if isinstance(value, tuple) else value
 
 
 def _as_in_dataset(given: ConversionInput, old: Existing, named: Sequence[str]) -> ConversionInput:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from cellseg_d2.cells.arrays import Ints
 from cellseg_d2.cells.coco import Record, by_image
 from cellseg_d2.conversion.cut import below
 from cellseg_d2.conversion.options import ConvertOptions
@@ -27,6 +28,9 @@ from cellseg_d2.images.stated import PixelFormat
 logger = logging.getLogger(__name__)
 
 IMAGES_FILE = "images.json"
+
+CHANNEL_SUMS = "channel_sums"
+"""The key in IMAGES_FILE for an image's :attr:`TiledSample.channels`; images of RGB have none."""
 
 PARTS = ("train", "val")
 
@@ -77,8 +81,11 @@ def write_images(
         groups: image id -> group, of those that have one.
         skipped: image id -> why it could not be read.
     """
-    measured = [sample.statistics for sample in samples if sample.statistics is not None]
-    images = [{**_to_json(image), "group": groups.get(image.id, "")} for image in measured]
+    images = []
+    for sample in samples:
+        if sample.statistics is not None:
+            sums = {} if sample.channels is None else {CHANNEL_SUMS: sample.channels.tolist()}
+            images.append({**_to_json(sample.statistics), **sums, "group": groups.get(sample.id, "")})
     write_json(folder / IMAGES_FILE, {"images": images, "skipped": dict(skipped)})
 
 
@@ -148,7 +155,9 @@ def read_existing(folder: Path) -> Existing:
         content = read_json(folder / IMAGES_FILE)
         groups = {record["id"]: record["group"] for record in content["images"] if record["group"]}
         skipped = dict(content["skipped"])
-        samples = _samples(folder, [_from_json(record, len(names)) for record in content["images"]], parts)
+        measured = [_from_json(record, len(names)) for record in content["images"]]
+        sums = _channel_sums(folder, content["images"], len(options.channels)) if options.channels else {}
+        samples = _samples(folder, measured, parts, sums)
     return Existing(
         folder=folder,
         options=options,
@@ -164,7 +173,23 @@ def read_existing(folder: Path) -> Existing:
     )
 
 
-def _samples(folder: Path, measured: Sequence[ImageStatistics], parts: Mapping[str, str]) -> dict[str, TiledSample]:
+def _channel_sums(folder: Path, images: Sequence[Record], count: int) -> dict[str, Ints]:
+    """The sums of the channels' values by image, of which tiles alone would miss those that are left out.
+
+    Raises:
+        CellSegError: an earlier version converted the dataset, and kept none.
+    """
+    if any(CHANNEL_SUMS not in record for record in images):
+        raise CellSegError(
+            f"{folder / IMAGES_FILE}: has no {CHANNEL_SUMS}, since an earlier version converted it; convert its first "
+            "images again once, with --overwrite"
+        )
+    return {record["id"]: np.array(record[CHANNEL_SUMS], np.int64).reshape(count, 3) for record in images}
+
+
+def _samples(
+    folder: Path, measured: Sequence[ImageStatistics], parts: Mapping[str, str], channel_sums: Mapping[str, Ints]
+) -> dict[str, TiledSample]:
     """The images of a dataset with their tiles, by id."""
     tiles: dict[str, list[tuple[Record, list[Record]]]] = {image: [] for image in parts}
     for part in PARTS:
@@ -178,6 +203,7 @@ def _samples(folder: Path, measured: Sequence[ImageStatistics], parts: Mapping[s
             empty_tiles=int((image.tile_cells.sum(axis=1) == 0).sum()),
             statistics=image,
             pictures=folder / parts[image.id],
+            channels=channel_sums.get(image.id),
         )
         for image in measured
     }

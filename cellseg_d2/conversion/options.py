@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from cellseg_d2.cells.tiling import overlap_pixels
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.images.channels import PixelRule
-from cellseg_d2.images.tiff import INTENSITY_RULE, MAX_PIXELS, IntensityRule
+from cellseg_d2.images.intensity import rules_of
+from cellseg_d2.images.tiff import INTENSITY_RULE, MAX_PIXELS
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class ConvertOptions:
         min_area: cells with fewer pixels in a tile are left out of it.
         min_visible: a cell becomes ``iscrowd: 1`` in a tile that shows a smaller share of it than this.
         keep_empty: share of the tiles without a cell that are kept, in [0, 1].
-        intensity_rule: how images that are not 8 bit are scaled, see :class:`cellseg_d2.images.tiff.IntensityRule`.
+        intensity_rule: how images that are not 8 bit are scaled, see :class:`cellseg_d2.images.channels.PixelRule`.
         split_blobs: whether parts of a cell that do not touch become separate cells.
         folds: folds for cross-validation, besides the split; 0 for none.
         max_pixels: images and label maps that declare more pixels are refused from the header.
@@ -58,7 +59,7 @@ class ConvertOptions:
             overlap_pixels(self.tile_size, self.overlap)
         except ValueError as error:
             raise CellSegError(str(error)) from error
-        IntensityRule.parse(self.intensity_rule)
+        rules_of(self.pixel_rule)
         if not 0 <= self.val_fraction < 1:
             raise CellSegError(f"val_fraction must be in [0, 1), not {self.val_fraction}")
         if self.seed < 0 or self.min_area < 0:

@@ -16,6 +16,7 @@ from cellseg_d2.cells.rle import Runs, decode_runs
 from cellseg_d2.cells.tiling import Window
 from cellseg_d2.errors import CellSegError, one_line, size_text
 from cellseg_d2.files import read_json
+from cellseg_d2.images.channels import PixelRule
 from cellseg_d2.images.formats import read_whole
 from cellseg_d2.images.tiff import INTENSITY_RULE
 
@@ -35,6 +36,7 @@ class UntiledImage:
         runs: the cells' pixels. A cell that tiles cut is whole again, but for parts that were too small to be kept.
         classes: (N,) int64, contiguous, 0 .. K - 1.
         crowd: (N,) bool, regions to ignore, and cells of which no tile shows enough.
+        channels: the names of the dataset's channels; empty for RGB.
     """
 
     name: str
@@ -44,16 +46,22 @@ class UntiledImage:
     runs: Runs
     classes: Ints
     crowd: Bools
+    channels: tuple[str, ...] = ()
 
-    def read(self) -> NDArray[np.uint8]:
-        """The pixels, (H, W, 3) uint8 RGB; black where there is no tile.
+    def read(self, channels: Sequence[str] = ()) -> NDArray[np.uint8]:
+        """The pixels, (H, W, 3) uint8 RGB, or (H, W, C) of C channels; black where there is no tile.
+
+        Args:
+            channels: names of the dataset's channels, in the order wanted; empty for all of them, or for RGB.
 
         Raises:
-            CellSegError: a tile cannot be read, or is of another size than the dataset says.
+            CellSegError: a tile cannot be read, lacks a channel, or is of another size than the dataset says.
         """
-        image = np.zeros((*self.size, 3), np.uint8)
+        wanted = tuple(channels) or self.channels
+        rule = PixelRule(INTENSITY_RULE, wanted)  # tiles have 8 bit, which no rule changes
+        image = np.zeros((*self.size, len(wanted) or 3), np.uint8)
         for (x0, y0, x1, y1), path in self.tiles:
-            pixels = read_whole(path, INTENSITY_RULE)  # tiles have 8 bit: the rule changes nothing
+            pixels = read_whole(path, rule)
             if pixels.shape[:2] != (y1 - y0, x1 - x0):
                 stated = size_text((y1 - y0, x1 - x0))
                 raise CellSegError(f"{path}: is {size_text(pixels.shape)}, its dataset says {stated}; convert again")
@@ -69,10 +77,7 @@ def untiled_images(folder: Path, parts: Sequence[str] = tuple(PARTS)) -> Iterato
     """
     if not (folder / "dataset.json").is_file():
         raise CellSegError(f"{folder}: is no converted dataset; make one with `cellseg-d2 convert`")
-    if read_json(folder / "dataset.json").get("channels"):
-        raise CellSegError(
-            f"{folder}: has other channels than RGB; only datasets of RGB images can be put together again"
-        )
+    channels = _channels(folder / "dataset.json")
     for part in parts:
         path = folder / "annotations" / PARTS[part]
         if not path.is_file():
@@ -84,9 +89,17 @@ def untiled_images(folder: Path, parts: Sequence[str] = tuple(PARTS)) -> Iterato
             for image in content["images"]:
                 tiles[str(image["source"])].append(image)
             for name in sorted(tiles):
-                yield _join(name, part, folder, tiles[name], cells, classes)
+                yield _join(name, part, folder, tiles[name], cells, classes, channels)
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise CellSegError(f"{path}: is not what convert writes ({one_line(error)}); convert again") from error
+
+
+def _channels(description: Path) -> tuple[str, ...]:
+    """The names of a dataset's channels; empty for RGB."""
+    try:
+        return tuple(str(channel["name"]) for channel in read_json(description).get("channels", ()))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CellSegError(f"{description}: is not what convert writes ({one_line(error)}); convert again") from error
 
 
 def _join(
@@ -96,6 +109,7 @@ def _join(
     tiles: Sequence[Record],
     cells: defaultdict[int, list[Record]],
     classes: dict[int, int],
+    channels: tuple[str, ...],
 ) -> UntiledImage:
     """One image from its tiles; a cell is known by its class and label."""
     windows = [_window(tile) for tile in tiles]
@@ -119,6 +133,7 @@ def _join(
         Runs.from_crops([mask for mask, _ in joined], origins, size),
         np.array([number for number, _ in pieces], np.int64),
         np.array([not whole[key] for key in pieces], bool),
+        channels,
     )
 
 

@@ -57,11 +57,9 @@ def set_channels(cfg: CfgNode) -> None:
     names, given = known[first], list(cfg.CELLSEG.CHANNELS)
     for dataset, others in known.items():
         if others != names:
-            raise CellSegError(
-                f"{dataset} has {_told(others)}, {first} {_told(names)}; convert both with the same ones"
-            )
+            raise CellSegError(f"{dataset} has {told(others)}, {first} {told(names)}; convert both with the same ones")
     if given and given != names:
-        raise CellSegError(f"CELLSEG.CHANNELS names {_told(given)}, {first} has {_told(names)}; leave the key out")
+        raise CellSegError(f"CELLSEG.CHANNELS names {told(given)}, {first} has {told(names)}; leave the key out")
     cfg.CELLSEG.CHANNELS = names
     if not names:
         return
@@ -75,7 +73,7 @@ def set_channels(cfg: CfgNode) -> None:
         cfg.MODEL.PIXEL_STD = [round(max(channel["std"], LEAST_STD) / spread, 4) for channel in statistics]
     logger.info(
         "the images have %s; MODEL.PIXEL_MEAN %s, MODEL.PIXEL_STD %s",
-        *(_told(names), cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD),
+        *(told(names), cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD),
     )
 
 
@@ -83,5 +81,6 @@ def _channels_of(dataset: str) -> list[str]:
     return [channel["name"] for channel in MetadataCatalog.get(dataset).get("channels", ())]
 
 
-def _told(names: Sequence[str]) -> str:
+def told(names: Sequence[str]) -> str:
+    """The number of some channels and their names in brackets, for messages; none are RGB."""
     return f"{counted(len(names), 'channel')} ({', '.join(names)})" if names else "3 channels (RGB)"

@@ -22,15 +22,19 @@ LEAST, MOST = 300, 20_000
 LONGEST_WARM_UP = 200
 EVALUATIONS = 5
 
+PATIENCE = 2
+"""Evaluations without a gain that end such a training: two fifths of its length."""
+
 
 def set_schedule(cfg: CfgNode, tiles: int, cells: int | None) -> None:
     """Fills in, in place, SOLVER.MAX_ITER where it is 0, as CELLSEG.SCHEDULE says.
 
     With ``epochs`` it is CELLSEG.EPOCHS of the tiles. With ``data`` it follows tiles and cells; the warm-up is a tenth
-    of it, the rate falls to zero along a cosine, and validation comes five times.
+    of it, the rate falls to zero along a cosine, validation comes five times, and ends the training where it sees no
+    more gain (CELLSEG.EARLY_STOPPING, if that is not set).
 
     Args:
-        cfg: its SOLVER, TEST and CELLSEG are used.
+        cfg: its SOLVER, TEST, DATASETS and CELLSEG are used.
         tiles: for training.
         cells: in these tiles; None where that is not known.
     """
@@ -47,7 +51,14 @@ def set_schedule(cfg: CfgNode, tiles: int, cells: int | None) -> None:
     solver.LR_SCHEDULER_NAME = "WarmupCosineLR"
     solver.WARMUP_ITERS = min(solver.MAX_ITER // 10, LONGEST_WARM_UP)
     cfg.TEST.EVAL_PERIOD = solver.CHECKPOINT_PERIOD = math.ceil(solver.MAX_ITER / EVALUATIONS)
+    if cfg.DATASETS.TEST:
+        cfg.CELLSEG.EARLY_STOPPING = cfg.CELLSEG.EARLY_STOPPING or PATIENCE
     logger.info(
         "chosen for %d tiles with %s cells: %d iterations, %d of them warm-up, a cosine to zero, validation every %d",
         *(tiles, "unknown" if cells is None else cells, solver.MAX_ITER, solver.WARMUP_ITERS, cfg.TEST.EVAL_PERIOD),
     )
+    if cfg.CELLSEG.EARLY_STOPPING:
+        logger.info(
+            "it ends earlier after %d validations without a better %s (CELLSEG.EARLY_STOPPING)",
+            *(cfg.CELLSEG.EARLY_STOPPING, cfg.CELLSEG.BEST_METRIC),
+        )

@@ -61,7 +61,7 @@ def _partners(truth: Ints, prediction: Ints, iou: Floats, may: Bools, cells: int
     return partner
 
 
-def unmatched(truth: Cells, predictions: Cells, score_threshold: float) -> tuple[Ints, Ints]:
+def unmatched(truth: Cells, predictions: Cells) -> tuple[Ints, Ints]:
     """What the matching leaves over: cells that were missed, and predictions of no cell.
 
     A crowd is never missed, and a prediction that a crowd absorbs is not spurious. One that doubles another, or has the
@@ -70,12 +70,11 @@ def unmatched(truth: Cells, predictions: Cells, score_threshold: float) -> tuple
     Args:
         truth: an image's ground truth.
         predictions: predictions for the same image, in any order.
-        score_threshold: predictions below it are left out, as if they were not there.
 
     Returns:
         Numbers of the missed cells of ``truth`` and of the spurious ones of ``predictions``, both ascending int64.
     """
-    ranking = predictions.ranking(score_threshold)
+    ranking = predictions.ranking()
     matches = match_as_coco(truth, predictions.pick(ranking))
     missed = np.setdiff1d(np.flatnonzero(~truth.crowd), matches.partner)
     return missed, np.sort(ranking[(matches.partner < 0) & ~matches.absorbed])
@@ -83,7 +82,7 @@ def unmatched(truth: Cells, predictions: Cells, score_threshold: float) -> tuple
 
 def within_cap(predictions: Cells, max_detections: int) -> Ints:
     """Numbers of the best predictions per class, at most ``max_detections`` per class; all of them best first."""
-    ranking = predictions.ranking(-np.inf)
+    ranking = predictions.ranking()
     return ranking[_place_in_class(predictions.classes[ranking]) < max_detections]
 
 

@@ -41,10 +41,7 @@ class ImageScore:
 
 
 def image_scores(cells: CellJudgement) -> list[ImageScore]:
-    """The score of each image, in order.
-
-    It counts the predictions of at least ``cells.score_threshold`` that no better one hides.
-    """
+    """The score of each image by the selected predictions, in order."""
     return [_score(name, shown) for name, shown in zip(cells.images, cells.shown)]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from cellseg_d2.cells.selection import Selection
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.evaluation.cell_metrics import CellMetrics, flat_overlaps, summarise, tally
 from cellseg_d2.evaluation.coco_ap import average_precision, tasks_of
@@ -19,15 +20,15 @@ class CellJudgement:
     """What masks show and boxes do not.
 
     Attributes:
-        score_threshold: the least score of a prediction in ``metrics``.
+        selection: which predictions are in ``metrics``.
         images, class_names: names of the images and classes, in the order in which ``metrics`` counts them.
-        metrics: metrics of the predictions that no better one hides, flattened.
+        metrics: metrics of the selected predictions, flattened.
         errors, thresholds: from all detections, as for AP.
         judged: these detections, per image.
-        shown: per image, the detections from ``score_threshold`` on that no better one hides: what people see.
+        shown: per image, the selected detections: what people see.
     """
 
-    score_threshold: float
+    selection: Selection
     images: list[str]
     class_names: list[str]
     metrics: CellMetrics
@@ -51,7 +52,7 @@ class Judgement:
 
 
 def judge_results(
-    truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], max_detections: int, score_threshold: float
+    truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], max_detections: int, selection: Selection
 ) -> Judgement:
     """Scores COCO results by their masks, their boxes or both, whichever all of them have.
 
@@ -59,27 +60,24 @@ def judge_results(
         truth: a COCO dataset.
         results: COCO results.
         max_detections: how many detections per image and class, best first, count for AP, errors and thresholds.
-        score_threshold: predictions below it are left out of the metrics of cells.
+        selection: which predictions people see; the others are left out of the metrics of cells.
 
     Raises:
         CellSegError: a number is out of its range; a result or a cell is damaged, or of an image or class that the
             dataset does not list; both have neither masks nor boxes throughout.
     """
-    if max_detections < 1 or not 0 <= score_threshold <= 1:
-        raise CellSegError(
-            f"{max_detections} detections of a score of {score_threshold} cannot be judged; give at least 1, and a "
-            "score from 0 to 1"
-        )
+    if max_detections < 1:
+        raise CellSegError(f"{max_detections} detections of an image cannot be judged; give at least 1")
     masked = all(cell.get("segmentation") for cell in truth["annotations"])
     tasks = [task for task in tasks_of(results) if masked or task != "segm"]
     if not tasks:
         raise CellSegError("results have masks alone, which not every cell of the ground truth has; add a bbox to each")
     ap = {task: average_precision(truth, results, task, max_detections) for task in tasks}
-    return Judgement(ap, judge_cells(truth, results, max_detections, score_threshold) if "segm" in tasks else None)
+    return Judgement(ap, judge_cells(truth, results, max_detections, selection) if "segm" in tasks else None)
 
 
 def judge_cells(
-    truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], max_detections: int, score_threshold: float
+    truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], max_detections: int, selection: Selection
 ) -> CellJudgement:
     """The metrics of cells, the errors and the best thresholds; arguments and errors as in :func:`judge_results`.
 
@@ -93,14 +91,15 @@ def judge_cells(
     for image in image_cells(truth, results):
         images.append(image.name)
         tissues.append(image.tissue)
-        visible = image.predictions.visible(score_threshold)
-        under = len(image.predictions.ranking(score_threshold)) - len(visible)
-        tallies.append(replace(tally(flat_overlaps(image.truth, visible), len(names)), hidden=under))
-        judged.append(judge(image.truth, image.predictions, max_detections))
-        shown.append(judge(image.truth, visible, max_detections))
+        found = image.predictions
+        selected = found.selected(selection)
+        under = int(selection.scored(found.scores, found.classes).sum()) - len(selected)
+        tallies.append(replace(tally(flat_overlaps(image.truth, selected), len(names)), hidden=under))
+        judged.append(judge(image.truth, found, max_detections))
+        shown.append(judge(image.truth, selected, max_detections))
     detections = Judged.concatenate(judged)
     return CellJudgement(
-        score_threshold=score_threshold,
+        selection=selection,
         images=images,
         class_names=names,
         metrics=summarise(tallies, names, tissues),

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cellseg_d2.cells.arrays import Bools, Floats, Ints
-from cellseg_d2.cells.hidden import hidden
 from cellseg_d2.cells.instances import CellInstances
 from cellseg_d2.cells.rle import Rle, Runs, column_runs, decode_runs, topmost, without_gaps
+from cellseg_d2.cells.selection import Selection
 
 LARGE = 2**24
 """Pixels of an image from which those that nothing covers are left out."""
@@ -110,21 +110,14 @@ class Cells:
         """The cells with these numbers, in this order; no number twice."""
         return Cells(self.runs.pick(numbers), self.classes[numbers], self.scores[numbers], self.crowd[numbers])
 
-    def ranking(self, score_threshold: float = 0.0) -> Ints:
-        """Numbers of the cells with at least this score, best first; of equal scores the earlier first, as in COCO."""
-        order: Ints = np.argsort(-self.scores, kind="stable")
-        return order[: np.count_nonzero(self.scores >= score_threshold)]
+    def ranking(self) -> Ints:
+        """Numbers of the cells, best first; of equal scores the earlier first, as in COCO."""
+        return np.argsort(-self.scores, kind="stable")
 
-    def best_first(self, score_threshold: float = 0.0) -> Cells:
-        """The cells of :meth:`ranking`, in its order."""
-        return self.pick(self.ranking(score_threshold))
-
-    def visible(self, score_threshold: float = 0.0) -> Cells:
-        """Those with at least this score that no better one hides, see :mod:`cellseg_d2.cells.hidden`; best first."""
-        shown = self.best_first(score_threshold)
-        shown = shown.pick(np.flatnonzero(shown.areas))
-        under = hidden(shown.instances())
-        return shown.pick(np.flatnonzero(~under))
+    def selected(self, selection: Selection) -> Cells:
+        """Those that people see, in their order; a cell without pixels is not seen."""
+        scored = selection.scored(self.scores, self.classes) & (self.areas > 0)
+        return Cells.of(selection.of(self.pick(np.flatnonzero(scored)).instances()))
 
 
 @dataclass(frozen=True)
@@ -166,7 +159,7 @@ class Overlaps:
     pairs: Pairs
 
 
-def flat_overlaps(truth: Cells, predictions: Cells, score_threshold: float = 0.0) -> Overlaps:
+def flat_overlaps(truth: Cells, predictions: Cells) -> Overlaps:
     """Flattens predictions by score and counts the pixels that they share with cells.
 
     A pixel of several predictions goes to the best of them, whatever its class (of equal scores, to the earlier one),
@@ -176,11 +169,10 @@ def flat_overlaps(truth: Cells, predictions: Cells, score_threshold: float = 0.0
     Args:
         truth: an image's ground truth.
         predictions: predictions for the same image, in any order.
-        score_threshold: predictions below it are left out.
     """
     truth, predictions = _covered(truth, predictions)
     cells = truth.pick(np.flatnonzero(~truth.crowd)) if truth.crowd.any() else truth
-    shown = predictions.best_first(score_threshold)
+    shown = predictions.pick(predictions.ranking())
     flat = topmost(shown.runs.owners(), shown.runs.pixels(), shown.runs.size)
     areas = np.bincount(flat, minlength=len(shown) + 1)[1:]
     left = np.flatnonzero(areas)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from cellseg_d2.cells.selection import Selection
 from cellseg_d2.evaluation.error_breakdown import KINDS
 from cellseg_d2.evaluation.judgement import CellJudgement, Judgement
 from cellseg_d2.evaluation.thresholds import write_thresholds
@@ -41,14 +42,26 @@ def text_of(judgement: Judgement) -> str:
 def _cell_lines(cells: CellJudgement) -> list[str]:
     lines = [
         "",
-        f"Metrics of cells in percent: predictions that score {cells.score_threshold:g} or more, but for those that",
-        "better ones hide: what predict counts and exports. Where several lie on a pixel, it belongs to the best.",
+        f"Metrics of cells in percent: predictions that score {least_text(cells.selection)} or more, but for those",
+        "that better ones hide: what predict counts and exports. Where several lie on a pixel, it belongs to the best.",
     ]
     lines += [f"{name:24}{value:>8}" for name, value in summary_rows(cells)]
     lines += ["", *_aligned(*class_table(cells)), "", CONFUSION_TITLE, *_aligned(*confusion_table(cells))]
     lines += ["", f"Errors of all detections, and the AP50 that each kind costs of {number_text(cells.errors.ap50)}"]
     lines += [*_aligned(*error_table(cells)), "", THRESHOLDS_TITLE, *_aligned(*threshold_table(cells))]
     return lines
+
+
+def least_text(selection: Selection) -> str:
+    """The least scores: one number, or one per class.
+
+    >>> least_text(Selection(["round", "long"], 0.5, {"long": 0.31}))
+    '0.5 (round), 0.31 (long)'
+    """
+    least = selection.least
+    if len(set(least.values())) == 1:
+        return f"{next(iter(least.values())):g}"
+    return ", ".join(f"{score:g} ({name})" for name, score in least.items())
 
 
 def summary_rows(cells: CellJudgement) -> list[tuple[str, str]]:
@@ -139,7 +152,7 @@ def _content(judgement: Judgement) -> dict[str, Any]:
         cells = judgement.cells
         rows, columns = [*cells.class_names, SPURIOUS], [*cells.class_names, MISSED]
         content["cells"] = {
-            "score_threshold": cells.score_threshold,
+            "least_scores": cells.selection.least,
             "flattened": "by score: a pixel of several predictions belongs to the best of them",
             "summary": cells.metrics.summary,
             "classes": cells.metrics.classes,

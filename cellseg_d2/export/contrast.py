@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from cellseg_d2.images.intensity import BAND_PIXELS, IntensityRule
 from cellseg_d2.images.percentiles import percentiles
-from cellseg_d2.images.tiff import BAND_PIXELS, IntensityRule
 
 DARK = 64
 """An image is dark if its median is below this, of 255: fluorescence, whose background is black."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cellseg_d2.errors import CellSegError
+from cellseg_d2.cells.selection import Selection
+from cellseg_d2.errors import CellSegError, one_line
 from cellseg_d2.files import read_json, write_json
 from cellseg_d2.images.channels import Channels, PixelRule
 from cellseg_d2.images.listing import RESULTS_RECORD
@@ -17,6 +19,11 @@ from cellseg_d2.images.tiff import INTENSITY_RULE
 RESULTS_FILE = "test-results.json"
 SKIPPED_FILE = "skipped.json"
 
+DEFAULT_SCORE = 0.5
+"""The least score of a cell where nothing says another."""
+
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Record:
@@ -24,7 +31,7 @@ class Record:
 
     Attributes:
         class_names: the names of category 1, 2, ...
-        selection: which cells people see, as the arguments of :class:`cellseg_d2.inference.suppress.Selection`.
+        selection: which cells people see, as the arguments of :class:`cellseg_d2.cells.selection.Selection`.
         intensity_rule: how images that are not 8 bit were scaled.
         pixel_sizes_um: (x, y) in microns per pixel by file name, of images where that is known.
         region_percents: how much of an image was predicted by file name, of images of which only a region was.
@@ -42,6 +49,20 @@ class Record:
     def pixel_rule(self) -> PixelRule:
         """How the images were read."""
         return PixelRule(self.intensity_rule, self.channels.names)
+
+    @property
+    def selected(self) -> Selection:
+        """Which cells people see.
+
+        Raises:
+            CellSegError: the record is damaged.
+        """
+        try:
+            return Selection(self.class_names, **self.selection)
+        except (TypeError, AttributeError) as error:
+            raise CellSegError(
+                f"{RESULTS_RECORD}: its selection is not what predict writes ({one_line(error)}); predict again"
+            ) from error
 
     def write(self, folder: Path) -> None:
         """Writes it into a folder of results; of RGB images it says nothing of channels."""
@@ -73,6 +94,29 @@ class Record:
             return cls(names, selection, str(content["intensity_rule"]), sizes, percents, channels)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CellSegError(f"{path}: is not what predict writes ({error}); predict again") from error
+
+
+def selected_cells(results: Path, class_names: Sequence[str], score_threshold: float | None = None) -> Selection:
+    """Which cells of COCO results people see: those that ``predict`` counted and exported.
+
+    Args:
+        results: COCO results; a :class:`Record` beside them knows.
+        class_names: the names of the results' classes, in order.
+        score_threshold: the least score instead; None for that of the record, or 0.5 where there is no record, or one
+            of other classes.
+
+    Raises:
+        CellSegError: the score is not from 0 to 1, or the record is damaged.
+    """
+    if not (results.parent / RESULTS_RECORD).is_file():
+        return Selection(class_names, DEFAULT_SCORE if score_threshold is None else score_threshold)
+    known = Record.read(results.parent).selected
+    if score_threshold is not None:
+        return replace(known, class_names=class_names, min_score=score_threshold, min_score_of_class={})
+    if set(known.class_names) == set(class_names):
+        return replace(known, class_names=class_names)
+    logger.warning("%s: is of other classes; cells from a score of %g on count", RESULTS_RECORD, DEFAULT_SCORE)
+    return Selection(class_names, DEFAULT_SCORE)
 
 
 def picture_rule(results: Path, channels: Sequence[str] = ()) -> PixelRule:

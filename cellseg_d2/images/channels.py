@@ -25,7 +25,8 @@ class PixelRule:
     """How a file's pixels become 8-bit channels.
 
     Attributes:
-        intensity: how those that are not 8 bit are scaled, see :class:`cellseg_d2.images.tiff.IntensityRule`.
+        intensity: how those that are not 8 bit are scaled, see :class:`cellseg_d2.images.intensity.IntensityRule`; for
+            a range per channel, ``range:0,4000/0,800``.
         channels: which channels of the file, in this order: names of the file, or numbers from 0. Each is scaled by
             itself. Empty for RGB, as :func:`cellseg_d2.images.tiff.read_image` makes it.
     """

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cellseg_d2.errors import CellSegError, size_text
 from cellseg_d2.images.channels import PixelRule, Rule
+from cellseg_d2.images.intensity import rules_of
 from cellseg_d2.images.pictures import PICTURE_SUFFIXES, picture_size, read_picture
 from cellseg_d2.images.pixel_size import tiff_pixel_size
 from cellseg_d2.images.planes import Plane
@@ -29,7 +30,6 @@ from cellseg_d2.images.stated import NOT_STATED, Stated
 from cellseg_d2.images.tiff import (
     INTENSITY_RULE,
     MAX_PIXELS,
-    IntensityRule,
     only_image,
     opened,
     photometric,
@@ -133,15 +133,15 @@ def open_image(path: str | Path, rule: Rule = INTENSITY_RULE, max_pixels: int = 
 
     Args:
         path: a file, or an OME-Zarr folder.
-        rule: how images that are not 8 bit are scaled, see :class:`cellseg_d2.images.tiff.IntensityRule`, and which
-            channels are read, see :class:`cellseg_d2.images.channels.PixelRule`.
+        rule: how images that are not 8 bit are scaled, and which channels are read, see
+            :class:`cellseg_d2.images.channels.PixelRule`.
         max_pixels: images that are decoded at once are refused if they declare more.
 
     Raises:
         CellSegError: missing, damaged, too large, not one plane of grey, RGB or the channels asked
             for, or a slide without tiffslide.
     """
-    IntensityRule.parse(PixelRule.of(rule).intensity)
+    rules_of(rule)
     return format_of(Path(path)).open(Path(path), rule, max_pixels)
 
 

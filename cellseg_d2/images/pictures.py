@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin
 
 from cellseg_d2.errors import CellSegError, one_line, size_text
-from cellseg_d2.images.channels import PixelRule, Rule, picked_of_rgb
+from cellseg_d2.images.channels import Rule, picked_of_rgb
+from cellseg_d2.images.intensity import as_8_bit
 from cellseg_d2.images.memory import IN_PARTS, check_memory
-from cellseg_d2.images.tiff import INTENSITY_RULE, MAX_PIXELS, IntensityRule, check_file
+from cellseg_d2.images.tiff import INTENSITY_RULE, MAX_PIXELS, check_file
 
 EXIF_ORIENTATION = 0x0112
 EXIF_QUARTER_TURNS = range(5, 9)
@@ -44,7 +45,7 @@ def read_picture(path: Path, rule: Rule = INTENSITY_RULE, max_pixels: int = MAX_
 
     Args:
         path: the file.
-        rule: how 16-bit pictures are scaled, see :class:`cellseg_d2.images.tiff.IntensityRule`, and which of the
+        rule: how 16-bit pictures are scaled, see :class:`cellseg_d2.images.intensity.IntensityRule`, and which of the
             channels red, green and blue are read, see :class:`cellseg_d2.images.channels.PixelRule`.
         max_pixels: larger pictures are refused from the header, and those above ``MOST_PIXELS``.
 
@@ -69,9 +70,7 @@ def read_picture(path: Path, rule: Rule = INTENSITY_RULE, max_pixels: int = MAX_
     if pixels is None:
         raise CellSegError(f"{path}: cannot be read as an image; export it again")
     cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, pixels)  # in place
-    wanted = PixelRule.of(rule)
-    pixels = picked_of_rgb(path, np.asarray(pixels), wanted)
-    return IntensityRule.parse(wanted.intensity).apply(pixels, apart=bool(wanted.channels))
+    return as_8_bit(picked_of_rgb(path, np.asarray(pixels), rule), rule)
 
 
 def picture_size(path: Path) -> tuple[int, int]:

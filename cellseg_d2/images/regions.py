@@ -14,15 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellseg_d2.cells.tiling import Window
-from cellseg_d2.images.channels import PixelRule, Rule
+from cellseg_d2.images.channels import Rule
+from cellseg_d2.images.intensity import IntensityRule, rules_of
 from cellseg_d2.images.pixel_size import PixelSize
 from cellseg_d2.images.planes import Plane
 from cellseg_d2.images.sources import PixelSource
-from cellseg_d2.images.tiff import (
-    IntensityRule,
-    damage_reported,
-    warn_of_alpha,
-)
+from cellseg_d2.images.tiff import damage_reported, warn_of_alpha
 
 CACHE_BYTES = 2**28
 """Bytes of decoded and scaled blocks to keep, so that overlapping windows decode a chunk once or twice, not often."""
@@ -109,7 +106,7 @@ class BlockImage(ImageRegions):
 
     Args:
         source: the open file; closed by :meth:`close`.
-        rule: see :class:`cellseg_d2.images.tiff.IntensityRule`; the source has the channels.
+        rule: see :func:`cellseg_d2.images.intensity.rules_of`; the source has its channels.
         cache_bytes: bytes of decoded blocks to keep; the latest block is always kept.
     """
 
@@ -117,7 +114,7 @@ class BlockImage(ImageRegions):
         super().__init__(source.plane.size, source.pixel_size_um)
         self.channels = source.plane.channel_count
         self._source = source
-        self._rule = IntensityRule.parse(PixelRule.of(rule).intensity)
+        self._rules = rules_of(rule)
         self._cache_bytes = cache_bytes
         self._blocks: OrderedDict[tuple[int, int], NDArray[np.uint8]] = OrderedDict()
         self._kept_bytes = 0
@@ -163,8 +160,8 @@ class BlockImage(ImageRegions):
         if colours.dtype == np.uint8:
             return colours
         if not self._source.plane.picked:
-            return self._rule.scale(colours, self._limits[0])
-        parts = [self._rule.scale(colours[..., place], limits) for place, limits in enumerate(self._limits)]
+            return IntensityRule.scale(colours, self._limits[0])
+        parts = [IntensityRule.scale(colours[..., place], limits) for place, limits in enumerate(self._limits)]
         return np.stack(parts, axis=2)
 
     @cached_property
@@ -172,7 +169,10 @@ class BlockImage(ImageRegions):
         """The intensities of the whole image that become 0 and 255: of all channels, or of each that is picked."""
         plane, (height, width) = self._source.plane, self.size
         planes = [replace(plane, picked=(place,)) for place in plane.picked] or [plane]
-        return [self._rule.limits(partial(self._all_blocks, one), height * width * one.colour_count) for one in planes]
+        return [
+            rule.limits(partial(self._all_blocks, one), height * width * one.colour_count)
+            for rule, one in zip(self._rules, planes)
+        ]
 
     def _all_blocks(self, plane: Plane) -> Iterator[NDArray[Any]]:
         height, width = self.size

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from cellseg_d2.errors import CellSegError, one_line
 from cellseg_d2.images.channels import PixelRule, Rule, tiff_channel_names
+from cellseg_d2.images.intensity import as_8_bit
 from cellseg_d2.images.memory import IN_PARTS, check_memory
-from cellseg_d2.images.percentiles import Blocks, percentiles
 from cellseg_d2.images.planes import Plane, Turn, describe_axes, describe_shape, flipped, is_opaque
 from cellseg_d2.images.stated import NOT_STATED, Stated, tiff_stated
 from cellseg_d2.images.tiff_header import check_lossless, check_segments, open_tiff, orientation
@@ -30,96 +30,8 @@ INTENSITY_RULE = "percentile:0.1,99.9"
 MAX_PIXELS = 2**31
 """Images whose header declares more pixels are refused before memory is taken."""
 
-BAND_PIXELS = 2**20
-"""Pixels whose values are counted at once for percentiles."""
-
 JPEG = tuple(tifffile.COMPRESSION[name] for name in ("OJPEG", "JPEG", "JPEG_LOSSY", "ALT_JPEG"))
 """Compressions whose YCbCr colours tifffile converts to RGB."""
-
-
-@dataclass(frozen=True)
-class IntensityRule:
-    """A rule by which 16-bit and float images are scaled to 0..255; 8-bit images are never changed.
-
-    Attributes:
-        kind: ``percentile`` (low and high are percentiles of all values of the image, one range for all channels, as in
-            the auto-contrast of ImageJ and napari) or ``range`` (low and high are intensities, the same for all
-            images).
-        low: becomes 0, and so does everything below.
-        high: becomes 255, and so does everything above.
-    """
-
-    kind: str
-    low: float
-    high: float
-
-    @classmethod
-    def parse(cls, text: str) -> IntensityRule:
-        """Reads ``percentile:LOW,HIGH`` or ``range:LOW,HIGH``.
-
-        Raises:
-            CellSegError: the text is of another form, or LOW is not below HIGH.
-
-        >>> IntensityRule.parse("range:0,4095")
-        IntensityRule(kind='range', low=0.0, high=4095.0)
-        """
-        kind, _, numbers = text.partition(":")
-        try:
-            low, high = (float(number) for number in numbers.split(","))
-        except ValueError:
-            low = high = float("nan")
-        limits = (0.0, 100.0) if kind == "percentile" else (-np.inf, np.inf)
-        if kind not in ("percentile", "range") or not limits[0] <= low < high <= limits[1]:
-            raise CellSegError(
-                f"intensity rule {text!r} is not understood; write 'percentile:0.1,99.9' or 'range:0,65535'"
-            )
-        return cls(kind, low, high)
-
-    def apply(self, image: NDArray[Any], apart: bool = False) -> NDArray[np.uint8]:
-        """Scales an array of any real type to uint8; a constant image becomes 0.
-
-        Args:
-            image: of any shape; (H, W, C) where ``apart``.
-            apart: whether each channel is scaled by itself.
-        """
-        if image.dtype == np.uint8:
-            return image
-        if apart:
-            return np.stack([self.apply(image[..., channel]) for channel in range(image.shape[2])], axis=2)
-        flat = image.reshape(-1)
-        bands = [slice(first, first + BAND_PIXELS) for first in range(0, flat.size, BAND_PIXELS)]
-        limits = self.limits(lambda: (flat[band] for band in bands), flat.size)
-        scaled = np.empty(flat.shape, np.uint8)
-        for band in bands:  # in bands, since scaling takes several times the memory of its values
-            scaled[band] = self.scale(flat[band], limits)
-        return scaled.reshape(image.shape)
-
-    def limits(self, blocks: Blocks, count: int) -> tuple[float, float]:
-        """The intensities that become 0 and 255 in an image that is not 8 bit.
-
-        Args:
-            blocks: its values, of all channels and without alpha.
-            count: how many there are.
-        """
-        if self.kind == "range":
-            return self.low, self.high
-        least, low, high, largest = percentiles(blocks, count, (0, self.low, self.high, 100))
-        # Cells may cover a smaller share of the image than the percentiles leave out.
-        return (low, high) if low < high else (least, largest)
-
-    @staticmethod
-    def scale(image: NDArray[Any], limits: tuple[float, float]) -> NDArray[np.uint8]:
-        """Scales the range between the limits to 0..255. 8-bit images stay; an empty range gives 0 everywhere."""
-        if image.dtype == np.uint8:
-            return image
-        low, high = limits
-        if high <= low:
-            return np.zeros(image.shape, np.uint8)
-        # 32-bit floats hold every value of types up to 16 bit, but would lose small differences of wider types
-        kind = "f4" if image.dtype.itemsize <= 2 or image.dtype == np.float32 else "f8"
-        scaled = (np.asarray(image, kind) - low) * (255 / (high - low))
-        result: NDArray[np.uint8] = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
-        return result
 
 
 @dataclass(frozen=True)
@@ -154,7 +66,7 @@ def read_image(path: str | Path, rule: Rule = INTENSITY_RULE, max_pixels: int = 
 
     Args:
         path: a TIFF file.
-        rule: see :class:`IntensityRule`, and :class:`cellseg_d2.images.channels.PixelRule` for channels.
+        rule: see :class:`cellseg_d2.images.channels.PixelRule`.
         max_pixels: images that declare more are refused from the header.
 
     Returns:
@@ -178,7 +90,7 @@ def read_image_with_header(
     pixels, opaque = plane.colours(plane.cut(raw.pixels, (0, 0, width, height)))
     if not opaque:
         warn_of_alpha(path)
-    image = plane.rgb(IntensityRule.parse(wanted.intensity).apply(pixels, apart=bool(wanted.channels)))
+    image = plane.rgb(as_8_bit(pixels, wanted))
     return np.ascontiguousarray(np.broadcast_to(image, (height, width, plane.channel_count))), raw.stated
 
 

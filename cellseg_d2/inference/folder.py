@@ -19,6 +19,7 @@ from detectron2.utils import comm
 from cellseg_d2.cells.coco import to_results
 from cellseg_d2.cells.image_names import IDS_FILE
 from cellseg_d2.cells.instances import CellInstances
+from cellseg_d2.cells.selection import check_least_scores
 from cellseg_d2.errors import CellSegError, one_line
 from cellseg_d2.export.coco_dataset import DatasetWriter, to_annotations
 from cellseg_d2.export.coco_results import ResultsWriter, check_results, zip_results
@@ -39,7 +40,6 @@ from cellseg_d2.images.listing import InputImage
 from cellseg_d2.images.regions import ImageRegions
 from cellseg_d2.inference.predictor import Piece, WholeImagePredictor
 from cellseg_d2.inference.region import Region, read_region
-from cellseg_d2.inference.suppress import check_least_scores
 from cellseg_d2.progress import track
 
 logger = logging.getLogger(__name__)
@@ -88,7 +88,8 @@ class Output:
     object_type: str = DETECTION
 
     def __post_init__(self) -> None:
-        check_least_scores(self.min_score, self.min_score_of_class)
+        known = [] if self.min_score is None else [self.min_score]
+        check_least_scores([*known, *self.min_score_of_class.values()])
 
 
 @dataclass(frozen=True)

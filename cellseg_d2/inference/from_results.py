@@ -12,6 +12,7 @@ from typing import Any
 from cellseg_d2.cells.coco import Result, by_image, to_rle
 from cellseg_d2.cells.image_names import IDS_FILE, read_image_ids
 from cellseg_d2.cells.instances import CellInstances
+from cellseg_d2.cells.selection import Selection
 from cellseg_d2.errors import CellSegError, one_line
 from cellseg_d2.export.coco_dataset import DatasetWriter, to_annotations
 from cellseg_d2.export.counts import COUNTS_FILE, ImageCounts, write_counts
@@ -20,7 +21,6 @@ from cellseg_d2.export.record import RESULTS_FILE, Record
 from cellseg_d2.files import read_json
 from cellseg_d2.images.channels import PixelRule
 from cellseg_d2.images.listing import ByFileName, InputImage
-from cellseg_d2.inference.suppress import Selection
 from cellseg_d2.progress import track
 
 
@@ -59,12 +59,11 @@ class Results:
         images = [InputImage(number, Path(name.name), size, at) for (name, number, size), at in zip(entries, places)]
         try:
             found = by_image(read_json(folder / RESULTS_FILE))
-            selection = Selection(record.class_names, **record.selection)
         except (KeyError, TypeError) as error:
             raise CellSegError(f"{folder}: its files are not those that predict writes ({one_line(error)})") from error
         if unknown := found.keys() - {image.id for image in images}:
             raise CellSegError(f"{folder / RESULTS_FILE}: has results of image {min(unknown)}, which {IDS_FILE} lacks")
-        return cls(folder, record, images, found, selection)
+        return cls(folder, record, images, found, record.selected)
 
     def cells(self, image: InputImage) -> CellInstances:
         """All cells of an image.

@@ -19,8 +19,8 @@ from cellseg_d2.export.contrast import stretched
 from cellseg_d2.export.formats import WRITERS, ImageCells
 from cellseg_d2.export.overlay import draw_overlay
 from cellseg_d2.images.channels import PixelRule, Rule
+from cellseg_d2.images.intensity import as_8_bit
 from cellseg_d2.images.regions import WholeImage
-from cellseg_d2.images.tiff import IntensityRule
 from cellseg_d2.inference.predictor import WholeImagePredictor
 from cellseg_d2.inference.region import MaskRegion
 
@@ -140,5 +140,5 @@ def as_channels(image: NDArray[Any], rule: Rule) -> NDArray[np.uint8]:
         colours = colours.astype(np.uint8) * 255
     if not np.isrealobj(colours) or (colours.dtype.kind == "f" and not np.isfinite(colours).all()):
         raise ValueError("an image holds complex, NaN or infinite values; replace them first")
-    scaled = IntensityRule.parse(rule.intensity).apply(colours, apart=count > 0)
+    scaled = as_8_bit(colours, rule)
     return np.ascontiguousarray(np.broadcast_to(scaled, (*scaled.shape[:2], count or 3)))

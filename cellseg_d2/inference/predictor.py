@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 import cellseg_d2.modeling  # noqa: F401  (registers backbones and heads)
 from cellseg_d2.cells.instances import CellInstances
+from cellseg_d2.cells.selection import Selection, suppress
 from cellseg_d2.cells.tiling import Tile, TileGrid
 from cellseg_d2.data.channels import channels_of
 from cellseg_d2.errors import CellSegError, counted
@@ -30,7 +31,6 @@ from cellseg_d2.inference.paste import to_cell_instances
 from cellseg_d2.inference.prepare import prepare, use_available_prediction_precision
 from cellseg_d2.inference.region import Region
 from cellseg_d2.inference.stitch import stitch
-from cellseg_d2.inference.suppress import Selection, suppress
 from cellseg_d2.modeling.build import use_available_device
 from cellseg_d2.weights.checkpoint import CellCheckpointer, WeightsFile
 from cellseg_d2.weights.locations import register_package_weights
@@ -169,7 +169,7 @@ class WholeImagePredictor:
         min_score: float | None = None,
         min_score_of_class: Mapping[str, float] | None = None,
     ) -> CellInstances:
-        """The cells that a person wants to see, see :class:`cellseg_d2.inference.suppress.Selection`.
+        """The cells that a person wants to see, see :class:`cellseg_d2.cells.selection.Selection`.
 
         Args:
             cells: all cells of an image, with scores down to MODEL.ROI_HEADS.SCORE_THRESH_TEST.

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from cellseg_d2.cells.arrays import Bools
 from cellseg_d2.cells.instances import CellInstances
+from cellseg_d2.cells.selection import Selection
 from cellseg_d2.evaluation.coco_matching import unmatched
 from cellseg_d2.evaluation.overlap_table import Cells
 from cellseg_d2.inference.predictor import WholeImagePredictor
-from cellseg_d2.inference.suppress import Selection
 from cellseg_d2.inference.views import View
 
 VIEWS = (View(flip=True), View(quarter_turns=1))
@@ -62,9 +62,9 @@ def expect(predictor: WholeImagePredictor, image: NDArray[np.uint8]) -> Expectat
     for view in VIEWS:
         turned = np.ascontiguousarray(view.image(image))
         other = Cells.of(usual.of(cells_back(predictor.predict(turned), view, everything.image_size)))
-        missed, spurious = unmatched(seen, other, -np.inf)
+        missed, spurious = unmatched(seen, other)
         differing.append((len(missed) + len(spurious)) / 2)
-        doubted |= np.isin(np.arange(len(low)), unmatched(low, other, -np.inf)[0])
+        doubted |= np.isin(np.arange(len(low)), unmatched(low, other)[0])
     return Expectation(len(seen), float(np.mean(differing)), len(low) - len(high), low, doubted)
 
 

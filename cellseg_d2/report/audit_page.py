@@ -11,12 +11,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from cellseg_d2.cells.selection import Selection
 from cellseg_d2.cells.tiling import Window
 from cellseg_d2.evaluation.audit import Doubt
 from cellseg_d2.evaluation.contradictions import KINDS
 from cellseg_d2.evaluation.overlap_table import Cells
 from cellseg_d2.export.audit_files import row_of
 from cellseg_d2.export.contrast import stretched
+from cellseg_d2.images.channels import Channels
 from cellseg_d2.images.resize import resized
 from cellseg_d2.report.gallery import outline_path
 from cellseg_d2.report.page import picture_uri, write_page
@@ -73,7 +75,12 @@ class Place:
 
 
 def write_audit_page(
-    output: Path, doubts: Sequence[Doubt], class_names: Sequence[str], about: str, pictures: int
+    output: Path,
+    doubts: Sequence[Doubt],
+    class_names: Sequence[str],
+    about: str,
+    pictures: int,
+    shown_channels: Sequence[str] = (),
 ) -> None:
     """Writes the page.
 
@@ -83,12 +90,13 @@ def write_audit_page(
         class_names: the names of class 0, 1, ...
         about: what was compared with what, one sentence.
         pictures: how many of the worst to show.
+        shown_channels: up to three of the dataset's channels to show; empty for the first three, or for RGB.
 
     Raises:
         CellSegError: an image cannot be read, or the file cannot be written.
     """
     kinds = Counter(doubt.found.kind for doubt in doubts)
-    shown = draw_places(doubts[:pictures], class_names)
+    shown = draw_places(doubts[:pictures], class_names, shown_channels)
     by_image = Counter(doubt.audited.image.name for doubt in doubts).most_common(LISTED_IMAGES)
     write_page(
         output,
@@ -102,14 +110,16 @@ def write_audit_page(
     )
 
 
-def draw_places(doubts: Sequence[Doubt], class_names: Sequence[str]) -> list[Place]:
+def draw_places(doubts: Sequence[Doubt], class_names: Sequence[str], shown_channels: Sequence[str] = ()) -> list[Place]:
     """Pictures of doubts in their order; each image is read once."""
     by_name: dict[str, list[Doubt]] = defaultdict(list)
     for doubt in doubts:
         by_name[doubt.audited.image.name].append(doubt)
     drawn: dict[int, Place] = {}
     for members in by_name.values():
-        pixels = stretched(members[0].audited.image.read())
+        image = members[0].audited.image
+        names = tuple(shown_channels) or image.channels[:3]
+        pixels = stretched(Channels(names).picture(image.read(names)))
         drawn |= {doubt.rank: _draw(doubt, pixels, class_names) for doubt in members}
     return [drawn[doubt.rank] for doubt in doubts]
 
@@ -123,7 +133,7 @@ def _draw(doubt: Doubt, pixels: NDArray[np.uint8], class_names: Sequence[str]) -
     row = row_of(doubt, class_names)
     classes = ", ".join(f"{key} {row[key]}" for key in ("labelled", "predicted") if row[key])
     # what the model is sure of, so that its panel is not full of guesses
-    sure = audited.predictions.visible(min(0.5, found.score))
+    sure = audited.predictions.selected(Selection(class_names, min(0.5, found.score)))
     rest = sure.pick(np.flatnonzero(~np.isin(sure.runs.boxes, doubt.proposal.runs.boxes).all(axis=1)))
     labels = _inside(audited.truth, window)
     return Place(

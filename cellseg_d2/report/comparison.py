@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from cellseg_d2.cells.arrays import Bools
 from cellseg_d2.cells.coco import Record, to_rle
 from cellseg_d2.cells.coco_masks import size_of
-from cellseg_d2.cells.hidden import visible
 from cellseg_d2.cells.instances import CellInstances
 from cellseg_d2.cells.rle import decode_runs
+from cellseg_d2.cells.selection import Selection
 from cellseg_d2.errors import CellSegError, one_line, size_text, turned_text
 from cellseg_d2.evaluation.coco_matching import unmatched
 from cellseg_d2.evaluation.overlap_table import Cells
@@ -37,6 +37,7 @@ def compare(
     image: NDArray[np.uint8],
     truth: Sequence[Record],
     results: Sequence[Record],
+    selection: Selection,
     name: str,
 ) -> list[Panel]:
     """The ground truth with a ring on each missed cell, and the prediction with a cross on each spurious cell.
@@ -44,7 +45,8 @@ def compare(
     Args:
         image: (H, W, 3) uint8 RGB.
         truth: its COCO annotations. Crowds are not drawn, and excuse what :func:`unmatched` says they do.
-        results: its COCO results that are to be shown; those that better ones hide are left out.
+        results: its COCO results.
+        selection: which of them are shown.
         name: the image's name, for errors.
 
     Returns:
@@ -54,8 +56,8 @@ def compare(
         CellSegError: a segmentation is damaged or of another size.
     """
     cells, crowd = to_instances(truth, image, name)
-    found = visible(to_instances(results, image, name)[0])
-    missed, spurious = unmatched(_of(cells, crowd), _of(found), -np.inf)
+    found = selection.of(to_instances(results, image, name)[0])
+    missed, spurious = unmatched(_of(cells, crowd), _of(found))
     annotated = cells[~crowd]
     return [
         cell_panel(

@@ -25,12 +25,14 @@ from cellseg_d2.evaluation.report_tables import (
     class_table,
     confusion_table,
     error_table,
+    least_text,
     number_text,
     summary_rows,
     threshold_table,
 )
 from cellseg_d2.export.marks import MISSED, SPURIOUS, mark_path
 from cellseg_d2.export.overlay import class_hex
+from cellseg_d2.export.record import selected_cells
 from cellseg_d2.images.channels import Rule
 from cellseg_d2.images.tiff import INTENSITY_RULE
 from cellseg_d2.report.evaluation_figures import curve_keys, error_figure, pr_figure
@@ -103,7 +105,7 @@ def write_evaluation_report(
     output: Path,
     gallery: GalleryOptions,
     *,
-    score_threshold: float = 0.5,
+    score_threshold: float | None = None,
     max_detections: int | None = None,
     only_predicted: bool = False,
 ) -> None:
@@ -114,7 +116,8 @@ def write_evaluation_report(
         predictions: COCO results, of this or any other tool.
         output: the HTML file.
         gallery: what is shown of the images.
-        score_threshold: for the metrics of cells, the counts and the gallery, predictions below it are left out.
+        score_threshold: for the metrics of cells, the counts and the gallery, the least score of a prediction; None for
+            what ``predict`` used, see :func:`cellseg_d2.export.record.selected_cells`.
         max_detections: for AP, precision by recall and errors: scored per image and class, the best first; None for
             1,000, or as many as the densest image has.
         only_predicted: see :func:`cellseg_d2.cells.coco_input.read_pair`.
@@ -128,7 +131,8 @@ def write_evaluation_report(
     if files is not None and named is not None:
         files = files.renumbered(named.among(truth["images"], ground_truth).numbers)
     max_detections = detection_cap(truth, results, max_detections)
-    judgement = judge_results(truth, results, max_detections, score_threshold)
+    selection = selected_cells(predictions, class_names(truth), score_threshold)
+    judgement = judge_results(truth, results, max_detections, selection)
     content: dict[str, Any] = {"cells": None, "missing": _what_is_missing(judgement, results)}
     if judgement.cells is not None:
         content |= _cell_content(judgement.cells)
@@ -145,7 +149,7 @@ def write_evaluation_report(
         cell_count=sum(not cell.get("iscrowd") for cell in truth["annotations"]),
         result_count=len(results),
         max_detections=max_detections,
-        score_threshold=f"{score_threshold:g}",
+        least=least_text(selection),
         headline=_headline(judgement),
         ap=ap_table(judgement.ap),
         class_ap=class_ap_table(judgement.ap, class_names(truth)),
@@ -249,7 +253,7 @@ def _image_content(
         results,
         [ids[place] for place in worst + best],
         files=files,
-        score_threshold=cells.score_threshold,
+        selection=cells.selection,
         max_detections=max_detections,
         max_side=gallery.max_side,
     )

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from cellseg_d2.cells.arrays import Bools, Ints
 from cellseg_d2.cells.coco import Record, by_image
 from cellseg_d2.cells.outlines import Ring, trace
+from cellseg_d2.cells.selection import Selection
 from cellseg_d2.errors import CellSegError, size_text, turned_text
 from cellseg_d2.evaluation.coco_cells import EvaluatedImage, class_names, image_cells
 from cellseg_d2.evaluation.coco_matching import unmatched, within_cap
@@ -152,7 +153,7 @@ def draw_gallery(
     ids: Iterable[Any],
     *,
     files: ImageFiles | None,
-    score_threshold: float,
+    selection: Selection,
     max_detections: int,
     max_side: int | None,
 ) -> Iterator[Picture]:
@@ -163,7 +164,7 @@ def draw_gallery(
         results: COCO results with segmentations.
         ids: the image ids in the order of the pictures.
         files: the images; None draws only the outlines.
-        score_threshold: predictions below it are neither drawn nor matched.
+        selection: which predictions are drawn and matched.
         max_detections: predictions of a class beyond so many, best first, are neither drawn nor matched.
         max_side: larger pictures are made smaller, so that the larger side is this; None for never.
 
@@ -179,43 +180,41 @@ def draw_gallery(
         alone = {**truth, "images": [records[number]], "annotations": cells[number]}
         image = next(image_cells(alone, found[number]))
         judged = np.sort(within_cap(image.predictions, max_detections))
-        image = replace(image, predictions=image.predictions.pick(judged).visible(score_threshold))
+        image = replace(image, predictions=image.predictions.pick(judged).selected(selection))
         pixels = None if files is None else files.read(records[number], image.truth.runs.size)
-        yield _draw(image, pixels, names, score_threshold, max_side)
+        yield _draw(image, pixels, names, max_side)
 
 
 def _draw(
     image: EvaluatedImage,
     pixels: NDArray[np.uint8] | None,
     names: Sequence[str],
-    score_threshold: float,
     max_side: int | None,
 ) -> Picture:
     truth, predictions = image.truth, image.predictions
     height, width = truth.runs.size
     scale = min(1.0, (max_side or max(height, width)) / max(height, width))
-    missed, spurious = unmatched(truth, predictions, score_threshold)
+    missed, spurious = unmatched(truth, predictions)
     truth_kinds = np.where(truth.crowd, "crowd", "").astype(object)
     truth_kinds[missed] = MISSED
     kinds = np.full(len(predictions), "", object)
     kinds[spurious] = SPURIOUS
-    shown = np.sort(predictions.ranking(score_threshold))
     return Picture(
         score=ImageScore(image.name, int(np.count_nonzero(~truth.crowd)), len(missed), len(spurious)),
         width=width * scale,
         height=height * scale,
         uri=None if pixels is None else picture_uri(stretched(pixels), max_side),
-        truth=_outlines(truth, np.arange(len(truth)), truth_kinds, names, scale, scored=False),
-        predictions=_outlines(predictions, shown, kinds, names, scale, scored=True),
+        truth=_outlines(truth, truth_kinds, names, scale, scored=False),
+        predictions=_outlines(predictions, kinds, names, scale, scored=True),
     )
 
 
 def _outlines(
-    cells: Cells, numbers: Ints, kinds: NDArray[np.object_], names: Sequence[str], scale: float, scored: bool
+    cells: Cells, kinds: NDArray[np.object_], names: Sequence[str], scale: float, scored: bool
 ) -> list[Outline]:
-    """The outlines of the cells with these numbers; cells without a pixel have none."""
+    """The outlines of cells; those without a pixel have none."""
     areas = cells.areas
-    numbers = numbers[areas[numbers] > 0]
+    numbers = np.flatnonzero(areas)
     drawn = cells.pick(numbers).instances()
     outlines = []
     for number, label, mask, origin in zip(numbers.tolist(), drawn.classes.tolist(), drawn.masks, drawn.origins):

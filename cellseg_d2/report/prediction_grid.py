@@ -9,11 +9,12 @@ from pathlib import Path
 
 from cellseg_d2.cells.coco import Record, by_image
 from cellseg_d2.cells.coco_input import read_pair, read_results
-from cellseg_d2.cells.hidden import visible
 from cellseg_d2.cells.image_names import NamedImages, Names
 from cellseg_d2.errors import CellSegError
+from cellseg_d2.evaluation.coco_cells import class_names
 from cellseg_d2.export.overlay import class_keys, write_picture
 from cellseg_d2.export.record import Record as ResultsRecord
+from cellseg_d2.export.record import selected_cells
 from cellseg_d2.images.channels import Rule, as_picture
 from cellseg_d2.images.listing import RESULTS_RECORD, ByFileName, InputImage
 from cellseg_d2.images.tiff import INTENSITY_RULE
@@ -31,7 +32,7 @@ def write_prediction_grid(
     *,
     ground_truth: Path | None = None,
     numbered: bool = True,
-    score_threshold: float = 0.5,
+    score_threshold: float | None = None,
     samples: int | None = None,
     rule: Rule = INTENSITY_RULE,
 ) -> None:
@@ -47,7 +48,8 @@ def write_prediction_grid(
         output: the PNG.
         ground_truth: a COCO dataset.
         numbered: whether ``images`` have the ids of the results; if not, the ground truth gives them by file name.
-        score_threshold: cells with a lower score are neither drawn nor matched.
+        score_threshold: cells with a lower score are neither drawn nor matched; None for what ``predict`` used, see
+            :func:`cellseg_d2.export.record.selected_cells`.
         samples: how many of the images, the first ones; None for all.
         rule: how images that are not 8 bit are scaled, and which channels are shown.
 
@@ -61,27 +63,29 @@ def write_prediction_grid(
     images = images[:samples]
     if ground_truth is None:
         truth, given = None, read_results([results]).files[0]
-        keys = class_keys(_class_names(results, given))
+        names = _class_names(results, given)
+        keys = class_keys(names)
     else:
         dataset, given = read_pair(ground_truth, results, only_predicted=predicted is not None)
         truth = by_image(dataset["annotations"])
-        keys = comparison_keys(dataset["categories"])
+        keys, names = comparison_keys(dataset["categories"]), class_names(dataset)
         if predicted is not None:
             ids = predicted.among(dataset["images"], ground_truth).numbers
             images = [replace(image, id=ids[image.id]) for image in images]
         elif not numbered:
             images = _numbered_as(images, dataset["images"], ground_truth)
-    found = by_image(result for result in given if result["score"] >= score_threshold)
+    selection = selected_cells(results, names, score_threshold)
+    found = by_image(given)
     if given and predicted is None and not {image.id for image in images} & {result["image_id"] for result in given}:
         logger.warning("%s: has no result of the images shown; do their ids agree? --image-ids names them", results)
     groups = []
     for shown in images:
         image, name = as_picture(shown.read(rule), rule), str(shown.path)
         if truth is None:
-            cells = visible(to_instances(found[shown.id], image, name)[0])
+            cells = selection.of(to_instances(found[shown.id], image, name)[0])
             panels = [cell_panel(f"prediction: {count_text(len(cells))}", image, cells)]
         else:
-            panels = compare(image, truth[shown.id], found[shown.id], name)
+            panels = compare(image, truth[shown.id], found[shown.id], selection, name)
         groups.append([image_panel(shown.file_name, image), *panels])
     write_picture(output, draw_sheet(groups, keys))
 

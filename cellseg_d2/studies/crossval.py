@@ -15,9 +15,11 @@ import numpy as np
 import cellseg_d2
 from cellseg_d2.cells.coco_input import read_pair
 from cellseg_d2.cells.image_names import IDS_FILE
+from cellseg_d2.cells.selection import Selection
 from cellseg_d2.conversion.existing import IMAGES_FILE
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.evaluation.coco_ap import detection_cap
+from cellseg_d2.evaluation.coco_cells import class_names
 from cellseg_d2.evaluation.judgement import judge_results
 from cellseg_d2.export.coco_results import ResultsWriter
 from cellseg_d2.export.record import RESULTS_FILE, Record
@@ -191,7 +193,8 @@ def _predict(fold: Fold, options: Options) -> None:
 
 def _score(fold: Fold) -> Score:
     truth, results = read_pair(fold.truth, fold.predictions / RESULTS_FILE)
-    judgement = judge_results(truth, results, detection_cap(truth, results), SCORE_THRESHOLD)
+    selection = Selection(class_names(truth), SCORE_THRESHOLD)
+    judgement = judge_results(truth, results, detection_cap(truth, results), selection)
     found = {**judgement.ap.get("segm", {}), **(judgement.cells.metrics.summary if judgement.cells else {})}
     return Score(fold.number, len(truth["images"]), {name: found.get(key, math.nan) for name, key in METRICS.items()})
 
@@ -213,7 +216,8 @@ def _join(folds: Sequence[Fold], folder: Path, class_names: list[str]) -> None:
     with ResultsWriter.open(folder / RESULTS_FILE) as writer:
         for fold in folds:
             writer.append(read_json(fold.predictions / RESULTS_FILE))
-    Record(class_names, channels=Record.read(folds[0].predictions).channels).write(folder)
+    read = Record.read(folds[0].predictions)
+    Record(class_names, intensity_rule=read.intensity_rule, channels=read.channels).write(folder)
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:

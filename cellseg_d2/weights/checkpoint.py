@@ -22,6 +22,7 @@ from cellseg_d2.errors import CellSegError, counted, one_line
 from cellseg_d2.files import whole_file
 from cellseg_d2.weights.array_pickle import read_array_pickle
 from cellseg_d2.weights.channels import adapted
+from cellseg_d2.weights.classes import spread
 from cellseg_d2.weights.inspection import check_torch_file
 from cellseg_d2.weights.locations import PUBLISHED, local_path
 from cellseg_d2.weights.pretrained import CONFIG_KEY, check_origin, match_by_ending, recognise
@@ -143,7 +144,8 @@ class CellCheckpointer(DetectionCheckpointer):
     - does not let the best checkpoint become the one to resume from,
     - opens ``.pth`` files with ``weights_only=True``, so that a foreign file cannot run code,
     - reads torchvision's networks too, and refuses weights that were trained on other input than the config's,
-    - adapts the first convolution to other channels than those that it was trained on, unless ``strict``,
+    - adapts the first convolution to other channels than those that it was trained on, and heads that know one class
+      to several, unless ``strict``,
     - names the layers that did not fit, and with ``strict`` refuses them.
 
     Args:
@@ -247,6 +249,8 @@ class CellCheckpointer(DetectionCheckpointer):
         given = set(checkpoint["model"])
         if checkpoint.pop("matching_heuristics", False):
             checkpoint["model"] = match_by_ending(checkpoint["model"], wanted)
+        if not self.strict:
+            checkpoint["model"] = spread(checkpoint["model"], self.model.state_dict())
         if self.cfg.CELLSEG.CHANNELS and not self.strict:
             channels = len(self.cfg.CELLSEG.CHANNELS)
             checkpoint["model"] = adapted(checkpoint["model"], self.model.state_dict(), channels)

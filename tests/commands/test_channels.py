@@ -1,6 +1,7 @@
 """Multiplexed images from conversion to tables, with a real training: a channel that carries the class is learnt."""
 
 import csv
+import shutil
 
 import cv2
 import numpy as np
@@ -8,15 +9,18 @@ import pytest
 import tifffile
 from detectron2.utils.env import seed_all_rng
 from drawing import read_folder
-from multiplexed import NAMES, write_multiplexed
+from multiplexed import CHANNEL_OPTIONS, NAMES, write_multiplexed
+from pages import Page, read_picture
 
 import cellseg_d2
-from cellseg_d2.commands import convert, export, predict, rank, visualize
+from cellseg_d2.cells.selection import Selection
+from cellseg_d2.commands import audit, convert, export, predict, rank, visualize
 from cellseg_d2.commands import report as report_command
 from cellseg_d2.engine.run_config import build_cfg, prediction_cfg
 from cellseg_d2.engine.trainer import CellTrainer
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.evaluation.cell_metrics import F1_NAMES
+from cellseg_d2.evaluation.coco_cells import class_names
 from cellseg_d2.evaluation.judgement import judge_results
 from cellseg_d2.evaluation.report_tables import summary_rows
 from cellseg_d2.export.contrast import stretched
@@ -81,7 +85,7 @@ def class_f1(root, weights, count):
     names = {image["id"]: ids[image["file_name"]] for image in read_json(found / "image_ids.json")}
     for result in read_json(found / "test-results.json"):
         results.append({**result, "image_id": names[result["image_id"]]})
-    judged = judge_results(truth, results, max_detections=50, score_threshold=0.5)
+    judged = judge_results(truth, results, max_detections=50, selection=Selection(class_names(truth)))
     summary = dict(summary_rows(judged.cells))
     return float(summary[F1_NAMES[0]]), float(summary["detection_F1"])
 
@@ -92,6 +96,85 @@ def test_images_are_ranked_by_the_models_channels(four, root):
     with (root / "ranked" / "ranking.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 2
     assert (root / "ranked" / "ranking.html").read_text().count("data:image") == 2
+
+
+@pytest.fixture(scope="module")
+def planted(root):
+    """A dataset with two errors: a cell of ``image3`` has no label, one of ``image5`` the other class."""
+    shutil.copytree(root / "input", root / "planted")
+    dropped, swapped = (root / "planted" / "train" / name for name in ("image3", "image5"))
+    first, second = (tifffile.imread(swapped / f"class{number}.tif") for number in (1, 2))
+    cell = first == first.max()
+    tifffile.imwrite(swapped / "class1.tif", np.where(cell, 0, first))
+    tifffile.imwrite(swapped / "class2.tif", np.where(cell, first, second))
+    labels = tifffile.imread(dropped / "class2.tif")
+    tifffile.imwrite(dropped / "class2.tif", np.where(labels == labels.max(), 0, labels))
+    options = ["--channels", *NAMES, "--workers", "1", "--tile-size", "48", "--keep-empty"]
+    convert.main(["--input", str(root / "planted"), "--output", str(root / "datasets" / "planted"), *options])
+    return root / "datasets" / "planted"
+
+
+PLANTED = [("missing", "image3", "", "class2"), ("wrong class", "image5", "class2", "class1")]
+
+
+def doubts_of(output):
+    doubts = read_json(output / "audit.json")["doubts"]
+    return sorted((doubt["kind"], doubt["image"], doubt["labelled"], doubt["predicted"]) for doubt in doubts)
+
+
+def pictures(output):
+    """Those that the page of an audit shows, (H, W, 3) RGB."""
+    return [read_picture(address) for address in Page(output / "audit.html").values("image", "href")]
+
+
+def is_grey(picture):
+    return bool((picture == picture[..., :1]).all())
+
+
+def test_labels_are_audited_by_the_models_channels(four, root, planted, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(planted.parent))
+    common = ["--dataset", "planted", "--weights", str(four), "--output"]
+    audit.main([*common, str(root / "audited")])
+    assert doubts_of(root / "audited") == PLANTED
+    names = sorted(path.name for path in (root / "audited" / "geojson").iterdir())
+    assert names == ["image3.geojson", "image5.geojson"]
+    assert [is_grey(picture) for picture in pictures(root / "audited")] == [False, False]
+    audit.main([*common, str(root / "grey"), "CELLSEG.SHOWN_CHANNELS", "['Ki67']"])
+    assert doubts_of(root / "grey") == PLANTED
+    assert [is_grey(picture) for picture in pictures(root / "grey")] == [True, True]
+
+
+def test_labels_are_audited_by_results(four, root, planted, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(planted.parent))
+    (root / "all").mkdir()
+    for folder in (root / "planted" / "train").iterdir():
+        (root / "all" / f"{folder.name}.tif").symlink_to(folder / "image.tif")
+    found = predicted(four, root / "all", root / "all_found", "--formats", "coco", "--show-channels", "CD8")
+    common = ["--dataset", "planted", "--predictions", str(found / "test-results.json"), "--output"]
+    audit.main([*common, str(root / "audited_results")])
+    assert doubts_of(root / "audited_results") == PLANTED
+    assert [is_grey(picture) for picture in pictures(root / "audited_results")] == [True, True]
+
+
+def test_a_model_of_other_channels_than_the_dataset_is_refused(four, root, planted, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(planted.parent))
+    common = ["--output", str(root / "refused"), "--dataset"]
+    message = r"takes 4 channels \(DAPI, CD3, CD8, Ki67\), the images of the dataset have 3 channels \(DAPI, CD3, CD8\)"
+    with pytest.raises(CellSegError, match=message):
+        audit.main([*common, "marked3", "--weights", str(four)])
+    message = r"nuclei: takes 3 channels \(RGB\), the images of the dataset have 4 channels .* with CELLSEG\.CHANNELS$"
+    with pytest.raises(CellSegError, match=message):
+        audit.main([*common, "planted", "--weights", "nuclei"])
+    with pytest.raises(CellSegError, match=r"takes 3 channels \(1, 2, 3\), the images of the dataset have 4 channels"):
+        audit.main([*common, "planted", "--weights", "nuclei", "CELLSEG.CHANNELS", "['1', '2', '3']"])
+    assert not (root / "refused").exists()
+
+
+def test_a_model_of_rgb_audits_the_channel_that_it_is_given(root, planted, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(planted.parent))
+    common = ["--dataset", "planted", "--weights", "nuclei", "--output", str(root / "nuclei")]
+    audit.main([*common, "--min-score", "0.2", "CELLSEG.CHANNELS", "['DAPI']"])
+    assert ("missing", "image3", "", "nucleus") in doubts_of(root / "nuclei")
 
 
 def test_a_channel_that_carries_the_class_lifts_its_f1(root, four):
@@ -131,6 +214,23 @@ def test_prediction_finds_its_channels_by_name_and_everything_follows(root, four
     assert len(rows) == len(cells) == 4
     drawn = cv2.imread(str(other / "overlays" / "image.png"))[..., ::-1]
     assert np.array_equal(drawn[: len(shown)], draw_overlay(stretched(shown), cells))  # the legend is below
+
+
+def test_a_range_per_channel_is_that_of_the_model(root, four, tmp_path):
+    """An image whose channels are of other strengths, by which the ranges make them what they were."""
+    image = root / "input" / "train" / "image0" / "image.tif"
+    factors = np.array([1, 257, 20, 4], np.uint16)[:, None, None]
+    tifffile.imwrite(tmp_path / "image.tif", tifffile.imread(image) * factors, **CHANNEL_OPTIONS)
+    rule = ("CELLSEG.INTENSITY_RULE", "range:0,255/0,65535/0,5100/0,1020")
+    found = predicted(four, tmp_path / "image.tif", tmp_path / "found", "--formats", "coco", "csv", *rule)
+    plain = predicted(four, image, tmp_path / "plain", "--formats", "coco", "csv")
+    assert read_json(found / "test-results.json") == read_json(plain / "test-results.json")
+    assert (found / "csv" / "image.csv").read_bytes() == (plain / "csv" / "image.csv").read_bytes()
+    again = ["--results", str(found), "--input", str(tmp_path / "image.tif"), "--output", str(tmp_path / "again")]
+    export.main([*again, "--formats", "csv"])
+    assert (tmp_path / "again" / "csv" / "image.csv").read_bytes() == (found / "csv" / "image.csv").read_bytes()
+    with pytest.raises(CellSegError, match="has 2 ranges, one per channel, but the images have 4 channels"):
+        predicted(four, image, tmp_path / "other", "CELLSEG.INTENSITY_RULE", "range:0,1/0,2")
 
 
 def test_files_made_later_are_the_same(root, four, source):

@@ -11,6 +11,8 @@ import time
 import pytest
 from pycocotools.coco import COCO
 
+from cellseg_d2.export.record import Record
+
 FOLDS = 2
 IMAGES = 6
 QUICK = [
@@ -27,7 +29,7 @@ def dataset(run_tool, sample_root, tmp_path_factory):
         shutil.copytree(folder, root / "input" / "train" / folder.name)
     output = root / "datasets" / "cells"
     arguments = ("--input", root / "input", "--output", output, "--folds", FOLDS, "--tile-size", 256, "--workers", 1)
-    done = run_tool("convert_tifs", *arguments)
+    done = run_tool("convert_tifs", *arguments, "--intensity-rule", "range:0,200")  # which leaves 8 bit as it is
     assert done.returncode == 0, done.stderr
     assert "folds: 3 images, 3 images" in done.stdout
     return output
@@ -91,6 +93,7 @@ def test_each_labelled_image_is_predicted_by_the_model_that_never_saw_it(finishe
         assert all(result in results for result in predicted)
         count += len(predicted)
     assert len(results) == count > 0
+    assert Record.read(output / "out_of_fold").intensity_rule == "range:0,200"  # so that export reads images by it
     arguments = ("--ground-truth", dataset / "annotations" / "instances_whole.json")
     done = run_tool(
         "evaluate", *arguments, "--predictions", output / "out_of_fold" / "test-results.json", "--output", tmp_path

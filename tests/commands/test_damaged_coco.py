@@ -11,8 +11,10 @@ from coco_cases import draw_case
 from coco_mutations import mutated
 
 from cellseg_d2.cells.coco_input import read_pair, read_results, read_truth
+from cellseg_d2.cells.selection import Selection
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.evaluation.coco_ap import detection_cap
+from cellseg_d2.evaluation.coco_cells import class_names
 from cellseg_d2.evaluation.judgement import judge_results
 from cellseg_d2.evaluation.report_tables import text_of
 from cellseg_d2.inference.merge import merge_files
@@ -51,7 +53,7 @@ def test_damaged_files_are_scored_or_refused_in_one_line(tmp_path):
 
     def score():
         content, found = read_pair(truth, results)
-        text_of(judge_results(content, found, detection_cap(content, found), 0.5)).encode()
+        text_of(judge_results(content, found, detection_cap(content, found), Selection(class_names(content)))).encode()
 
     either = [score, partial(read_truth, truth), partial(read_results, [results])]
     merging = partial(merge_files, [results, results], tmp_path / "merged.json")

@@ -7,6 +7,7 @@ import pytest
 from coco_cases import NAMES, draw_case
 
 from cellseg_d2.evaluation.thresholds import read_thresholds
+from cellseg_d2.export.record import Record
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def test_the_printed_table_and_the_files_hold_the_same_numbers(files, run_tool):
         *("metrics.json", "metrics.csv", "counts.csv", "confusion.csv", "thresholds.json")
     }
     assert str(files) not in done.stdout + "".join(path.read_text() for path in out.iterdir())
-    assert "predictions that score 0.5 or more, but for those that\nbetter ones hide" in done.stdout
+    assert "predictions that score 0.5 or more, but for those\nthat better ones hide" in done.stdout
     metrics = json.loads((out / "metrics.json").read_text(), parse_constant=pytest.fail)  # no NaN, which is not JSON
     rows = {(row["group"], row["class"], row["metric"]): row["value"] for row in read(out / "metrics.csv")}
     for name in ("AP50", "AP"):
@@ -74,6 +75,20 @@ def test_a_score_threshold_is_for_the_metrics_of_cells_alone(files, run_tool):
     low, high = metrics["0"], metrics["0.8"]
     assert low["segm"] == high["segm"] and low["errors"] == high["errors"]
     assert low["cells"]["summary"]["predictions"] > high["cells"]["summary"]["predictions"] > 0
+
+
+def test_results_of_predict_are_counted_from_the_scores_that_it_chose(files, run_tool):
+    Record(list(NAMES), {"min_score": 0.9, "min_score_of_class": {NAMES[0]: 0.2}, "method": "none"}).write(files)
+    done = run(run_tool, files, "--output", files / "out")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"score 0.2 ({NAMES[0]}), 0.9 ({NAMES[1]})" in done.stdout
+    results = json.loads((files / "results.json").read_text())
+    counts = json.loads((files / "out" / "metrics.json").read_text())["cells"]["classes"]
+    for number, least in ((1, 0.2), (2, 0.9)):
+        scored = sum(own["category_id"] == number and own["score"] >= least for own in results)
+        assert 0 < counts[NAMES[number - 1]]["predictions"] <= scored
+        other = sum(own["category_id"] == number and own["score"] >= 1.1 - least for own in results)
+        assert (counts[NAMES[number - 1]]["predictions"] > other) == (least == 0.2)
 
 
 def test_boxes_alone_are_scored_for_ap(files, run_tool):

@@ -1,10 +1,12 @@
 """Datasets of other channels than RGB, and RGB datasets that do not change by them."""
 
+from dataclasses import replace
+
 import imagecodecs
 import numpy as np
 import pytest
 import tifffile
-from drawing import read_folder, write_test_images
+from drawing import read_folder, write_sample, write_test_images
 from multiplexed import CHANNEL_OPTIONS, write_multiplexed
 
 from cellseg_d2.conversion.channels import channel_statistics, channel_sums, encode_channels
@@ -106,6 +108,21 @@ def test_any_number_of_channels_is_written_as_it_is(tmp_path, size, count):
     (tmp_path / "tile.tif").write_bytes(encode_channels(image, names))
     assert np.array_equal(read_whole(tmp_path / "tile.tif", PixelRule(INTENSITY_RULE, tuple(names))), image)
     assert encode_channels(image, names) == (tmp_path / "tile.tif").read_bytes()
+
+
+def test_ranges_per_channel_are_those_of_the_dataset(root, dataset, tmp_path):
+    factors = np.array([9, 1, 1, 200], np.uint16)[:, None, None]  # by which the ranges make them what they were
+    for folder in sorted((root / "train").iterdir()):
+        labels = {number: tifffile.imread(folder / f"class{number}.tif") for number in (1, 2)}
+        image = tifffile.imread(folder / "image.tif") * factors
+        write_sample(tmp_path / "deep", folder.name, image, labels, **CHANNEL_OPTIONS)
+    options = ConvertOptions(channels=PICKED, tile_size=48, intensity_rule="range:0,51000/0,2295")
+    summary = convert(tmp_path / "deep", tmp_path / "out", options)
+    assert summary["intensity_rule"] == summary["parameters"]["intensity_rule"] == options.intensity_rule
+    for part in ("train", "val_whole"):
+        assert read_folder(tmp_path / "out" / part) == read_folder(dataset / part)
+    with pytest.raises(CellSegError, match="has 2 ranges, one per channel, but the images have 3 channels"):
+        convert(tmp_path / "deep", tmp_path / "other", replace(options, channels=("0", "1", "2")))
 
 
 def test_without_a_training_image_the_statistics_are_those_of_all(root, tmp_path):

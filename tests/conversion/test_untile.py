@@ -1,17 +1,20 @@
 """Whole images from tiles: pixels and cells are those of the input, and what is no dataset is one line."""
 
 import json
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
 from drawing import discs, noise, write_sample
+from multiplexed import NAMES, write_multiplexed
 
 from cellseg_d2.conversion.convert import convert
 from cellseg_d2.conversion.options import ConvertOptions
 from cellseg_d2.conversion.untile import untiled_images
 from cellseg_d2.errors import CellSegError
-from cellseg_d2.images.tiff import read_image, read_label_map
+from cellseg_d2.images.channels import PixelRule
+from cellseg_d2.images.tiff import INTENSITY_RULE, read_image, read_label_map
 
 OPTIONS = ConvertOptions(tile_size=24, min_area=0, min_visible=0.3, keep_empty=1.0)
 
@@ -72,3 +75,20 @@ def test_a_tile_of_another_size_is_named(converted):
     cv2.imwrite(str(path), cv2.imread(str(path))[:-1])
     with pytest.raises(CellSegError, match="its dataset says"):
         image.read()
+
+
+@pytest.mark.parametrize("names", [NAMES, ("Ki67", "0"), ("CD8",)])
+def test_channels_are_those_of_the_dataset_or_some_of_them(tmp_path, names):
+    write_multiplexed(tmp_path / "input", images=3, side=40, columns=2)
+    convert(tmp_path / "input", tmp_path / "cells", replace(OPTIONS, channels=names))
+    for image in untiled_images(tmp_path / "cells"):
+        source = read_image(tmp_path / "input" / "train" / image.name / "image.tif", PixelRule(INTENSITY_RULE, names))
+        assert image.channels == names
+        assert np.array_equal(image.read(), source)
+        assert np.array_equal(image.read(names[-1:] * 2), source[..., [-1, -1]])
+    with pytest.raises(CellSegError, match="but no channel 'FOXP3'"):
+        image.read(("FOXP3",))
+    path = tmp_path / "cells" / "dataset.json"
+    path.write_text(path.read_text().replace('"name"', '"title"'))
+    with pytest.raises(CellSegError, match=r"dataset\.json: is not what convert writes"):
+        next(untiled_images(tmp_path / "cells"))

@@ -6,7 +6,7 @@ import pytest
 
 from cellseg_d2.config import get_cfg
 from cellseg_d2.engine.run_config import resolve
-from cellseg_d2.engine.schedule import LEAST, MOST, TIMES_SEEN, set_schedule
+from cellseg_d2.engine.schedule import LEAST, MOST, PATIENCE, TIMES_SEEN, set_schedule
 
 LITE = "mask_rcnn_lite0_FPN"
 
@@ -37,6 +37,18 @@ def test_the_length_follows_tiles_and_cells(tiles, cells, iterations):
     assert 5 * cfg.TEST.EVAL_PERIOD == 5 * solver.CHECKPOINT_PERIOD == iterations
 
 
+def test_a_validation_part_ends_it_early():
+    cfg = _cfg("DATASETS.TEST", "('val',)")
+    set_schedule(cfg, 400, 2000)
+    assert cfg.CELLSEG.EARLY_STOPPING == PATIENCE
+    cfg = _cfg("DATASETS.TEST", "('val',)", "CELLSEG.EARLY_STOPPING", "4")
+    set_schedule(cfg, 400, 2000)
+    assert cfg.CELLSEG.EARLY_STOPPING == 4
+    cfg = _cfg()
+    set_schedule(cfg, 400, 2000)
+    assert cfg.CELLSEG.EARLY_STOPPING == 0  # nothing to go by
+
+
 def test_a_length_that_is_given_leaves_everything_as_it_is():
     cfg = _cfg("SOLVER.MAX_ITER", "77")
     before = cfg.dump()
@@ -50,4 +62,5 @@ def test_cells_and_tiles_are_those_of_the_dataset(nuclei, caplog):
         resolve(cfg)
     assert cfg.SOLVER.MAX_ITER >= LEAST
     (line,) = [message for message in caplog.messages if message.startswith("chosen for ")]
+    assert cfg.CELLSEG.EARLY_STOPPING == PATIENCE
     assert line.startswith("chosen for 53 tiles with 1") and f"{cfg.SOLVER.MAX_ITER} iterations" in line

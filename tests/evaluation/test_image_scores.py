@@ -4,8 +4,9 @@ import math
 
 import numpy as np
 import pytest
-from coco_cases import draw_case
+from coco_cases import NAMES, draw_case
 
+from cellseg_d2.cells.selection import Selection
 from cellseg_d2.evaluation.coco_cells import image_cells
 from cellseg_d2.evaluation.coco_matching import unmatched
 from cellseg_d2.evaluation.image_scores import ImageScore, image_scores, worst_first
@@ -16,9 +17,10 @@ from cellseg_d2.evaluation.judgement import judge_results
 @pytest.mark.parametrize("case", [{"seed": 0, "crowds": False}, {"seed": 1}, {"seed": 2, "ties": True}])
 def test_counts_are_of_what_matching_leaves_over(case, threshold):
     truth, results = draw_case(**case)
-    scores = image_scores(judge_results(truth, results, 1000, threshold).cells)
+    selection = Selection(NAMES, threshold)
+    scores = image_scores(judge_results(truth, results, 1000, selection).cells)
     for image, score in zip(image_cells(truth, results), scores, strict=True):
-        missed, spurious = unmatched(image.truth, image.predictions.visible(threshold), threshold)
+        missed, spurious = unmatched(image.truth, image.predictions.selected(selection))
         cells = int(np.count_nonzero(~image.truth.crowd))
         assert score == ImageScore(image.name, cells, len(missed), len(spurious))
 
@@ -27,7 +29,7 @@ def test_without_crowds_and_overlaps_counts_are_those_of_the_metrics():
     truth, _ = draw_case(0, crowds=False)
     truth["annotations"] = [cell for cell in truth["annotations"] if cell["category_id"] == 1]
     results = [{**cell, "score": 0.9} for cell in truth["annotations"][::2]]
-    cells = judge_results(truth, results, 1000, 0.5).cells
+    cells = judge_results(truth, results, 1000, Selection(NAMES)).cells
     hit, spurious, missed = cells.metrics.counts.sum(axis=1).T
     scores = image_scores(cells)
     assert [(score.hit, score.spurious, score.missed) for score in scores] == list(zip(hit, spurious, missed))

@@ -50,18 +50,17 @@ def scenes(draw):
 
 
 @drawn
-@given(scenes(), st.sampled_from([0.0, 0.5, 0.6]))
-def test_flattened_predictions_share_the_pixels_that_better_ones_left(scene, threshold):
+@given(scenes())
+def test_flattened_predictions_share_the_pixels_that_better_ones_left(scene):
     truth, found, scores, crowd, classes = scene
     size = (truth + found)[0].shape
     own, theirs = classes[: len(truth)], classes[len(truth) :]
     overlaps = flat_overlaps(
-        cells_of(truth, size, classes=own, crowd=crowd), cells_of(found, size, classes=theirs, scores=scores), threshold
+        cells_of(truth, size, classes=own, crowd=crowd), cells_of(found, size, classes=theirs, scores=scores)
     )
-    kept = np.flatnonzero(scores >= threshold)
-    order, flat = flatten([found[number] for number in kept], scores[kept])
+    order, flat = flatten(found, scores)
     left = [mask for mask in flat if mask.any()]
-    kinds = np.array([theirs[kept[number]] for number, mask in zip(order, flat) if mask.any()], int)
+    kinds = np.array([theirs[number] for number, mask in zip(order, flat) if mask.any()], int)
     cells = [mask for mask, region in zip(truth, crowd) if not region]
     assert as_dict(overlaps.pairs) == shared(cells, left)
     assert overlaps.areas.tolist() == [mask.sum() for mask in left]
@@ -141,8 +140,9 @@ def test_a_threshold_leaves_the_pixels_of_what_it_keeps(scene, threshold):
         return
     size = found[0].shape
     predictions = cells_of(found, size, scores=scores)
+    kept = predictions.pick(np.flatnonzero(predictions.scores >= threshold))
     none = cells_of([], size)
-    every, some = flat_overlaps(none, predictions).areas, flat_overlaps(none, predictions, threshold).areas
+    every, some = flat_overlaps(none, predictions).areas, flat_overlaps(none, kept).areas
     assert every[: len(some)].tolist() == some.tolist()
 
 
@@ -151,7 +151,7 @@ def test_picked_cells_come_in_the_order_asked_for():
     cells = Cells.from_label_map(label_map, [5, 6, 7], [0.1, 0.3, 0.2])
     picked = cells.pick(np.array([2, 0]))
     assert (picked.areas.tolist(), picked.classes.tolist()) == ([3, 2], [7, 5])
-    assert cells.best_first(0.2).classes.tolist() == [6, 7]
+    assert cells.ranking().tolist() == [1, 2, 0]
 
 
 def test_columns_of_other_lengths_are_refused():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from coco_cases import CASES, NAMES, draw_case
 
+from cellseg_d2.cells.selection import Selection
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.evaluation.coco_cells import image_cells
 from cellseg_d2.evaluation.error_breakdown import HIT, Judged, judge
@@ -18,6 +19,8 @@ from cellseg_d2.evaluation.thresholds import (
     read_thresholds,
     write_thresholds,
 )
+
+ABOVE_HALF = Selection(NAMES)
 
 
 def judge_above(truth, results, score):
@@ -113,7 +116,7 @@ def test_files_of_another_form_are_refused(tmp_path, content, message):
 
 @pytest.mark.parametrize(("case", "cap"), CASES)
 def test_the_mean_of_a_curve_is_cocos_ap50_of_its_class(case, cap):
-    judgement = judge_results(*draw_case(**case), cap, 0.5)
+    judgement = judge_results(*draw_case(**case), cap, ABOVE_HALF)
     curves = precision_curves(judgement.cells.detections, NAMES)
     assert list(curves) == ["A", "B"]  # of the third class there are no cells
     for name, curve in curves.items():
@@ -123,7 +126,7 @@ def test_the_mean_of_a_curve_is_cocos_ap50_of_its_class(case, cap):
 
 @pytest.mark.parametrize("seed", [0, 1, 3])
 def test_the_best_f1_lies_on_the_curve(seed):
-    cells = judge_results(*draw_case(seed), 100, 0.5).cells
+    cells = judge_results(*draw_case(seed), 100, ABOVE_HALF).cells
     curves = precision_curves(cells.detections, NAMES)
     for name, best in cells.thresholds.items():
         below, above = int(np.floor(best.recall + 1e-9)), int(np.ceil(best.recall - 1e-9))
@@ -132,5 +135,5 @@ def test_the_best_f1_lies_on_the_curve(seed):
 
 def test_a_class_that_nothing_finds_has_a_curve_of_zeros():
     truth, _ = draw_case(0)
-    curves = precision_curves(judge_results(truth, [], 100, 0.5).cells.detections, NAMES)
+    curves = precision_curves(judge_results(truth, [], 100, ABOVE_HALF).cells.detections, NAMES)
     assert [curve.tolist() for curve in curves.values()] == [[0] * 101] * 2

@@ -12,9 +12,10 @@ from image_layouts import DEEP, DEEP_RGB, FLOAT, GREY, RGB, by_windows, whole, w
 from cellseg_d2.cells.tiling import TileGrid
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.images.formats import open_image
+from cellseg_d2.images.intensity import IntensityRule
 from cellseg_d2.images.regions import BlockImage
 from cellseg_d2.images.sources import is_zarr
-from cellseg_d2.images.tiff import IntensityRule, read_image
+from cellseg_d2.images.tiff import read_image
 
 # OME-Zarr
 

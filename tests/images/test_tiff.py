@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiff_files import BILEVEL, GREY, IN_A_CORNER, LABELS, OPAQUE, RGB, RNG, grey
 
-from cellseg_d2.errors import CellSegError
-from cellseg_d2.images.tiff import IntensityRule, read_image, read_label_map
+from cellseg_d2.images.tiff import read_image, read_label_map
 
 # Images
 
@@ -145,25 +144,6 @@ def test_an_opaque_alpha_channel_gives_no_notice(tiff, caplog, kind, opaque):
     assert caplog.records == []
 
 
-@pytest.mark.parametrize("text", ["percentile:0.1,99.9", "percentile:0,100", "range:-5,5", "range:0,1e6"])
-def test_intensity_rules_are_understood(text):
-    kind, numbers = text.split(":")
-    rule = IntensityRule.parse(text)
-    assert (rule.kind, [rule.low, rule.high]) == (kind, [float(number) for number in numbers.split(",")])
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        *("", "range", "range:", "range:1", "range:1,2,3", "range:5,5", "range:9,1", "range:a,b", "range:nan,1"),
-        *("percentile:-1,99", "percentile:1,101", "percentile:0.1-99.9", "minmax:0,1"),
-    ],
-)
-def test_other_intensity_rules_are_refused(text):
-    with pytest.raises(CellSegError, match=r"intensity rule .* is not understood; write"):
-        IntensityRule.parse(text)
-
-
 # Label maps
 
 
@@ -241,9 +221,3 @@ def test_the_first_id_beyond_31_bits_stays_positive(tiff, kind):
 
 def test_the_largest_of_the_16_bit_floats_is_kept(tiff):
     assert read_label_map(tiff(np.array([[0, 65_504]], np.float16))).tolist() == [[0, 65_504]]
-
-
-def test_cells_that_cover_less_than_the_percentiles_leave_out_stay_visible():
-    image = np.zeros((100, 100), np.uint16)
-    image[50, 50] = 3000
-    assert IntensityRule.parse("percentile:0.1,99.9").apply(image)[50, 50] == 255

@@ -18,6 +18,7 @@ from cellseg_d2.evaluation.judgement import judge_results
 from cellseg_d2.export.contrast import stretched
 from cellseg_d2.export.formats import FORMATS
 from cellseg_d2.export.overlay import draw_overlay
+from cellseg_d2.export.record import selected_cells
 from cellseg_d2.images.listing import list_images
 from cellseg_d2.inference.folder import Output, predict_images
 from cellseg_d2.inference.predictor import WholeImagePredictor
@@ -106,12 +107,13 @@ def test_an_evaluation_and_its_page_count_the_same_cells(predicted, expected, sa
     truth["annotations"] = [cell for cell in truth["annotations"] if cell["image_id"] in ids]
     assert not any(cell["iscrowd"] for cell in truth["annotations"])  # crowds would take predictions out
     results = json.loads((folder / "test-results.json").read_text())
-    cells = judge_results(truth, results, 1000, LEAST).cells
+    selection = selected_cells(folder / "test-results.json", ["nucleus"])
+    cells = judge_results(truth, results, 1000, selection).cells
     assert cells.metrics.summary["predictions"] == sum(expected.values())
     hit, spurious, _ = cells.metrics.counts.sum(axis=1).T
     assert dict(zip(cells.images, hit + spurious)) == expected
     assert {score.name: score.hit + score.spurious for score in image_scores(cells)} == expected
-    options = {"files": None, "score_threshold": LEAST, "max_detections": 1000, "max_side": None}
+    options = {"files": None, "selection": selection, "max_detections": 1000, "max_side": None}
     pictures = draw_gallery(truth, results, [image["id"] for image in truth["images"]], **options)
     drawn = Counter({picture.score.name: len(picture.predictions) for picture in pictures})
     assert drawn == expected

@@ -6,11 +6,11 @@ from drawing import discs
 
 from cellseg_d2.cells.instances import CellInstances
 from cellseg_d2.cells.rle import column_runs
+from cellseg_d2.cells.selection import Selection
 from cellseg_d2.images.formats import read_whole
 from cellseg_d2.images.tiff import INTENSITY_RULE
 from cellseg_d2.inference.predictor import WholeImagePredictor
 from cellseg_d2.inference.ranking import VIEWS, cells_back, expect, halfway
-from cellseg_d2.inference.suppress import Selection
 from cellseg_d2.inference.views import views_of
 
 ALL_VIEWS = views_of(flips=True, quarter_turns=True, scales=[1.0])

@@ -13,6 +13,7 @@ from coco_cases import NAMES, draw_case
 
 from cellseg_d2.cells.coco import annotate, dataset
 from cellseg_d2.cells.label_maps import LabelMap
+from cellseg_d2.cells.selection import Selection
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.evaluation.error_breakdown import KINDS
 from cellseg_d2.evaluation.image_scores import image_scores
@@ -86,7 +87,7 @@ def number(value):
 def test_tables_have_the_numbers_of_the_judgement(write):
     truth, results = draw_case(3, cells=40, side=100)
     page = write(truth, results, score_threshold=0.3)
-    judgement = judge_results(truth, results, 1000, 0.3)
+    judgement = judge_results(truth, results, 1000, Selection(NAMES, 0.3))
     cells = judgement.cells
     overall, by_class = page.tables["ap"]
     assert overall[0] == ["all classes", "mask", "box"]
@@ -132,7 +133,7 @@ def test_tables_have_the_numbers_of_the_judgement(write):
 def test_a_picture_has_its_layers_and_says_its_numbers(write):
     truth, results = draw_case(1)
     page = write(truth, results)
-    scores = {score.name: score for score in image_scores(judge_results(truth, results, 1000, 0.5).cells)}
+    scores = {score.name: score for score in image_scores(judge_results(truth, results, 1000, Selection(NAMES)).cells)}
     assert [own["data-image"] for own, _ in page.viewers] == [row[0] for row in page.tables["images"][0][1:]]
     for own, parts in page.viewers:
         score = scores[own["data-image"]]

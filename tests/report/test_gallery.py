@@ -10,6 +10,7 @@ import tifffile
 from coco_cases import NAMES, draw_case
 from drawing import noise
 
+from cellseg_d2.cells.selection import Selection
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.evaluation.coco_cells import image_cells
 from cellseg_d2.evaluation.coco_matching import unmatched
@@ -18,6 +19,8 @@ from cellseg_d2.evaluation.judgement import judge_results
 from cellseg_d2.export.overlay import PALETTE
 from cellseg_d2.images.tiff import INTENSITY_RULE
 from cellseg_d2.report.gallery import TOLERANCE, ImageFiles, draw_gallery, outline_path
+
+ABOVE = Selection(NAMES, 0.4)
 
 
 def points_of(path):
@@ -62,7 +65,7 @@ def test_the_smallest_cells_keep_their_area(size):
 
 
 def draw(truth, results, **options):
-    options = {"files": None, "score_threshold": 0.4, "max_detections": 1000, "max_side": 1024} | options
+    options = {"files": None, "selection": ABOVE, "max_detections": 1000, "max_side": 1024} | options
     return list(draw_gallery(truth, results, [image["id"] for image in truth["images"]], **options))
 
 
@@ -70,15 +73,15 @@ def draw(truth, results, **options):
 def test_a_picture_counts_as_the_table_of_images_does(most):
     truth, results = draw_case(1)
     pictures = draw(truth, results, max_detections=most)
-    cells = judge_results(truth, results, most, 0.4).cells
+    cells = judge_results(truth, results, most, ABOVE).cells
     assert [picture.score for picture in pictures] == image_scores(cells)
 
 
 def test_kinds_titles_and_colours_are_those_of_the_cells():
     truth, results = draw_case(1)
     for picture, image in zip(draw(truth, results), image_cells(truth, results), strict=True):
-        predictions = image.predictions.visible(0.4)
-        missed, spurious = unmatched(image.truth, predictions, 0.4)
+        predictions = image.predictions.selected(ABOVE)
+        missed, spurious = unmatched(image.truth, predictions)
         assert picture.score.missed == len(missed) == sum(own.kind == "missed" for own in picture.truth)
         assert picture.score.spurious == len(spurious) == sum(own.kind == "spurious" for own in picture.predictions)
         assert [own.kind == "crowd" for own in picture.truth] == image.truth.crowd.tolist()

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cellseg_d2.cells.instances import CellInstances
-from cellseg_d2.inference.suppress import METHODS, suppress
+from cellseg_d2.cells.selection import METHODS, suppress
 
 
 def _cells(masks, scores, classes=None):

@@ -1,15 +1,15 @@
-"""Suppression by mask, whatever the class, so that each cell has one instance; the detector's goes by box and class."""
+"""Which cells people see; and suppression by mask, whatever the class (the detector's goes by box and class)."""
 
 from __future__ import annotations
 
 import heapq
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from cellseg_d2.cells.arrays import Floats, Ints
+from cellseg_d2.cells.arrays import Bools, Floats, Ints
 from cellseg_d2.cells.hidden import MOST_COVERED, SAME_IOU, visible
 from cellseg_d2.cells.instances import CellInstances
 from cellseg_d2.cells.overlaps import overlapping_pairs, suppress_pairs
@@ -44,7 +44,7 @@ class Selection:
     most_covered: float = MOST_COVERED
 
     def __post_init__(self) -> None:
-        check_least_scores(self.min_score, self.min_score_of_class)
+        check_least_scores([self.min_score, *self.min_score_of_class.values()])
         if unknown := sorted(self.min_score_of_class.keys() - set(self.class_names)):
             raise CellSegError(f"{unknown[0]!r} is not among the classes: {', '.join(self.class_names)}")
         if self.method not in METHODS or not (0 < self.iou < 1 and 0 <= self.most_covered < 1):
@@ -58,20 +58,23 @@ class Selection:
         """The least score of each class, by name."""
         return {name: self.min_score_of_class.get(name, self.min_score) for name in self.class_names}
 
+    def scored(self, scores: Floats, classes: Ints) -> Bools:
+        """(N,) bool, which cells score enough for their class."""
+        return scores >= np.array(list(self.least.values()))[classes]
+
     def of(self, cells: CellInstances) -> CellInstances:
         """Those of all cells of an image, in their order."""
-        least = np.array(list(self.least.values()))
-        kept = cells[cells.stated_scores >= least[cells.classes]]
+        kept = cells[self.scored(cells.stated_scores, cells.classes)]
         if self.method == "soft":
             kept = suppress(kept, method=self.method, iou=self.iou)
-            kept = kept[kept.stated_scores >= least[kept.classes]]  # it lowers scores
+            kept = kept[self.scored(kept.stated_scores, kept.classes)]  # it lowers scores
         return kept if self.method == "none" else visible(kept, self.iou, self.most_covered)
 
 
-def check_least_scores(min_score: float | None, min_score_of_class: Mapping[str, float]) -> None:
-    """Raises CellSegError for a least score that is not from 0 to 1; None is not known yet."""
-    for score in (min_score, *min_score_of_class.values()):
-        if score is not None and not 0 <= score <= 1:
+def check_least_scores(scores: Iterable[float]) -> None:
+    """Raises CellSegError for a least score that is not from 0 to 1."""
+    for score in scores:
+        if not 0 <= score <= 1:
             raise CellSegError(f"the least score of a cell is from 0 to 1, not {score}")
 
 
