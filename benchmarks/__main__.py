@@ -6,9 +6,9 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from benchmarks import all_parts
+from benchmarks.all_parts import Section, run_all
 from benchmarks.parts import PARTS, add_common, add_data, add_part
 from benchmarks.table import machine
 from cellseg_d2.commands.cli import ToolParser, run_tool
@@ -27,19 +27,26 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def run(args: argparse.Namespace) -> Iterator[Section]:
+    """The pieces of the document that was asked for."""
+    if args.part == "all":
+        yield from run_all(args.parts, args.size, args.data)
+    else:
+        part = PARTS[args.part]
+        yield Section(f"{machine(*part.packages)}\n\n{part.run(args)}")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     logging.getLogger("cellseg_d2").setLevel(logging.ERROR)  # conversions that are repeated repeat their notices
-    failed: list[str] = []
-    if args.part == "all":
-        text, failed = all_parts.report(args.parts, args.size, args.data)
-    else:
-        part = PARTS[args.part]
-        text = f"{machine(*part.packages)}\n\n{part.run(args)}"
-    print(text)
-    if args.output:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(text, encoding="utf-8")
+    texts, failed = [], []
+    for section in run(args):
+        print(section.text, flush=True)
+        texts.append(section.text)
+        failed += [section.failed] if section.failed else []
+        if args.output:  # each time, so that a run that is stopped leaves what it has
+            args.output.parent.mkdir(parents=True, exist_ok=True)
+            args.output.write_text("\n".join(texts), encoding="utf-8")
     if failed:
         sys.stderr.write(f"error: failed: {', '.join(failed)}\n")
     return 1 if failed else 0

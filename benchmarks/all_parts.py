@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,47 +20,55 @@ ERROR_LINES = 20
 
 @dataclass(frozen=True)
 class Section:
-    """What became of one run of a part."""
+    """A piece of the document.
+
+    Attributes:
+        text: Markdown.
+        failed: the run whose error it shows; empty for all other pieces.
+    """
 
     text: str
-    failed: bool = False
+    failed: str = ""
 
 
-def report(names: Sequence[str], size: str, data: Path) -> tuple[str, list[str]]:
-    """Runs parts; one that fails does not keep the others from running.
+def run_all(names: Sequence[str], size: str, data: Path) -> Iterator[Section]:
+    """Runs parts, and gives each piece of the document when it is there.
+
+    A part that fails has its error in place of its tables, and does not keep the others from running.
 
     Args:
         names: keys of PARTS.
-        size: ``quick`` or ``short``.
+        size: a key of SIZES, or "full".
         data: for the parts that take data.
-
-    Returns:
-        The document as Markdown, with an error in place of the tables of a part that failed; and the runs that failed.
     """
-    runs = [(name, arguments) for name in names if not PARTS[name].left_out for arguments in PARTS[name].in_all]
-    sections, failed = [], []
-    for name, arguments in track(runs, len(runs), "parts", unit="part"):
-        options = [f"--{size}", *arguments, *(("--data", str(data)) if PARTS[name].data else ())]
-        title = " ".join([name, f"--{size}", *arguments])
-        section = run_part(title, [name, *options])
-        sections.append(section.text)
-        failed += [title] if section.failed else []
-    left_out = [name for name in names if PARTS[name].left_out]
-    for name in left_out:
-        sections.append(f"## {name}\n\nLeft out: {PARTS[name].left_out}. `tools/benchmark.py {name}` runs it.\n")
-    head = (
+    yield Section(
         f"# Benchmarks, {size} form\n\nEach part ran in a process of its own, one after the other. "
         "docs/benchmarks.md has the full form of each, and what was to be reached.\n"
     )
-    return "\n".join([head, *sections]), failed
+    sizes = () if size == "full" else (f"--{size}",)
+    runs = [(name, arguments) for name in names if not PARTS[name].left_out for arguments in PARTS[name].in_all]
+    for name, arguments in track(runs, len(runs), "parts", unit="part"):
+        chosen = ("--data", str(data)) if PARTS[name].data else ()
+        yield run_part((name, *sizes, *arguments), chosen)
+    for name in names:
+        if reason := PARTS[name].left_out:
+            yield Section(f"## {name}\n\nLeft out: {reason}. `tools/benchmark.py {name}` runs it.\n")
 
 
-def run_part(title: str, arguments: Sequence[str]) -> Section:
-    """Runs one part with these arguments of the command line."""
-    started = time.monotonic()
-    done = subprocess.run([sys.executable, str(TOOL), *arguments], capture_output=True, text=True)
-    head = f"## {title}\n\nTook {time.monotonic() - started:.0f} s."
+def run_part(arguments: Sequence[str], data: Sequence[str]) -> Section:
+    """Runs one part with these arguments of the command line, of which the title leaves out those for the data."""
+    title = " ".join(arguments)
+    started, used = time.monotonic(), _cpu_seconds()
+    done = subprocess.run([sys.executable, str(TOOL), *arguments, *data], capture_output=True, text=True)
+    took = f"Took {time.monotonic() - started:.0f} s, {_cpu_seconds() - used:.0f} s of the CPU."
     if done.returncode == 0:
-        return Section(f"{head} {done.stdout.strip()}\n")
+        return Section(f"## {title}\n\n{took} {done.stdout.strip()}\n")
     error = "\n".join(done.stderr.strip().splitlines()[-ERROR_LINES:])
-    return Section(f"{head} **Failed** with exit code {done.returncode}:\n\n```\n{error}\n```\n", failed=True)
+    failure = f"{took} **Failed** with exit code {done.returncode}:\n\n```\n{error}\n```"
+    return Section(f"## {title}\n\n{failure}\n", failed=title)
+
+
+def _cpu_seconds() -> float:
+    """What ended processes that this one started have used, user's and system's."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime

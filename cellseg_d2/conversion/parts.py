@@ -128,6 +128,7 @@ def write_annotations(
             images.append({**record, "file_name": f"{parts[sample.id]}/{record['file_name']}"})
             annotations.append(cells_of_tile)
     write_json(path, dataset(images, annotations, names))
+    # by class, from 1 on; 0 counts what is ignored
     in_tiles = [Counter(0 if cell["iscrowd"] else cell["category_id"] for cell in cells) for cells in annotations]
     cells = sum(in_tiles, Counter[int]())
     whole: Counter[int] = Counter()
