@@ -35,7 +35,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint docs doctor gpu-check bench-setup clean remake
+.PHONY: help setup demo test lint docs doctor gpu-check bench bench-setup clean remake
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -64,6 +64,9 @@ doctor: setup ## Print what a bug report needs, and what is wrong with this inst
 
 gpu-check: setup ## Compare the GPUs with the CPU and write output/gpu-check.md; a machine without one is told so
 	@$(VENV_PYTHON) -m benchmarks.gpu_check --output output/gpu-check.md
+
+bench: setup ## Measure all that needs no training, in ten minutes, and write output/bench.md (docs/benchmarks.md has more)
+	@OMP_NUM_THREADS=1 $(VENV_PYTHON) tools/benchmark.py all --output output/bench.md
 
 bench-setup: setup $(SAHI)/.packages $(STARDIST)/.packages ## Install SAHI and StarDist beside .venv, for tools/benchmark.py stitch, predict and accuracy
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.measure import regionprops
 
-from benchmarks.table import TIMING_COLUMNS, Table, machine, ratio, timing_cells
+from benchmarks.table import TIMING_COLUMNS, Table, ratio, timing_cells
 from benchmarks.timing import time_in_turn
 from cellseg_d2.cells.instances import CellInstances
 from cellseg_d2.export.measures import shapes
@@ -46,9 +46,7 @@ def report(repeats: int = 3, counts: tuple[int, ...] = (700, 7_000, 70_000), lar
         f"best runs: per cell to {counts[0]} cells, and to all at once."
     )
     columns = ["way, cells", *TIMING_COLUMNS, "per cell, times its first", "times all at once"]
-    return (
-        f"{machine('numpy', 'shapely', 'scikit-image')}\n\n{Table('Tables of cells', text, columns, rows).markdown()}"
-    )
+    return Table("Tables of cells", text, columns, rows).markdown()
 
 
 def draw(count: int) -> tuple[CellInstances, NDArray[np.uint8]]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from pycocotools.coco import COCO
 
 from benchmarks.evaluate import draw
-from benchmarks.table import TIMING_COLUMNS, Table, machine, ratio, timing_cells
+from benchmarks.table import TIMING_COLUMNS, Table, ratio, timing_cells
 from benchmarks.timing import time_in_turn
 from cellseg_d2.cells.coco import dataset
 from cellseg_d2.cells.coco_input import read_pair
@@ -21,7 +21,7 @@ from cellseg_d2.cells.coco_input import read_pair
 
 def report(repeats: int = 3, images: int = 250, cells: int = 800) -> str:
     """The benchmark's table as Markdown."""
-    return f"{machine('pycocotools', 'numpy')}\n\n{benchmark_reading(repeats, images, cells).markdown()}"
+    return benchmark_reading(repeats, images, cells).markdown()
 
 
 def benchmark_reading(repeats: int, images: int, cells: int) -> Table:

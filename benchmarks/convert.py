@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +18,7 @@ from pycocotools import mask as mask_util
 
 from benchmarks.formats import compare_formats
 from benchmarks.synthetic import dense_cells, write_sample
-from benchmarks.table import TIMING_COLUMNS, Table, machine, number, ratio, timing_cells
+from benchmarks.table import TIMING_COLUMNS, Table, number, ratio, timing_cells
 from benchmarks.timing import peak_memory, time_in_turn
 from cellseg_d2.annotations.class_tiffs import find_samples
 from cellseg_d2.cells.coco import Record, annotate
@@ -43,6 +44,7 @@ class Sizes:
         growth: numbers of cells that one image size is converted with.
         repeats: timed runs of each work.
         format_tiles: tiles of the data that the file formats are compared on.
+        cpu_time: measure the CPU's time, not the clock's: for a machine that others keep busy.
     """
 
     side: int = 2000
@@ -51,7 +53,16 @@ class Sizes:
     growth: tuple[int, ...] = (100, 1000, 4000)
     repeats: int = 5
     format_tiles: int = 60
+    cpu_time: bool = False
 
+    @property
+    def clock(self) -> Callable[[], float]:
+        """What tells the seconds."""
+        return time.process_time if self.cpu_time else time.perf_counter
+
+
+SHORT = Sizes(images=2, repeats=3, format_tiles=8)
+"""Ratios that mean something, in a minute."""
 
 QUICK = Sizes(side=200, dense=24, images=1, growth=(8, 16), repeats=1, format_tiles=3)
 """For a test of the benchmark itself; its figures mean nothing."""
@@ -79,7 +90,7 @@ def benchmark_convert(data: Path, sizes: Sizes = Sizes()) -> list[Table]:
             compare_annotation(sizes),
             compare_with_floor(inputs, folder / "out", sizes),
             measure_growth(folder, sizes),
-            *compare_formats(data, dense, folder / "formats", sizes.format_tiles, sizes.repeats),
+            *compare_formats(data, dense, folder / "formats", sizes.format_tiles, sizes.repeats, sizes.clock),
         ]
 
 
@@ -90,9 +101,9 @@ def compare_annotation(sizes: Sizes) -> Table:
         "this converter": partial(annotate_tiles, maps),
         "one full frame a cell": partial(annotate_by_loop, maps),
     }
-    timings = time_in_turn(works, sizes.repeats)
-    base = timings["this converter"].best
-    rows = [[name, *timing_cells(timing), ratio(timing.best, base)] for name, timing in timings.items()]
+    timings = time_in_turn(works, sizes.repeats, clock=sizes.clock)
+    base = timings["this converter"].median
+    rows = [[name, *timing_cells(timing), ratio(timing.median, base)] for name, timing in timings.items()]
     text = (
         f"One image of {sizes.side} x {sizes.side} with {sizes.dense} cells in {CLASSES} classes, label maps in "
         "memory: annotations of all tiles with `--min-area` and `--min-visible`, against `mask == id` and "
@@ -133,9 +144,9 @@ def compare_with_floor(inputs: dict[str, Path], output: Path, sizes: Sizes) -> T
             "this converter": partial(in_new_folder, output.parent, convert_again, root),
             "floor": partial(in_new_folder, output.parent, write_floor, root, wanted),
         }
-        timings = time_in_turn(works, sizes.repeats)
-        base = timings["floor"].best
-        rows += [[f"{name}: {work}", *timing_cells(took), ratio(took.best, base)] for work, took in timings.items()]
+        timings = time_in_turn(works, sizes.repeats, clock=sizes.clock)
+        base = timings["floor"].median
+        rows += [[f"{name}: {work}", *timing_cells(took), ratio(took.median, base)] for work, took in timings.items()]
     text = (
         "One worker, default options. The floor decodes each of the same TIFFs once and writes the same images (tiles, "
         "whole validation images and test images, byte for byte), without annotations."
@@ -193,12 +204,12 @@ def measure_growth(folder: Path, sizes: Sizes) -> Table:
             write_sample(root, "image", *dense_cells(sizes.side, count, CLASSES, radius, SEED), compression)
             works[name] = partial(in_new_folder, folder, convert_again, root)
             memory[name] = peak_memory(in_new_folder, folder, convert_again, root)
-    timings = time_in_turn(works, sizes.repeats)
+    timings = time_in_turn(works, sizes.repeats, clock=sizes.clock)
     rows = []
     for place, (name, timing) in enumerate(timings.items()):
         first = list(timings)[place - place % len(sizes.growth)]
         peak, work = (number(value / 1e6) for value in (memory[name].peak, memory[name].peak - memory[name].before))
-        slower, larger = ratio(timing.best, timings[first].best), ratio(memory[name].peak, memory[first].peak)
+        slower, larger = ratio(timing.median, timings[first].median), ratio(memory[name].peak, memory[first].peak)
         rows.append([name, *timing_cells(timing), slower, peak, work, larger])
     text = (
         f"One image of {sizes.side} x {sizes.side} with cells of one size in {CLASSES} classes, one worker. Decoding a "
@@ -217,8 +228,8 @@ def measure_growth(folder: Path, sizes: Sizes) -> Table:
 
 
 def report(data: Path, sizes: Sizes = Sizes()) -> str:
-    """All tables as Markdown, under what they depend on."""
+    """All tables as Markdown."""
     tables = benchmark_convert(data, sizes)
-    about = machine("numpy", "scipy", "opencv-python-headless", "tifffile", "imagecodecs", "pycocotools")
-    note = f"Best of {sizes.repeats}, the works of a table in turn. {about}"
+    seconds = "of the CPU" if sizes.cpu_time else "of the clock"
+    note = f"Timed runs of each work: {sizes.repeats}, in turn; ratios are of medians, seconds {seconds}."
     return "\n".join([note, "", *(table.markdown() for table in tables)])

@@ -12,7 +12,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from benchmarks.synthetic import dense_cells
-from benchmarks.table import TIMING_COLUMNS, Table, machine, ratio, timing_cells
+from benchmarks.table import TIMING_COLUMNS, Table, ratio, timing_cells
 from benchmarks.timing import time_in_turn
 from cellseg_d2.cells.coco import Record, annotate, dataset
 from cellseg_d2.cells.label_maps import LabelMap
@@ -23,8 +23,7 @@ SIDE, CLASSES, SEED = 1500, 4, 42
 
 def report(repeats: int = 3, images: int = 2, cells: int = 800, detections: int = 1000) -> str:
     """The benchmark's table as Markdown."""
-    text = machine("faster-coco-eval", "pycocotools", "numpy")
-    return f"{text}\n\n{benchmark_evaluate(repeats, images, cells, detections).markdown()}"
+    return benchmark_evaluate(repeats, images, cells, detections).markdown()
 
 
 def benchmark_evaluate(repeats: int, images: int, cells: int, detections: int) -> Table:

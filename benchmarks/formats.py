@@ -88,7 +88,9 @@ FORMATS = {
 """By name. Compressed TIFFs have the horizontal predictor, which PNG's filters are."""
 
 
-def compare_formats(data: Path, dense: Path, folder: Path, tiles: int, repeats: int) -> list[Table]:
+def compare_formats(
+    data: Path, dense: Path, folder: Path, tiles: int, repeats: int, clock: Callable[[], float]
+) -> list[Table]:
     """One table for the tiles of real data, one for those of drawn H&E-like images.
 
     Args:
@@ -97,10 +99,11 @@ def compare_formats(data: Path, dense: Path, folder: Path, tiles: int, repeats: 
         folder: to write into.
         tiles: how many tiles of each at the most.
         repeats: timed runs.
+        clock: what tells the seconds.
     """
     inputs = {"the data's tiles": data, "H&E-like tiles": dense}
     return [
-        _compare(name, _tiles(root, tiles), folder / str(place), repeats)
+        _compare(name, _tiles(root, tiles), folder / str(place), repeats, clock)
         for place, (name, root) in enumerate(inputs.items())
     ]
 
@@ -117,7 +120,7 @@ def _tiles(root: Path, count: int) -> list[Tile]:
     return tiles[:count]
 
 
-def _compare(name: str, tiles: Sequence[Tile], folder: Path, repeats: int) -> Table:
+def _compare(name: str, tiles: Sequence[Tile], folder: Path, repeats: int, clock: Callable[[], float]) -> Table:
     megapixels = sum(tile.shape[0] * tile.shape[1] for tile in tiles) / 1e6
     paths, writes, reads, loads = {}, {}, {}, {}
     for place, (kind, form) in enumerate(FORMATS.items()):
@@ -129,8 +132,8 @@ def _compare(name: str, tiles: Sequence[Tile], folder: Path, repeats: int) -> Ta
         reads[kind] = partial(_read, form.decode, paths[kind])
         if _is_same(form.decode, paths[kind], tiles, kind) and _detectron2_reads(paths[kind][0]):
             loads[kind] = partial(_read, read_as_training, paths[kind])
-    written, read = time_in_turn(writes, repeats, warm_up=False), time_in_turn(reads, repeats)
-    loaded = time_in_turn(loads, repeats)
+    written = time_in_turn(writes, repeats, warm_up=False, clock=clock)
+    read, loaded = (time_in_turn(works, repeats, clock=clock) for works in (reads, loads))
     rows = []
     for kind in FORMATS:
         size = sum(path.stat().st_size for path in paths[kind]) / sum(tile.nbytes for tile in tiles)

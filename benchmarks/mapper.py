@@ -18,7 +18,7 @@ from detectron2.structures import BitMasks, Instances
 from pycocotools import mask as mask_util
 
 from benchmarks.synthetic import dense_cells
-from benchmarks.table import TIMING_COLUMNS, Table, machine, number, ratio, timing_cells
+from benchmarks.table import TIMING_COLUMNS, Table, number, ratio, timing_cells
 from benchmarks.timing import peak_memory, time_in_turn
 from cellseg_d2.cells.coco import annotate
 from cellseg_d2.cells.label_maps import LabelMap
@@ -37,9 +37,8 @@ Mapper = Callable[[dict[str, Any]], dict[str, Any]]
 
 def report(repeats: int = 15, counts: tuple[int, ...] = COUNTS) -> str:
     """The benchmark's table as Markdown."""
-    text = machine("albumentations", "numpy", "torch")
     with tempfile.TemporaryDirectory() as folder:
-        return f"{text}\n\n{benchmark_mapper(Path(folder), repeats, counts).markdown()}"
+        return benchmark_mapper(Path(folder), repeats, counts).markdown()
 
 
 def benchmark_mapper(folder: Path, repeats: int, counts: tuple[int, ...]) -> Table:

@@ -20,7 +20,7 @@ import cellseg_d2
 from benchmarks.scenes import SEED, judge, real_cells, real_image, separate_cells
 from benchmarks.sides import MAIN, SAHI, WITHOUT_SAHI, Outcome, run_side
 from benchmarks.stitch import CLASS_NAMES, FAULTS, OVERLAP, TILE, sides
-from benchmarks.table import TIMING_COLUMNS, Table, machine, number, ratio, timing_cells
+from benchmarks.table import TIMING_COLUMNS, Table, number, ratio, timing_cells
 from benchmarks.timing import Timing
 from cellseg_d2.cells.instances import CellInstances
 from cellseg_d2.config import cfg_from_text, get_cfg
@@ -63,6 +63,7 @@ class Settings:
     detections: int = 100
 
 
+SHORT = Settings(repeats=1, side=1024)
 QUICK = Settings(repeats=1, side=300, large_cells=40, detections=20)
 
 
@@ -87,9 +88,8 @@ def report(data: Path, weights: str, device: str, large: bool, settings: Setting
         tables = [*benchmark_predict(folder, cfg, data, settings)]
         if large:
             tables.append(benchmark_large(folder, cfg, settings.large_cells))
-    note = "" if SAHI.is_file() else f"\n\n{WITHOUT_SAHI}"
-    text = machine("numpy", "torch")
-    return f"{text}{note}\n\n" + "\n".join(table.markdown() for table in tables)
+    note = "" if SAHI.is_file() else f"{WITHOUT_SAHI}\n\n"
+    return note + "\n".join(table.markdown() for table in tables)
 
 
 def write_model(folder: Path, weights: str, device: str, detections: int) -> CfgNode:

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 import cellseg_d2
 from benchmarks.scenes import SEED
-from benchmarks.table import TIMING_COLUMNS, Table, machine, number, ratio, timing_cells
+from benchmarks.table import TIMING_COLUMNS, Table, number, ratio, timing_cells
 from benchmarks.timing import peak_memory, time_in_turn
 from cellseg_d2.config import get_cfg
 from cellseg_d2.inference.paste import to_cell_instances
@@ -63,6 +63,7 @@ class Settings:
         return time.process_time if self.cpu_time else time.perf_counter
 
 
+SHORT = Settings(repeats=2, models=("mask_rcnn_lite0_FPN",))
 QUICK = Settings(repeats=1, models=("mask_rcnn_lite0_FPN",), counts=(5,), side=64, masks=3, backends=("torch",))
 
 
@@ -96,7 +97,7 @@ def report(settings: Settings) -> str:
             ways,
         ),
     ]
-    return f"{machine('torch')}\n\n" + "\n".join(table.markdown() for table in tables)
+    return "\n".join(table.markdown() for table in tables)
 
 
 def measure(name: str, count: int, settings: Settings) -> tuple[list[list[str]], list[list[str]]]:
@@ -236,7 +237,7 @@ def report_memory(settings: Settings) -> str:
     )
     row = [f"{settings.masks:,} masks", number(memory.peak / 1e6), number(memory.before / 1e6)]
     table = Table("Memory of PointRend", text, ["work", "peak MB", "before MB"], [row])
-    return f"{machine('torch')}\n\n{table.markdown()}"
+    return table.markdown()
 
 
 @torch.inference_mode()

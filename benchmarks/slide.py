@@ -20,7 +20,7 @@ from benchmarks.scenes import SEED
 from benchmarks.sides import MAIN, run_side
 from benchmarks.stages import Stages
 from benchmarks.synthetic import dense_cells
-from benchmarks.table import Table, machine, number
+from benchmarks.table import Table, number
 from cellseg_d2.cells.arrays import Floats
 from cellseg_d2.cells.rle import column_runs
 from cellseg_d2.config import cfg_from_text, get_cfg
@@ -64,6 +64,9 @@ class Settings:
     side: int = 40_000
     formats: tuple[str, ...] = ("coco", "geojson", "csv", "labels", "overlay")
 
+
+SHORT = Settings(side=10_240)
+"""A sixteenth of the slide."""
 
 QUICK = Settings(side=4800)
 """Large enough to be read by windows."""
@@ -109,7 +112,7 @@ def report(settings: Settings) -> str:
         Table("A whole slide", text, ["slide", *columns], [[f"{settings.side:,} px", *row]]),
         Table("Where the time goes", split, ["stage", "s / gigapixel", "%"], rows),
     ]
-    return f"{machine('numpy', 'tifffile', 'torch')}\n\n" + "\n".join(table.markdown() for table in tables)
+    return "\n".join(table.markdown() for table in tables)
 
 
 def model_config() -> CfgNode:

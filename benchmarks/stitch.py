@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.scenes import judge, real_cells, separate_cells, views
 from benchmarks.sides import MAIN, SAHI, WITHOUT_SAHI, Outcome, run_side
-from benchmarks.table import TIMING_COLUMNS, Table, machine, number, ratio, timing_cells
+from benchmarks.table import TIMING_COLUMNS, Table, number, ratio, timing_cells
 from benchmarks.timing import Timing
 from cellseg_d2.cells.instances import CellInstances
 from cellseg_d2.cells.tiling import TileGrid
@@ -38,6 +38,7 @@ class Settings:
     mosaics: int = 3
 
 
+SHORT = Settings(repeats=1, counts=(1000, 5000), mosaics=1)
 QUICK = Settings(repeats=1, counts=(40,), mosaics=1)
 
 
@@ -49,9 +50,8 @@ def report(data: Path, settings: Settings) -> str:
         settings: how much is measured.
     """
     tables = [benchmark_merging(settings), benchmark_mosaics(data, settings.mosaics)]
-    note = "" if SAHI.is_file() else f"\n\n{WITHOUT_SAHI}"
-    text = machine("numpy", "scipy", "shapely", "torch")
-    return f"{text}{note}\n\n" + "\n".join(table.markdown() for table in tables)
+    note = "" if SAHI.is_file() else f"{WITHOUT_SAHI}\n\n"
+    return note + "\n".join(table.markdown() for table in tables)
 
 
 def sides(ours: str, theirs: str) -> dict[str, tuple[Path, str]]:

@@ -6,7 +6,7 @@ import os
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 from benchmarks.timing import Timing
 
@@ -46,6 +46,14 @@ def timing_cells(timing: Timing) -> list[str]:
 
 
 def machine(*packages: str) -> str:
-    """What the figures depend on, in words that name no machine: cores, Python and the versions of some packages."""
-    versions = ", ".join(f"{package} {version(package)}" for package in packages)
+    """What the figures depend on, in words that name no machine: cores, Python, and packages that are installed."""
+    versions = ", ".join(f"{package} {version(package)}" for package in packages if _is_installed(package))
     return f"{os.cpu_count()} CPU cores, Python {platform.python_version()}, {versions}."
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        version(package)
+    except PackageNotFoundError:  # an extra, such as OpenVINO
+        return False
+    return True

@@ -9,12 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import detectron2
 import torch
 from torch.utils.data import DataLoader
 
 from benchmarks.mapper import write_tile
-from benchmarks.table import TIMING_COLUMNS, Table, machine, number, ratio, timing_cells
+from benchmarks.table import TIMING_COLUMNS, Table, number, ratio, timing_cells
 from benchmarks.timing import peak_memory, time_in_turn
 from benchmarks.train_sides import POSITIVE_SHARE, SIDES, Sample, Settings, Training, draw_samples
 
@@ -31,8 +30,7 @@ def report(settings: Settings) -> str:
     if on_gpu:
         tables.append(compare_streams(trainings, settings, torch.float16))
     device = torch.cuda.get_device_name() if on_gpu else f"CPU with {torch.get_num_threads()} threads"
-    about = f"On {device}, Detectron2 {detectron2.__version__}. {machine('torch', 'torchvision')}"
-    return "\n".join([about, "", *(table.markdown() for table in tables)])
+    return "\n".join([f"On {device}.", "", *(table.markdown() for table in tables)])
 
 
 def use_threads(settings: Settings) -> None:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import cellseg_d2
-from benchmarks.table import TIMING_COLUMNS, Table, machine, ratio, timing_cells
+from benchmarks.table import TIMING_COLUMNS, Table, ratio, timing_cells
 from benchmarks.timing import Timing, time_in_turn
 from cellseg_d2.conversion.convert import convert
 from cellseg_d2.conversion.options import ConvertOptions
@@ -89,7 +89,7 @@ def report(settings: Settings) -> str:
         Table("Where the time of a training step goes", text, columns, rows),
         Table("Ways to train", text, ["model: way", *TIMING_COLUMNS, "times as fast"], ways),
     ]
-    return f"{machine('torch', 'torchvision')}\n\n" + "\n".join(table.markdown() for table in tables)
+    return "\n".join(table.markdown() for table in tables)
 
 
 def measure(name: str, settings: Settings, folder: Path) -> tuple[list[list[str]], list[list[str]]]:

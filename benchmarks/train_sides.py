@@ -71,6 +71,9 @@ class Settings:
 FULL = {"cpu": Settings(), "cuda": Settings(repeats=20, device="cuda")}
 """By device: on a GPU steps are short, and a few of them tell little."""
 
+SHORT = Settings("mask_rcnn_R_50_FPN", "resnet50", side=192, counts=(20, 100), repeats=2, boxes=256)
+"""A smaller model and smaller tiles: minutes less, and ratios that mean something."""
+
 QUICK = Settings("mask_rcnn_R_50_FPN", "resnet50", side=64, counts=(4,), positives=2, repeats=1, boxes=32)
 """For a test of the benchmark itself; its figures mean nothing."""
 

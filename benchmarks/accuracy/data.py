@@ -73,7 +73,8 @@ def write_parts(root: Path, work: Path) -> None:
     part_of = {name: part for part, names in parts.items() for name in names}
     given = open_input(root, OPTIONS)
     for sample in given.images:
-        pixels, layers = read_sample(sample, OPTIONS, len(given.class_names))
+        read = read_sample(sample, OPTIONS, len(given.class_names))
+        pixels, layers = read.image, read.label_maps
         if min(pixels.shape[:2]) < PATCH:
             raise CellSegError(f"{sample.image}: has a side under {PATCH} px, which trainings need; leave it out")
         write(work / "data" / part_of[sample.id] / f"{sample.id}.npz", pixels, joined(layers, pixels.shape[:2]))

@@ -11,7 +11,7 @@ from cellseg_d2.annotations.shapes import Shape, paint_shapes
 from cellseg_d2.errors import CellSegError, size_text
 from cellseg_d2.files import refuse_other_than_utf8, visible_entries
 from cellseg_d2.images.channels import Rule
-from cellseg_d2.images.formats import is_image, read_whole
+from cellseg_d2.images.formats import is_image, read_whole, read_with_header
 from cellseg_d2.images.label_files import LABEL_SUFFIXES, read_label_file
 
 
@@ -31,10 +31,10 @@ class MaskFolder(LabelledImage):
 
     def read(self, rule: Rule, max_pixels: int, class_count: int) -> ImageLabels:
         """See :meth:`LabelledImage.read`; a nucleus's label is the place of its file, from 1."""
-        image = read_whole(self.image, rule, max_pixels)
+        image, stated = read_with_header(self.image, rule, max_pixels)
         size = (image.shape[0], image.shape[1])
         shapes = [_read_mask(path, size, max_pixels) for path in self.masks]
-        return ImageLabels(image, paint_shapes(self.image.parent.parent / "masks", shapes, size))
+        return ImageLabels(image, paint_shapes(self.image.parent.parent / "masks", shapes, size), stated)
 
     def problems(self, rule: Rule, max_pixels: int, class_count: int) -> list[str]:
         """A line for the image or, where it can be read, for each mask that cannot be used."""

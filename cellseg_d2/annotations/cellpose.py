@@ -21,7 +21,7 @@ from cellseg_d2.array_pickle import load_arrays
 from cellseg_d2.cells.label_maps import LabelMap
 from cellseg_d2.errors import CellSegError, one_line, size_text
 from cellseg_d2.images.channels import Rule
-from cellseg_d2.images.formats import is_image, read_whole
+from cellseg_d2.images.formats import is_image, read_with_header
 from cellseg_d2.images.label_files import read_label_file
 from cellseg_d2.images.tiff import as_labels, check_file
 
@@ -53,7 +53,7 @@ class CellposeImage(LabelledImage):
 
     def read(self, rule: Rule, max_pixels: int, class_count: int) -> ImageLabels:
         """See :meth:`LabelledImage.read`; labels are Cellpose's."""
-        image = read_whole(self.image, rule, max_pixels)
+        image, stated = read_with_header(self.image, rule, max_pixels)
         layers = []
         for number, path in sorted(self.masks.items()):
             labels = read_seg(path) if _is_seg(path) else read_label_file(path, max_pixels)
@@ -61,7 +61,7 @@ class CellposeImage(LabelledImage):
                 sizes = f"{size_text(labels.shape)}, its image {size_text(image.shape)}"
                 raise CellSegError(f"{path}: is {sizes}; they must be of one size")
             layers.append(LabelMap((number,), labels))
-        return ImageLabels(image, layers)
+        return ImageLabels(image, layers, stated)
 
 
 def read_seg(path: Path) -> NDArray[np.int32]:

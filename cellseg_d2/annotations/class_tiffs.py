@@ -20,7 +20,7 @@ from cellseg_d2.cells.label_maps import LabelMap, ignore_regions
 from cellseg_d2.errors import CellSegError, size_text
 from cellseg_d2.files import refuse_other_than_utf8, visible_entries
 from cellseg_d2.images.channels import Rule
-from cellseg_d2.images.tiff import read_image, read_label_map
+from cellseg_d2.images.tiff import read_image_with_header, read_label_map
 
 logger = logging.getLogger(__name__)
 
@@ -50,17 +50,17 @@ class Sample(LabelledImage):
 
     def read(self, rule: Rule, max_pixels: int, class_count: int) -> ImageLabels:
         """See :meth:`LabelledImage.read`; there is a label map per label file."""
-        image = read_image(self.image, rule, max_pixels)
+        image, stated = read_image_with_header(self.image, rule, max_pixels)
         files = [((number,), path) for number, path in sorted(self.labels.items())]
         layers = [LabelMap(numbers, self._read_labels(path, image, max_pixels)) for numbers, path in files]
         if self.ignore is not None:
             layers.append(ignore_regions(self._read_labels(self.ignore, image, max_pixels), class_count))
-        return ImageLabels(image, layers)
+        return ImageLabels(image, layers, stated)
 
     def problems(self, rule: Rule, max_pixels: int, class_count: int) -> list[str]:
         """A line for each file that cannot be used, whereas :meth:`read` stops at the first."""
         bare = replace(self, labels={}, ignore=None)
-        unreadable = problem_of(partial(read_image, self.image, rule, max_pixels))
+        unreadable = problem_of(partial(read_image_with_header, self.image, rule, max_pixels))
         parts = [(path, replace(bare, labels={number: path})) for number, path in sorted(self.labels.items())]
         parts += [(self.ignore, replace(bare, ignore=self.ignore))] if self.ignore is not None else []
         found = list(unreadable)

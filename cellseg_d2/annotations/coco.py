@@ -19,7 +19,7 @@ from cellseg_d2.cells.rle import Rle, decode_runs, paint
 from cellseg_d2.errors import CellSegError, size_text, turned_text
 from cellseg_d2.files import refuse_other_than_utf8
 from cellseg_d2.images.channels import Rule
-from cellseg_d2.images.formats import image_header, read_whole
+from cellseg_d2.images.formats import image_header, read_with_header
 from cellseg_d2.images.tiff import check_file
 
 FEW_LAYERS, MOST_LABELS = 4, 2**28
@@ -73,7 +73,7 @@ class CocoSample(LabelledImage):
             raise CellSegError(f"{self.image}: {self.fault}")
         if self.size[0] * self.size[1] > max_pixels:
             raise CellSegError(f"{self.image}: is {size_text(self.size)}, over the limit of {max_pixels} pixels")
-        image = read_whole(self.image, rule, max_pixels)
+        image, stated = read_with_header(self.image, rule, max_pixels)
         if image.shape[:2] != self.size:
             turned = turned_text(image.shape, self.size)
             raise CellSegError(
@@ -94,7 +94,7 @@ class CocoSample(LabelledImage):
             painted, _ = paint(rles, self.size)
             labels = np.array([0, *(cell.label for cell in cells)], np.int32)
             layers += [LabelMap((number,), labels[layer], crowd) for layer in painted]
-        return ImageLabels(image, layers)
+        return ImageLabels(image, layers, stated)
 
 
 def find_coco_samples(ground_truth: Path, root: Path, locate: Callable[[str], Path] | None = None) -> LabelledSet:

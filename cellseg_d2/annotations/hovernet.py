@@ -19,7 +19,7 @@ from cellseg_d2.annotations.pairs import all_classes, find_pairs
 from cellseg_d2.annotations.reader import ImageLabels, LabelledImage, LabelledSet, Reader
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.images.channels import Rule
-from cellseg_d2.images.formats import read_whole
+from cellseg_d2.images.formats import read_with_header
 from cellseg_d2.images.tiff import as_labels
 
 CLASS_NAME = "nucleus"
@@ -45,11 +45,11 @@ class HoverNetImage(LabelledImage):
 
     def read(self, rule: Rule, max_pixels: int, class_count: int) -> ImageLabels:
         """See :meth:`LabelledImage.read`."""
-        image = read_whole(self.image, rule, max_pixels)
+        image, stated = read_with_header(self.image, rule, max_pixels)
         found = read_mat(self.labels, (INSTANCES, TYPES, TYPE_MAP))
         classes = classes_of(self.labels, found, self.has_classes)
         size = (image.shape[0], image.shape[1])
-        return ImageLabels(image, layers_of(self.labels, found[INSTANCES], classes, size, class_count))
+        return ImageLabels(image, layers_of(self.labels, found[INSTANCES], classes, size, class_count), stated)
 
 
 def classes_of(path: Path, found: dict[str, NDArray[Any]], has_classes: bool) -> dict[int, int]:

@@ -15,7 +15,7 @@ from cellseg_d2.annotations.shapes import Shape, labels_of, named, paint_shapes
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.files import visible_entries
 from cellseg_d2.images.channels import Rule
-from cellseg_d2.images.formats import is_image, read_whole
+from cellseg_d2.images.formats import is_image, read_with_header
 
 logger = logging.getLogger(__name__)
 
@@ -89,14 +89,14 @@ class RoiImage(LabelledImage):
 
     def read(self, rule: Rule, max_pixels: int, class_count: int) -> ImageLabels:
         """See :meth:`LabelledImage.read`."""
-        image = read_whole(self.image, rule, max_pixels)
+        image, stated = read_with_header(self.image, rule, max_pixels)
         size = (image.shape[0], image.shape[1])
         rois = read_rois(self.rois)
         kinds = {"in another plane": [roi for roi in rois if roi.is_area and not roi.plane]}
         kinds["without an area"] = [roi for roi in rois if not roi.is_area]
         if notes := [f"{named(roi.name for roi in group)} {reason}" for reason, group in kinds.items() if group]:
             logger.warning("%s: left out: %s", self.rois, "; ".join(notes))
-        return ImageLabels(image, paint_shapes(self.rois, self._shapes(_cells(rois), size), size))
+        return ImageLabels(image, paint_shapes(self.rois, self._shapes(_cells(rois), size), size), stated)
 
     def _shapes(self, rois: Sequence[Roi], size: tuple[int, int]) -> list[Shape]:
         shapes = []

@@ -21,7 +21,7 @@ from cellseg_d2.cells.label_maps import ignore_regions
 from cellseg_d2.errors import CellSegError, one_line, size_text
 from cellseg_d2.files import read_json
 from cellseg_d2.images.channels import Rule
-from cellseg_d2.images.formats import is_image, read_whole
+from cellseg_d2.images.formats import is_image, read_with_header
 
 logger = logging.getLogger(__name__)
 
@@ -55,12 +55,12 @@ class LabelMeImage(LabelledImage):
 
     def read(self, rule: Rule, max_pixels: int, class_count: int) -> ImageLabels:
         """See :meth:`LabelledImage.read`; shapes of one label and one ``group_id`` are one cell."""
-        image = read_whole(self.image, rule, max_pixels)
+        image, stated = read_with_header(self.image, rule, max_pixels)
         size = (image.shape[0], image.shape[1])
         content = read_labelme(self.shapes)
-        stated = (content.get("imageHeight"), content.get("imageWidth"))
-        if None not in stated and stated != size:
-            sizes = f"{stated[0]} x {stated[1]}, {self.image.name} is {size_text(size)}"
+        drawn_on = (content.get("imageHeight"), content.get("imageWidth"))
+        if None not in drawn_on and drawn_on != size:
+            sizes = f"{drawn_on[0]} x {drawn_on[1]}, {self.image.name} is {size_text(size)}"
             raise CellSegError(f"{self.shapes}: was drawn on an image of {sizes}; put the right image there")
         places = list(enumerate(content["shapes"], start=1))
         others = [f"shape {place}" for place, shape in places if shape["shape_type"] not in AREAS]
@@ -71,7 +71,7 @@ class LabelMeImage(LabelledImage):
         layers = paint_shapes(self.shapes, _joined([cell for cell in cells if cell[1] != IGNORE], size), size)
         if ignored.any():
             layers.append(ignore_regions(ignored, class_count))
-        return ImageLabels(image, layers)
+        return ImageLabels(image, layers, stated)
 
     def _shape(self, place: int, shape: Mapping[str, Any], size: tuple[int, int]) -> tuple[Shape, str, Any]:
         """A shape with its label and its group."""

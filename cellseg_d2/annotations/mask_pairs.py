@@ -24,7 +24,7 @@ from cellseg_d2.cells.label_maps import LabelMap, split_classes
 from cellseg_d2.errors import CellSegError, one_line, size_text
 from cellseg_d2.files import visible_entries
 from cellseg_d2.images.channels import Rule
-from cellseg_d2.images.formats import is_image, read_whole
+from cellseg_d2.images.formats import is_image, read_with_header
 from cellseg_d2.images.label_files import LABEL_SUFFIXES, plane_count, read_label_and_class, read_label_file
 
 logger = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class MaskPair(LabelledImage):
 
     def read(self, rule: Rule, max_pixels: int, class_count: int) -> ImageLabels:
         """See :meth:`LabelledImage.read`."""
-        image = read_whole(self.image, rule, max_pixels)
+        image, stated = read_with_header(self.image, rule, max_pixels)
         layers: list[LabelMap] = []
         for number, path in sorted(self.masks.items()):
             if self.class_plane:
@@ -73,7 +73,7 @@ class MaskPair(LabelledImage):
                 layers += split_classes(labels, self._classes(self.class_table, labels))
             else:
                 layers.append(LabelMap((number,), labels))
-        return ImageLabels(image, layers)
+        return ImageLabels(image, layers, stated)
 
     def _classes(self, path: Path, labels: NDArray[np.int32]) -> dict[int, int]:
         """Label -> class number, from the CSV."""

@@ -28,8 +28,8 @@ from cellseg_d2.annotations.shapes import inside_rings
 from cellseg_d2.cells.label_maps import LabelMap, ignore_regions
 from cellseg_d2.errors import CellSegError, one_line
 from cellseg_d2.images.channels import Rule, picked_of_rgb
-from cellseg_d2.images.pixel_size import PixelSize
-from cellseg_d2.images.tiff import MAX_PIXELS, PixelFormat, read_image
+from cellseg_d2.images.stated import RGB_8_BIT
+from cellseg_d2.images.tiff import MAX_PIXELS, read_image
 from cellseg_d2.outputs import appear_whole
 from cellseg_d2.progress import track
 
@@ -76,11 +76,7 @@ class Pair(LabelledImage):
             for name, labels in painted.items()
             if labels.count
         ]
-        return ImageLabels(image, maps)
-
-    def describe(self) -> tuple[PixelFormat | None, PixelSize | None]:
-        """8-bit RGB, which is all that is read; the pixel size is not stated."""
-        return PixelFormat("uint8", 8, 3), None
+        return ImageLabels(image, maps, RGB_8_BIT)
 
 
 @dataclass

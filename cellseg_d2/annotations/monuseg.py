@@ -15,7 +15,7 @@ from cellseg_d2.annotations.reader import ImageLabels, LabelledImage, LabelledSe
 from cellseg_d2.annotations.shapes import Shape, paint_shapes
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.images.channels import Rule
-from cellseg_d2.images.formats import read_whole
+from cellseg_d2.images.formats import read_with_header
 
 CLASS_NAME = "nucleus"
 
@@ -38,13 +38,13 @@ class MoNuSegImage(LabelledImage):
 
     def read(self, rule: Rule, max_pixels: int, class_count: int) -> ImageLabels:
         """See :meth:`LabelledImage.read`; coordinates are those of pixels' centres, as in MoNuSAC."""
-        image = read_whole(self.image, rule, max_pixels)
+        image, stated = read_with_header(self.image, rule, max_pixels)
         size = (image.shape[0], image.shape[1])
         rings = [ring for _, outlines in read_layers(self.outlines) for ring in outlines]
         shapes = [
             Shape.of_rings(f"region {place}", 1, [ring], size, centre=0.0) for place, ring in enumerate(rings, start=1)
         ]
-        return ImageLabels(image, paint_shapes(self.outlines, shapes, size))
+        return ImageLabels(image, paint_shapes(self.outlines, shapes, size), stated)
 
 
 def find_labelled(root: Path, annotation_file: Path | None = None) -> LabelledSet:

@@ -19,7 +19,7 @@ from cellseg_d2.cells.label_maps import LabelMap, ignore_regions
 from cellseg_d2.errors import CellSegError, size_text
 from cellseg_d2.files import visible_entries
 from cellseg_d2.images.channels import Rule
-from cellseg_d2.images.formats import is_image, read_whole
+from cellseg_d2.images.formats import is_image, read_with_header
 from cellseg_d2.images.label_files import LABEL_SUFFIXES, read_label_file
 
 CLASS_NAME = "nucleus"
@@ -48,11 +48,11 @@ class NuInsSegImage(LabelledImage):
 
     def read(self, rule: Rule, max_pixels: int, class_count: int) -> ImageLabels:
         """See :meth:`LabelledImage.read`."""
-        image = read_whole(self.image, rule, max_pixels)
+        image, stated = read_with_header(self.image, rule, max_pixels)
         layers = [LabelMap((1,), _read(self.labels, image, max_pixels))]
         if self.vague is not None and (areas := _read(self.vague, image, max_pixels)).any():
             layers.append(ignore_regions(areas > 0, class_count))
-        return ImageLabels(image, layers)
+        return ImageLabels(image, layers, stated)
 
 
 def _read(path: Path, image: NDArray[np.uint8], max_pixels: int) -> NDArray[np.int32]:

@@ -17,7 +17,7 @@ from cellseg_d2.annotations.shapes import Shape, cover, labels_of, named, paint_
 from cellseg_d2.cells.label_maps import ignore_regions
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.images.channels import Rule
-from cellseg_d2.images.formats import read_whole
+from cellseg_d2.images.formats import read_with_header
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class QuPathImage(LabelledImage):
 
     def read(self, rule: Rule, max_pixels: int, class_count: int) -> ImageLabels:
         """See :meth:`LabelledImage.read`; outside regions of interest all is ignored, if they are asked for."""
-        image = read_whole(self.image, rule, max_pixels)
+        image, stated = read_with_header(self.image, rule, max_pixels)
         size = (image.shape[0], image.shape[1])
         found = sort_objects(read_objects(self.objects), self.choice)
         self._report(found)
@@ -100,7 +100,7 @@ class QuPathImage(LabelledImage):
         layers = paint_shapes(self.objects, shapes, size)
         if ignored.any():
             layers.append(ignore_regions(ignored, class_count))
-        return ImageLabels(image, layers)
+        return ImageLabels(image, layers, stated)
 
     def _shapes(self, cells: Sequence[GeoObject], size: tuple[int, int]) -> list[Shape]:
         return [

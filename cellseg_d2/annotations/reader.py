@@ -16,9 +16,7 @@ from numpy.typing import NDArray
 from cellseg_d2.cells.label_maps import LabelMap
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.images.channels import Rule
-from cellseg_d2.images.formats import describe_image
-from cellseg_d2.images.pixel_size import PixelSize
-from cellseg_d2.images.tiff import PixelFormat
+from cellseg_d2.images.stated import NOT_STATED, Stated
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,10 +28,12 @@ class ImageLabels:
         label_maps: label maps of the image's size: one or more per class, in which no two cells of a map overlap, and
             with ``crowd`` regions to ignore. A single label map of several classes becomes one per class with
             :func:`cellseg_d2.cells.label_maps.split_classes`.
+        stated: what the image's file states.
     """
 
     image: NDArray[np.uint8]
     label_maps: list[LabelMap]
+    stated: Stated = NOT_STATED
 
 
 class LabelledImage(ABC):
@@ -62,10 +62,6 @@ class LabelledImage(ABC):
         Raises:
             CellSegError: a file cannot be read or does not fit the others.
         """
-
-    def describe(self) -> tuple[PixelFormat | None, PixelSize | None]:
-        """The file's pixel format, and its (x, y) microns per pixel; None where they are not stated."""
-        return describe_image(self.image)
 
     def problems(self, rule: Rule, max_pixels: int, class_count: int) -> list[str]:
         """A line for each file that cannot be used; here the first one, formats with several files may tell all."""

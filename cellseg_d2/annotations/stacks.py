@@ -15,8 +15,8 @@ from cellseg_d2.annotations.reader import ImageLabels, LabelledImage
 from cellseg_d2.cells.label_maps import LabelMap
 from cellseg_d2.errors import CellSegError, one_line, size_text
 from cellseg_d2.images.channels import Rule, picked_of_rgb
-from cellseg_d2.images.pixel_size import PixelSize
-from cellseg_d2.images.tiff import PixelFormat, check_file
+from cellseg_d2.images.stated import RGB_8_BIT
+from cellseg_d2.images.tiff import check_file
 
 IMAGES = "images.npy"
 LEVELS = ("", "*/", "*/*/", "*/*/*/")
@@ -50,7 +50,7 @@ class StackedImage(LabelledImage):
         where = f"{self.labels}: image {self.place}"
         name = f"{self.image}: image {self.place}"
         image = picked_of_rgb(name, _rgb(name, pixels), rule)
-        return ImageLabels(image, self.layers(where, labels, class_count))
+        return ImageLabels(image, self.layers(where, labels, class_count), RGB_8_BIT)
 
     @abstractmethod
     def layers(self, where: str, labels: NDArray[Any], class_count: int) -> list[LabelMap]:
@@ -61,10 +61,6 @@ class StackedImage(LabelledImage):
             labels: (H, W, channels).
             class_count: classes of the whole set.
         """
-
-    def describe(self) -> tuple[PixelFormat | None, PixelSize | None]:
-        """8-bit RGB, which is all that is read; the pixel size is not stated."""
-        return PixelFormat("uint8", 8, 3), None
 
 
 def open_stack(path: Path) -> NDArray[Any]:

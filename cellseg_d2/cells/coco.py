@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as mask_util
 
 from cellseg_d2.cells.instances import CellInstances
-from cellseg_d2.cells.label_maps import LabelMap
+from cellseg_d2.cells.label_maps import LabelMap, LayeredCells
 from cellseg_d2.cells.rle import Rle
 from cellseg_d2.cells.tiling import Window
 
@@ -54,29 +54,31 @@ def to_xyxy(boxes: NDArray[AnyNumber]) -> NDArray[AnyNumber]:
     return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
 
 
-def annotate(layers: Sequence[LabelMap], window: Window, min_area: int = 0, min_visible: float = 0.0) -> list[Record]:
+def annotate(
+    layers: Sequence[LabelMap] | LayeredCells, window: Window, min_area: int = 0, min_visible: float = 0.0
+) -> list[Record]:
     """COCO annotations, without ids, of the cells in a window of an image's label maps.
 
     All windows of the same label maps together need one pass over the pixels.
 
     Args:
-        layers: the full image's label maps.
+        layers: the full image's label maps; as :class:`LayeredCells` they are put together once for all windows.
         window: what to annotate, (x0, y0, x1, y1), half open; boxes and masks are in its frame.
         min_area: cells with fewer pixels in the window are left out.
         min_visible: a cell that keeps less than this share of its area becomes ``iscrowd: 1``, which COCO's evaluation
             neither rewards nor punishes.
     """
-    annotations: list[Record] = []
-    for layer in layers:
-        ids, cells = layer.cells
-        shown, numbers = cells.crop(window)
-        crowd = layer.crowd | (shown.areas < min_visible * cells.areas[numbers])
-        columns = (to_xywh(shown.boxes), shown.areas, crowd.astype(np.int64), ids[numbers])
-        for bbox, area, ignored, label, rle in zip(*(column.tolist() for column in columns), shown.rles()):
-            if area >= min_area:
-                cell = {"bbox": bbox, "area": area, "iscrowd": ignored, "segmentation": rle, "label": label}
-                annotations += [{"category_id": number, **cell} for number in layer.categories]
-    return annotations
+    cells = layers if isinstance(layers, LayeredCells) else LayeredCells.of(layers)
+    shown, numbers = cells.runs.crop(window)
+    crowd = cells.crowd[numbers] | (shown.areas < min_visible * cells.runs.areas[numbers])
+    categories = [layer.categories for layer in cells.layers]
+    columns = (to_xywh(shown.boxes), shown.areas, crowd.astype(np.int64), cells.labels[numbers], cells.layer[numbers])
+    return [
+        {"category_id": number, "bbox": bbox, "area": area, "iscrowd": ignored, "segmentation": rle, "label": label}
+        for bbox, area, ignored, label, layer, rle in zip(*(column.tolist() for column in columns), shown.rles())
+        if area >= min_area
+        for number in categories[layer]
+    ]
 
 
 def dataset(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cellseg_d2.cells.arrays import Ints
+from cellseg_d2.cells.arrays import Bools, Ints
 from cellseg_d2.cells.rle import Runs, column_runs
 
 
@@ -31,6 +31,45 @@ class LabelMap:
     def cells(self) -> tuple[Ints, Runs]:
         """The (N,) labels, ascending, and the pixels of these cells; found at the first use and then kept."""
         return column_runs(self.labels)
+
+
+@dataclass(frozen=True)
+class LayeredCells:
+    """The N cells of all label maps of one image, so that each step is one for the image instead of one per class.
+
+    Attributes:
+        layers: the label maps.
+        layer: (N,) int64, the place in ``layers`` of each cell's label map, ascending.
+        labels: (N,) int64, each cell's value there, ascending within one label map.
+        runs: the cells' pixels; cells of different label maps may overlap.
+    """
+
+    layers: Sequence[LabelMap]
+    layer: Ints
+    labels: Ints
+    runs: Runs
+
+    @classmethod
+    def of(cls, layers: Sequence[LabelMap]) -> LayeredCells:
+        """Those of some label maps of one size; of none, no cell of an image without a pixel."""
+        found = [layer.cells for layer in layers]
+        counts = [len(labels) for labels, _ in found]
+        return cls(
+            layers,
+            np.repeat(np.arange(len(layers)), counts),
+            np.concatenate([np.zeros(0, np.int64), *(labels for labels, _ in found)]),
+            Runs.concatenate([runs for _, runs in found]),
+        )
+
+    @property
+    def crowd(self) -> Bools:
+        """(N,) bool, whether a cell is a region to ignore."""
+        return np.array([layer.crowd for layer in self.layers], bool)[self.layer]
+
+    @property
+    def classes(self) -> Ints:
+        """(N,) int64, the class of each cell, 1, 2, ...; of regions to ignore the first one."""
+        return np.array([layer.categories[0] for layer in self.layers], np.int64)[self.layer]
 
 
 def ignore_regions(regions: NDArray[np.generic], class_count: int) -> LabelMap:

@@ -63,6 +63,19 @@ class Runs:
         index, starts, stops = (np.concatenate(arrays) for arrays in zip(*found))
         return cls(index, starts, stops, size, len(masks))
 
+    @classmethod
+    def concatenate(cls, parts: Sequence[Runs]) -> Runs:
+        """The cells of several of one image, one after the other; of none, no cell of an image without a pixel."""
+        counts = [len(part) for part in parts]
+        firsts = np.cumsum([0, *counts]).tolist()
+        index, starts, stops = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+        for part, first in zip(parts, firsts):
+            index.append(part.index + first)
+            starts.append(part.starts)
+            stops.append(part.stops)
+        size = parts[0].size if parts else (0, 0)
+        return cls(np.concatenate(index), np.concatenate(starts), np.concatenate(stops), size, firsts[-1])
+
     @cached_property
     def areas(self) -> Ints:
         """(N,) int64, pixels of each cell."""
@@ -119,7 +132,7 @@ class Runs:
         return Runs(index[order], self.starts[order], self.stops[order], self.size, len(numbers))
 
     def crop(self, window: Window) -> tuple[Runs, Ints]:
-        """The M cells that a window shows, in its frame, and the (M,) number of each among the N.
+        """The M cells that a window shows, in its frame, and the (M,) number of each among the N; all if it shows all.
 
         Only runs of cells whose box reaches into the window are looked at.
 
@@ -127,6 +140,8 @@ class Runs:
             window: (x0, y0, x1, y1), half open. No run may reach from one column to the next, see :func:`column_runs`.
         """
         x0, y0, x1, y1 = window
+        if window == (0, 0, *self.size[::-1]) and self.areas.all():
+            return self, np.arange(self.count)
         left, top, right, bottom = self.boxes.T
         near = np.flatnonzero((left < x1) & (right > x0) & (top < y1) & (bottom > y0))
         first, last = np.searchsorted(self.index, near, "left"), np.searchsorted(self.index, near, "right")
@@ -157,8 +172,8 @@ class Runs:
         kept = np.ones(len(counts), bool)
         kept[last] = False  # from one cell's end to the next one's beginning
         kept[last[counts[last - 1] == 0] - 1] = False  # no run of background of length 0 at the end
-        owner = np.repeat(np.arange(self.count), np.diff(last, prepend=-1))[kept]
-        return [{"size": list(self.size), "counts": text} for text in _format_counts(counts[kept], owner, self.count)]
+        ends = np.cumsum(kept)[last]
+        return [{"size": list(self.size), "counts": text} for text in _format_counts(counts[kept], ends)]
 
 
 def without_gaps(*parts: Runs) -> list[Runs]:
@@ -207,9 +222,10 @@ def boxes_of_runs(
     return boxes
 
 
-def _format_counts(counts: NDArray[np.int64], owner: NDArray[np.int64], count: int) -> list[str]:
-    """The text of ``count`` RLEs, see :mod:`cellseg_d2.cells.rle_text`; their counts are sorted by ``owner``."""
-    position = np.arange(len(counts)) - np.searchsorted(owner, owner)
+def _format_counts(counts: NDArray[np.int64], ends: NDArray[np.int64]) -> list[str]:
+    """The text of N RLEs, see :mod:`cellseg_d2.cells.rle_text`; ``ends`` is (N,), where the counts of each one end."""
+    per_rle = np.diff(ends, prepend=0)
+    position = np.arange(len(counts)) - np.repeat(ends - per_rle, per_rle)
     values = counts.copy()
     later = np.flatnonzero(position > 2)
     values[later] -= counts[later - 2]
@@ -217,12 +233,12 @@ def _format_counts(counts: NDArray[np.int64], owner: NDArray[np.int64], count: i
     lengths = np.ones(len(values), np.int64)
     for bits in range(4, largest.bit_length() + 1, 5):  # n characters hold 5 n bits, the highest of which is the sign
         lengths += (values >= 1 << bits) | (values < -1 << bits)
-    ends = np.cumsum(lengths)
-    place = np.arange(lengths.sum()) - np.repeat(ends - lengths, lengths)
+    stops = np.cumsum(lengths)
+    place = np.arange(lengths.sum()) - np.repeat(stops - lengths, lengths)
     codes = (np.repeat(values, lengths) >> 5 * place) & 0x1F
     codes[place < np.repeat(lengths, lengths) - 1] |= 0x20
     text = (codes + 48).astype(np.uint8).tobytes().decode("ascii")
-    bounds = np.append(0, ends)[np.searchsorted(owner, np.arange(count + 1))]
+    bounds = np.append(0, stops[ends - 1])
     return [text[first:last] for first, last in pairwise(bounds.tolist())]
 
 
@@ -260,7 +276,8 @@ def column_runs(label_map: NDArray[np.integer[Any]]) -> tuple[Ints, Runs]:
     changes = np.flatnonzero(label_map[1:] != label_map[:-1])
     row = changes // max(width, 1)
     column = changes - row * width
-    above, below = label_map[row, column], label_map[row + 1, column]
+    flat = label_map.reshape(-1)
+    above, below = flat[changes], flat[changes + width]
     head, foot = np.flatnonzero(label_map[:1]), np.flatnonzero(label_map[-1:])
     place = column * height + row + 1
     starts = np.concatenate([head * height, place[below != 0]])

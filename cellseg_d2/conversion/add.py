@@ -21,8 +21,6 @@ from cellseg_d2.conversion.split import SplitFile, read_split_file
 from cellseg_d2.errors import CellSegError, counted
 from cellseg_d2.images.channels import Rule
 from cellseg_d2.images.listing import TEST_FOLDER
-from cellseg_d2.images.pixel_size import PixelSize
-from cellseg_d2.images.tiff import PixelFormat
 from cellseg_d2.outputs import appear_whole
 
 logger = logging.getLogger(__name__)
@@ -213,11 +211,7 @@ class Renumbered(LabelledImage):
             else replace(layer, categories=tuple(self.numbers[number - 1] for number in layer.categories))
             for layer in labels.label_maps
         ]
-        return ImageLabels(labels.image, layers)
-
-    def describe(self) -> tuple[PixelFormat | None, PixelSize | None]:
-        """See :meth:`LabelledImage.describe`."""
-        return self.inner.describe()
+        return replace(labels, label_maps=layers)
 
 
 def _read_split(path: Path, given: ConversionInput, old: Existing) -> SplitFile:

@@ -28,6 +28,7 @@ from cellseg_d2.conversion.parts import (
     TiledSample,
     Whole,
     place_also,
+    place_whole,
     whole_name,
     write_parts,
     write_wholes,
@@ -240,13 +241,17 @@ def _untiled(
 ) -> dict[str, Whole]:
     """Writes the untiled images that are wanted, id -> part, and returns them by id.
 
-    Those that come along from an earlier dataset get a second place.
+    Those that come along from an earlier dataset get a second place, and so do the tiles that show a whole image. The
+    others are read a second time: which ones are for validation is known only when all have been counted.
     """
     kept = {sample.id for sample in samples if sample.pictures is not None and sample.id in wanted}
     wholes = {name: old.wholes[name] for name in kept}
     for record, _ in wholes.values():
         place_also(old.folder / record["file_name"], folder / record["file_name"])
-    new = [(image, wanted[image.id]) for image in given.images if image.id in wanted and image.id not in kept]
+    for sample in samples:
+        if sample.whole is not None and sample.id in wanted:
+            wholes[sample.id] = place_whole(folder, wanted[sample.id], sample, sample.whole)
+    new = [(image, wanted[image.id]) for image in given.images if image.id in wanted and image.id not in wholes]
     write = partial(_write_whole, options=options, class_count=len(given.class_names), folder=folder)
     return wholes | {record["source"]: (record, cells) for record, cells in run(write, new, "whole images")}
 
@@ -295,7 +300,8 @@ def _tile_sample(
         record = {"file_name": name, **_size(tile), "source": sample.id, "window": list(window)}
         tiles.append((record, cells))
     channels = channel_sums(cut.image) if options.channels else None
-    return TiledSample(sample.id, tiles, empty, cut.statistics, channels=channels)
+    whole = cut.whole if tiles else None
+    return TiledSample(sample.id, tiles, empty, cut.statistics, channels=channels, whole=whole)
 
 
 def _keep_empty(sample_id: str, window: Window, options: ConvertOptions) -> bool:
@@ -307,16 +313,12 @@ def _keep_empty(sample_id: str, window: Window, options: ConvertOptions) -> bool
 def _write_whole(item: tuple[LabelledImage, str], options: ConvertOptions, class_count: int, folder: Path) -> Whole:
     """Writes an image of a part untiled, with all of its cells, whatever their size."""
     sample, part = item
-    image, layers = read_sample(sample, options, class_count)
+    read = read_sample(sample, options, class_count)
     name = whole_name(part, f"{sample.id}{suffix_of(options)}")
-    height, width = image.shape[:2]
-    tile = folder / part / f"{sample.id}_y0_x0{suffix_of(options)}"
-    if max(height, width) <= options.tile_size and tile.is_file():  # the image has one tile, which shows all of it
-        place_also(tile, folder / name)
-    else:
-        write_image(folder / name, image, options.channels)
-    record = {"file_name": name, **_size(image), "source": sample.id}
-    return record, annotate(layers, (0, 0, width, height))
+    write_image(folder / name, read.image, options.channels)
+    size = _size(read.image)
+    record = {"file_name": name, **size, "source": sample.id}
+    return record, annotate(read.label_maps, (0, 0, size["width"], size["height"]))
 
 
 def _write_test_image(test: InputImage, options: ConvertOptions, folder: Path, skip_errors: bool) -> _TestResult:

@@ -13,10 +13,10 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cellseg_d2.annotations.reader import LabelledImage
+from cellseg_d2.annotations.reader import ImageLabels, LabelledImage
 from cellseg_d2.annotations.readers import find_labelled
 from cellseg_d2.cells.coco import Record, annotate
-from cellseg_d2.cells.label_maps import LabelMap, split_blobs
+from cellseg_d2.cells.label_maps import LayeredCells, split_blobs
 from cellseg_d2.cells.tiling import Window, tile_windows
 from cellseg_d2.conversion.executors import run_unordered
 from cellseg_d2.conversion.options import ConvertOptions
@@ -39,11 +39,13 @@ class CutSample:
     Attributes:
         image: (H, W, 3) uint8 RGB, or (H, W, C) of the options' channels.
         tiles: per tile its window, (x0, y0, x1, y1), and its annotations without ids; tiles without a cell included.
+        whole: the annotations of the untiled image where one tile shows all of it, else None.
         statistics: statistics of the image, its cells and tiles.
     """
 
     image: NDArray[np.uint8]
     tiles: list[tuple[Window, list[Record]]]
+    whole: list[Record] | None
     statistics: ImageStatistics
 
 
@@ -148,9 +150,7 @@ def run_in_order(
     return [results[number] for number in range(len(items))]
 
 
-def read_sample(
-    sample: LabelledImage, options: ConvertOptions, class_count: int
-) -> tuple[NDArray[np.uint8], list[LabelMap]]:
+def read_sample(sample: LabelledImage, options: ConvertOptions, class_count: int) -> ImageLabels:
     """The image, as in :class:`CutSample`, and its label maps; blobs become cells where the options say so.
 
     Merged classes keep their label maps, so that cells of two classes that overlap stay two cells.
@@ -158,13 +158,13 @@ def read_sample(
     Raises:
         CellSegError: a file cannot be read or does not fit the others.
     """
-    labels = sample.read(options.pixel_rule, options.max_pixels, class_count)
-    image, layers = labels.image, labels.label_maps
+    read = sample.read(options.pixel_rule, options.max_pixels, class_count)
+    layers = read.label_maps
     if options.merge_classes:
         layers = [replace(layer, categories=(1,)) for layer in layers]
     if options.split_blobs:
         layers = [layer if layer.crowd else replace(layer, labels=split_blobs(layer.labels)) for layer in layers]
-    return image, layers
+    return replace(read, label_maps=layers)
 
 
 def cut_sample(sample: LabelledImage, options: ConvertOptions, class_count: int) -> CutSample:
@@ -173,10 +173,14 @@ def cut_sample(sample: LabelledImage, options: ConvertOptions, class_count: int)
     Raises:
         CellSegError: as :func:`read_sample`.
     """
-    image, layers = read_sample(sample, options, class_count)
+    read = read_sample(sample, options, class_count)
+    image, cells = read.image, LayeredCells.of(read.label_maps)
     height, width = image.shape[:2]
     windows = tile_windows(height, width, options.tile_size, options.overlap)
-    tiles = [(window, annotate(layers, window, options.min_area, options.min_visible)) for window in windows]
-    pixel_format, pixel_size = sample.describe()
-    statistics = measure_image(sample.id, image, layers, tiles, class_count, pixel_format, pixel_size)
-    return CutSample(image, tiles, statistics)
+    whole = annotate(cells, windows[0]) if len(windows) == 1 else None
+    if whole is None:
+        tiles = [(window, annotate(cells, window, options.min_area, options.min_visible)) for window in windows]
+    else:  # no cell is cut, so the least area is all that a tile's annotations differ by
+        tiles = [(windows[0], [cell for cell in whole if cell["area"] >= options.min_area])]
+    statistics = measure_image(sample.id, image, cells, tiles, class_count, *read.stated)
+    return CutSample(image, tiles, whole, statistics)

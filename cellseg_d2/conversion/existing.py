@@ -23,7 +23,7 @@ from cellseg_d2.conversion.parts import TiledSample, Whole, whole_name
 from cellseg_d2.conversion.statistics import ImageStatistics
 from cellseg_d2.errors import CellSegError, counted, one_line
 from cellseg_d2.files import read_json, write_json
-from cellseg_d2.images.tiff import PixelFormat
+from cellseg_d2.images.stated import PixelFormat
 
 logger = logging.getLogger(__name__)
 

@@ -34,6 +34,8 @@ class TiledSample:
         error: why it could not be read; empty where it could.
         pictures: the folder of its tiles' pictures in an earlier dataset, where they stay; None for those in TILES.
         channels: what :func:`cellseg_d2.conversion.channels.channel_sums` gives; None for RGB.
+        whole: the annotations of the untiled image where its only tile shows all of it; None for other images, which
+            have to be read a second time if they are wanted untiled.
     """
 
     id: str
@@ -43,6 +45,7 @@ class TiledSample:
     error: str = ""
     pictures: Path | None = None
     channels: Ints | None = None
+    whole: list[Record] | None = None
 
 
 def place_also(source: Path, target: Path) -> None:
@@ -63,6 +66,14 @@ def place_also(source: Path, target: Path) -> None:
 def whole_name(part: str, file: str) -> str:
     """The name of an untiled image below the dataset's folder; those of training are there for folds alone."""
     return f"{part}_whole/{file}"
+
+
+def place_whole(folder: Path, part: str, sample: TiledSample, cells: list[Record]) -> Whole:
+    """Gives the only tile of an image a second place, as its untiled image; it is in the folder of its part by now."""
+    tile, _ = sample.tiles[0]
+    name = whole_name(part, f"{sample.id}{Path(tile['file_name']).suffix}")
+    place_also(folder / part / tile["file_name"], folder / name)
+    return {"file_name": name, "height": tile["height"], "width": tile["width"], "source": sample.id}, cells
 
 
 def write_parts(
@@ -117,7 +128,9 @@ def write_annotations(
             images.append({**record, "file_name": f"{parts[sample.id]}/{record['file_name']}"})
             annotations.append(cells_of_tile)
     write_json(path, dataset(images, annotations, names))
-    cells = Counter(cell["category_id"] for in_tile in annotations for cell in in_tile if not cell["iscrowd"])
+    # by class, from 1 on; 0 counts what is ignored
+    in_tiles = [Counter(0 if cell["iscrowd"] else cell["category_id"] for cell in cells) for cells in annotations]
+    cells = sum(in_tiles, Counter[int]())
     whole: Counter[int] = Counter()
     for sample in samples:
         whole.update(sample.statistics.cells() if sample.statistics else {})
@@ -127,10 +140,8 @@ def write_annotations(
         "tiles": len(images),
         "empty_tiles": sum(sample.empty_tiles for sample in samples),
         "tile_instances": {name: cells[number] for number, name in enumerate(names, start=1)},
-        "tile_crowds": sum(cell["iscrowd"] for in_tile in annotations for cell in in_tile),
-        "most_instances_in_a_tile": max(
-            (sum(not cell["iscrowd"] for cell in in_tile) for in_tile in annotations), default=0
-        ),
+        "tile_crowds": cells[0],
+        "most_instances_in_a_tile": max((counts.total() - counts[0] for counts in in_tiles), default=0),
     }
 
 

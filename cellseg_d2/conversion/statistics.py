@@ -17,11 +17,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from cellseg_d2.cells.arrays import Bools, Ints
 from cellseg_d2.cells.coco import Record
-from cellseg_d2.cells.label_maps import LabelMap, count_parts
+from cellseg_d2.cells.label_maps import LabelMap, LayeredCells, count_parts
 from cellseg_d2.cells.tiling import Window
 from cellseg_d2.conversion.options import ConvertOptions
 from cellseg_d2.images.pixel_size import PixelSize
-from cellseg_d2.images.tiff import PixelFormat
+from cellseg_d2.images.stated import PixelFormat
 
 PERCENTILES = (5, 25, 50, 75, 95, 99)
 
@@ -72,35 +72,30 @@ class ImageStatistics:
 def measure_image(
     name: str,
     image: NDArray[np.uint8],
-    layers: Sequence[LabelMap],
+    cells: LayeredCells,
     tiles: Sequence[tuple[Window, Sequence[Record]]],
     class_count: int,
     pixel_format: PixelFormat | None = None,
     pixel_size_um: PixelSize | None = None,
 ) -> ImageStatistics:
-    """The statistics of one image; layers marked ``crowd`` do not count.
+    """The statistics of one image; label maps marked ``crowd`` do not count.
 
     Args:
         name: the image's id.
         image: (H, W, 3) uint8 RGB.
-        layers: its label maps.
+        cells: its cells.
         tiles: every window of a regular grid over the image, with its annotations.
         class_count: K.
         pixel_format: the file's pixel format.
         pixel_size_um: the file's pixel size.
     """
-    counted = [layer for layer in layers if not layer.crowd]
-    runs = [layer.cells[1] for layer in counted]
-    parts = [count_parts(cells) for cells in runs]
-    boxes = np.concatenate([np.zeros((0, 4), np.int64), *(cells.boxes for cells in runs)])
-
-    def joined(values: Sequence[Ints]) -> Ints:
-        return np.concatenate(values) if values else np.zeros(0, np.int64)
-
+    counted = ~cells.crowd
+    blobs, holes = count_parts(cells.runs)
+    boxes = cells.runs.boxes[counted]
     tile_cells = np.zeros((len(tiles), class_count), np.int64)
-    for row, (_, cells) in zip(tile_cells, tiles):
-        for annotation in cells:
-            row[annotation["category_id"] - 1] += not annotation["iscrowd"]
+    for row, (_, records) in zip(tile_cells, tiles):
+        numbers = [record["category_id"] for record in records if not record["iscrowd"]]
+        row[:] = np.bincount(np.array(numbers, np.int64), minlength=class_count + 1)[1:]
     height, width = image.shape[:2]
     return ImageStatistics(
         id=name,
@@ -109,14 +104,14 @@ def measure_image(
         pixel_format=pixel_format,
         pixel_size_um=pixel_size_um,
         digest=_digest(image),
-        classes=joined([np.full(len(cells), layer.categories[0], np.int64) for layer, cells in zip(counted, runs)]),
-        areas=joined([cells.areas for cells in runs]),
+        classes=cells.classes[counted],
+        areas=cells.runs.areas[counted],
         sides=boxes[:, 2:] - boxes[:, :2],
-        blobs=joined([blobs for blobs, _ in parts]),
-        holes=joined([holes for _, holes in parts]),
+        blobs=blobs[counted],
+        holes=holes[counted],
         whole=_shown_whole(boxes, [window for window, _ in tiles]),
         tile_cells=tile_cells,
-        shared_pixels=_shared_pixels(counted),
+        shared_pixels=_shared_pixels([layer for layer in cells.layers if not layer.crowd]),
     )
 
 

@@ -13,7 +13,7 @@ from cellseg_d2.errors import CellSegError, size_text
 from cellseg_d2.images.channels import PixelRule, Rule
 from cellseg_d2.images.intensity import rules_of
 from cellseg_d2.images.pictures import PICTURE_SUFFIXES, picture_size, read_picture
-from cellseg_d2.images.pixel_size import PixelSize, tiff_pixel_size
+from cellseg_d2.images.pixel_size import tiff_pixel_size
 from cellseg_d2.images.planes import Plane
 from cellseg_d2.images.regions import BlockImage, ImageHeader, ImageRegions, WholeImage
 from cellseg_d2.images.sources import (
@@ -26,15 +26,14 @@ from cellseg_d2.images.sources import (
     tiff_source,
     zarr_source,
 )
+from cellseg_d2.images.stated import NOT_STATED, Stated
 from cellseg_d2.images.tiff import (
     INTENSITY_RULE,
     MAX_PIXELS,
-    PixelFormat,
-    describe,
     only_image,
     opened,
     photometric,
-    read_image,
+    read_image_with_header,
 )
 from cellseg_d2.images.tiff_header import orientation
 
@@ -51,9 +50,8 @@ class ImageFormat:
         accepts: whether a path is of the format.
         open: opens an image to be read by windows; takes path, rule, largest number of pixels to decode.
         header: reads the size and the pixel size without decoding a pixel.
-        read: reads the whole image, (H, W, C) uint8, RGB unless the rule names other channels; takes the same
-            as ``open``; None to read it by windows.
-        describe: reads pixel format and pixel size as the file has them; None where the format does not state them.
+        read: reads the whole image, (H, W, C) uint8, RGB unless the rule names other channels, and what its header
+            states; takes the same as ``open``; None to read it by windows.
     """
 
     name: str
@@ -61,8 +59,7 @@ class ImageFormat:
     accepts: Callable[[Path], bool]
     open: Callable[[Path, Rule, int], ImageRegions]
     header: Callable[[Path], ImageHeader]
-    read: Callable[[Path, Rule, int], NDArray[np.uint8]] | None = None
-    describe: Callable[[Path], tuple[PixelFormat, PixelSize | None]] | None = None
+    read: Callable[[Path, Rule, int], tuple[NDArray[np.uint8], Stated]] | None = None
 
 
 def _source_format(
@@ -85,7 +82,8 @@ def _open_tiff(path: Path, rule: Rule, max_pixels: int) -> ImageRegions:
     """Opens a TIFF to be read by windows; a small one, or one of a single large strip, is decoded at once."""
     source = tiff_source(path, PixelRule.of(rule).channels)
     if source is None:
-        return WholeImage(read_image(path, rule, max_pixels), describe(path)[1])
+        image, stated = read_image_with_header(path, rule, max_pixels)
+        return WholeImage(image, stated.pixel_size_um)
     return BlockImage(source, rule)
 
 
@@ -110,9 +108,9 @@ FORMATS: tuple[ImageFormat, ...] = (
         _has_suffix(*PICTURE_SUFFIXES),
         lambda path, rule, max_pixels: WholeImage(read_picture(path, rule, max_pixels)),
         lambda path: ImageHeader(picture_size(path), None),
-        read_picture,
+        lambda path, rule, max_pixels: (read_picture(path, rule, max_pixels), NOT_STATED),
     ),
-    ImageFormat("TIFF", TIFF_SUFFIXES, _has_suffix(*TIFF_SUFFIXES), _open_tiff, _tiff_header, read_image, describe),
+    ImageFormat("TIFF", TIFF_SUFFIXES, _has_suffix(*TIFF_SUFFIXES), _open_tiff, _tiff_header, read_image_with_header),
 )
 """The formats, in the order in which they are tried on a path."""
 
@@ -155,6 +153,13 @@ def read_whole(path: str | Path, rule: Rule = INTENSITY_RULE, max_pixels: int = 
     Raises:
         CellSegError: also where an image that is read by windows has more than ``max_pixels``.
     """
+    return read_with_header(path, rule, max_pixels)[0]
+
+
+def read_with_header(
+    path: str | Path, rule: Rule = INTENSITY_RULE, max_pixels: int = MAX_PIXELS
+) -> tuple[NDArray[np.uint8], Stated]:
+    """As :func:`read_whole`, with what a TIFF's header states; of other formats that is nothing."""
     form = format_of(Path(path))
     if form.read is not None:
         return form.read(Path(path), rule, max_pixels)
@@ -162,7 +167,7 @@ def read_whole(path: str | Path, rule: Rule = INTENSITY_RULE, max_pixels: int = 
         height, width = regions.size
         if height * width > max_pixels:
             raise CellSegError(f"{path}: is {size_text(regions.size)}, over the limit of {max_pixels} pixels")
-        return regions.read((0, 0, width, height))
+        return regions.read((0, 0, width, height)), NOT_STATED
 
 
 def image_header(path: str | Path) -> ImageHeader:
@@ -172,13 +177,3 @@ def image_header(path: str | Path) -> ImageHeader:
         CellSegError: the header cannot be read, it is not of one plane, or it is a slide without tiffslide.
     """
     return format_of(Path(path)).header(Path(path))
-
-
-def describe_image(path: Path) -> tuple[PixelFormat | None, PixelSize | None]:
-    """The pixel format and the pixel size as the file has them; None where its format does not tell.
-
-    Raises:
-        CellSegError: the header cannot be read.
-    """
-    form = format_of(path)
-    return (None, None) if form.describe is None else form.describe(path)

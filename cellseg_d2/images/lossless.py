@@ -32,6 +32,11 @@ JPEG_BARE = (0xD8, 0x01, *range(0xD0, 0xD8))
 """Markers without a length."""
 
 
+def may_be_lossy(compression: int) -> bool:
+    """Whether a value of the tag Compression stands for one that may change values; the data tells whether it does."""
+    return _name(compression) is not None
+
+
 def lossy_compression(compression: int, data: bytes) -> str | None:
     """The name of a lossy compression; None where every value is kept.
 
@@ -41,10 +46,7 @@ def lossy_compression(compression: int, data: bytes) -> str | None:
         compression: the value of the tag Compression.
         data: the first strip or tile as it is stored.
     """
-    try:
-        name = NAMES.get(tifffile.COMPRESSION(compression).name)
-    except ValueError:
-        return None
+    name = _name(compression)
     if name is None:
         return None
     check = {"JPEG": _jpeg, "JPEG 2000": _jpeg_2000, "JPEG XL": _jpeg_xl, "WebP": _webp}.get(name)
@@ -53,6 +55,13 @@ def lossy_compression(compression: int, data: bytes) -> str | None:
     except IndexError:  # it ends within its header
         kept = False
     return None if kept else f"lossy {name}"
+
+
+def _name(compression: int) -> str | None:
+    try:
+        return NAMES.get(tifffile.COMPRESSION(compression).name)
+    except ValueError:
+        return None
 
 
 def _jpeg(data: bytes) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import tifffile
@@ -17,8 +18,8 @@ from cellseg_d2.errors import CellSegError, one_line
 from cellseg_d2.images.channels import PixelRule, Rule, tiff_channel_names
 from cellseg_d2.images.intensity import as_8_bit
 from cellseg_d2.images.memory import IN_PARTS, check_memory
-from cellseg_d2.images.pixel_size import PixelSize, tiff_pixel_size
 from cellseg_d2.images.planes import Plane, Turn, describe_axes, describe_shape, flipped, is_opaque
+from cellseg_d2.images.stated import NOT_STATED, Stated, tiff_stated
 from cellseg_d2.images.tiff_header import check_lossless, check_segments, open_tiff, orientation
 
 logger = logging.getLogger(__name__)
@@ -33,34 +34,6 @@ JPEG = tuple(tifffile.COMPRESSION[name] for name in ("OJPEG", "JPEG", "JPEG_LOSS
 """Compressions whose YCbCr colours tifffile converts to RGB."""
 
 
-class PixelFormat(NamedTuple):
-    """What a file's pixels are, before any scaling.
-
-    Attributes:
-        dtype: numpy's name.
-        bits: bits per value as the file states them; fewer than the type has if, say, a camera fills 12 of 16.
-        channels: values per pixel.
-    """
-
-    dtype: str
-    bits: int
-    channels: int
-
-
-def describe(path: str | Path) -> tuple[PixelFormat, PixelSize | None]:
-    """The pixel format of a TIFF that :func:`read_image` reads, and its pixel size where stated, from its header alone.
-
-    Raises:
-        CellSegError: the header cannot be read.
-    """
-    with opened(Path(path)) as file:
-        series = file.series[0]
-        channel_axis = next((axis for axis in "SC" if axis in series.axes), None)
-        channels = 1 if channel_axis is None else series.shape[series.axes.index(channel_axis)]
-        pixel_format = PixelFormat(str(series.dtype), int(series.keyframe.bitspersample), int(channels))
-        return pixel_format, tiff_pixel_size(file, series.keyframe)
-
-
 @dataclass(frozen=True)
 class Raw:
     """Pixels, and what the file states about them.
@@ -72,6 +45,7 @@ class Raw:
         alpha: whether the file states that the last sample is an alpha channel.
         turn: what turns the pixels upright.
         names: the channels' names; empty where the file states none.
+        stated: what else the header of an image states; nothing for a label map.
     """
 
     pixels: NDArray[Any]
@@ -80,6 +54,7 @@ class Raw:
     alpha: bool
     turn: Turn
     names: tuple[str, ...] = ()
+    stated: Stated = NOT_STATED
 
 
 def read_image(path: str | Path, rule: Rule = INTENSITY_RULE, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
@@ -101,6 +76,13 @@ def read_image(path: str | Path, rule: Rule = INTENSITY_RULE, max_pixels: int = 
         CellSegError: missing, not a TIFF, truncated, too large, with pages or channels that no RGB image has, or of
             another colour space.
     """
+    return read_image_with_header(path, rule, max_pixels)[0]
+
+
+def read_image_with_header(
+    path: str | Path, rule: Rule = INTENSITY_RULE, max_pixels: int = MAX_PIXELS
+) -> tuple[NDArray[np.uint8], Stated]:
+    """As :func:`read_image`, with what the header states; the file is opened once for both."""
     path = Path(path)
     raw, wanted = read_raw(path, max_pixels), PixelRule.of(rule)
     plane = Plane.of(path, raw.axes, raw.pixels.shape, raw.photometric, raw.turn, wanted.channels, raw.names)
@@ -109,7 +91,7 @@ def read_image(path: str | Path, rule: Rule = INTENSITY_RULE, max_pixels: int = 
     if not opaque:
         warn_of_alpha(path)
     image = plane.rgb(as_8_bit(pixels, wanted))
-    return np.ascontiguousarray(np.broadcast_to(image, (height, width, plane.channel_count)))
+    return np.ascontiguousarray(np.broadcast_to(image, (height, width, plane.channel_count))), raw.stated
 
 
 def warn_of_alpha(path: Path) -> None:
@@ -167,9 +149,10 @@ def as_labels(path: str | Path, pixels: NDArray[Any]) -> NDArray[np.int32]:
             raise CellSegError(f"{path}: holds fractions or NaN, so it is no label map; save whole numbers")
     elif pixels.dtype.kind not in "iub":
         raise CellSegError(f"{path}: holds {pixels.dtype} values; save whole numbers")
-    if pixels.size and int(pixels.min()) < 0:
+    if pixels.dtype.kind in "if" and pixels.size and int(pixels.min()) < 0:
         raise CellSegError(f"{path}: holds negative labels; use 0 for background and positive numbers for cells")
-    if pixels.size and int(pixels.max()) > np.iinfo(np.int32).max:  # int: numpy 2 compares in the type of the pixels
+    wide = pixels.dtype.itemsize >= 4 and pixels.size  # narrower types need no look
+    if wide and int(pixels.max()) > np.iinfo(np.int32).max:  # int: numpy 2 compares in the type of the pixels
         values, inverse = np.unique(pixels, return_inverse=True)
         pixels = inverse.reshape(pixels.shape) + (0 if values[0] == 0 else 1)
     return np.ascontiguousarray(pixels, np.int32)
@@ -191,11 +174,12 @@ def read_raw(path: Path, max_pixels: int, is_label_map: bool = False) -> Raw:
         page = series.keyframe
         if is_label_map:
             check_lossless(path, file, page)
-        values = int(np.prod(series.shape, dtype=object))
+        values = math.prod(series.shape)
         rest = np.dtype(np.int32).itemsize * values if is_label_map else 3 * values  # ids, or RGB of a grey image
         check_memory(path, describe_shape(series.shape), values * series.dtype.itemsize + rest)
-        names = tiff_channel_names(file, series)
-        return Raw(series.asarray(), series.axes, photometric(page), _has_alpha(page), orientation(page), names)
+        names = () if is_label_map else tiff_channel_names(file, series)
+        stated = NOT_STATED if is_label_map else tiff_stated(file, series)
+        return Raw(series.asarray(), series.axes, photometric(page), _has_alpha(page), orientation(page), names, stated)
 
 
 def upright(pixels: NDArray[Any], axes: str, turn: Turn) -> NDArray[Any]:
@@ -266,7 +250,8 @@ def only_image(path: Path, file: tifffile.TiffFile, max_pixels: int | None, is_l
     Raises:
         CellSegError: too large, truncated, of no type of numbers, or beside another one of the same size.
     """
-    series = file.series[0]
+    images = file.series
+    series = images[0]
     page = series.keyframe
     if page.dtype is None:
         kind = f"{page.bitspersample} bits per sample of the sample format {page.sampleformat}"
@@ -274,9 +259,9 @@ def only_image(path: Path, file: tifffile.TiffFile, max_pixels: int | None, is_l
     if 0 in series.shape:
         raise CellSegError(f"{path}: is {describe_shape(series.shape)}, without a pixel; export it again")
     sides = [side for side, axis in zip(series.shape, series.axes) if axis not in "SC" or side > 4]  # not channels
-    if max_pixels is not None and int(np.prod(sides, dtype=object)) > max_pixels:
+    if max_pixels is not None and math.prod(sides) > max_pixels:
         raise CellSegError(f"{path}: declares {describe_shape(series.shape)}, over the limit of {max_pixels} pixels")
-    pages = sum(other.shape == series.shape for other in file.series)  # a smaller one is a preview or a label
+    pages = sum(other.shape == series.shape for other in images)  # a smaller one is a preview or a label
     if pages > 1:
         raise CellSegError(f"{path}: holds {pages} images of {describe_shape(series.shape)}; save one plane")
     end = max(map(sum, zip(page.dataoffsets, page.databytecounts)), default=0)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import re
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import tifffile
 
 from cellseg_d2.errors import CellSegError
-from cellseg_d2.images.lossless import lossy_compression
+from cellseg_d2.images.lossless import lossy_compression, may_be_lossy
 from cellseg_d2.images.planes import Turn
 
 logger = logging.getLogger(__name__)
@@ -33,55 +36,56 @@ ORIENTATIONS: dict[int, Turn] = {
 """What turns an image upright, per value of the tag Orientation (TIFF 6.0, page 36)."""
 
 
-def open_tiff(path: Path) -> tifffile.TiffFile:
-    """Opens a TIFF; of a set of OME-TIFFs that belong together, the file's own pages alone.
+@contextmanager
+def open_tiff(path: Path) -> Iterator[tifffile.TiffFile]:
+    """Opens a TIFF, once for all checks; of a set of OME-TIFFs that belong together, the file's own pages alone.
 
     Raises:
         CellSegError: its directories form a cycle, or are more than ``MAX_DIRECTORIES``.
     """
-    check_directories(path)
-    file = tifffile.TiffFile(path)
-    if file.is_ome and _is_part_of_a_set(path, file.pages.first.description):
-        # tifffile would read the other files' planes, and blank ones in place of files that are missing
-        file.close()
-        file = tifffile.TiffFile(path, is_ome=False)
-    return file
+    with path.open("rb") as opened:
+        _check_directories(path, opened)
+        file = tifffile.TiffFile(opened, offset=0)
+        if file.is_ome and _is_part_of_a_set(path, file.pages.first.description):
+            # tifffile would read the other files' planes, and blank ones in place of files that are missing
+            file = tifffile.TiffFile(opened, offset=0, is_ome=False)
+        with file:
+            yield file
 
 
-def check_directories(path: Path) -> None:
+def _check_directories(path: Path, file: BinaryIO) -> None:
     """Follows the chain of a TIFF's directories, reading nothing but their lengths; what is no TIFF passes.
 
     Raises:
         CellSegError: the chain comes back to a directory, or is longer than ``MAX_DIRECTORIES``.
     """
-    with path.open("rb") as file:
-        header = file.read(16)
-        order = {b"II": "<", b"MM": ">"}.get(header[:2])
-        if order is None or len(header) < 16:
+    header = file.read(16)
+    order = {b"II": "<", b"MM": ">"}.get(header[:2])
+    if order is None or len(header) < 16:
+        return
+    big = struct.unpack(f"{order}H", header[2:4])[0] == 43
+    size = os.fstat(file.fileno()).st_size
+    count_format, entry_bytes, next_format = ("Q", 20, "Q") if big else ("H", 12, "I")
+    start = header[8:16] if big else header[4:8]
+    seen: set[int] = set()
+    while len(start) == struct.calcsize(next_format):
+        (offset,) = struct.unpack(order + next_format, start)
+        if offset == 0 or offset >= size:
             return
-        big = struct.unpack(f"{order}H", header[2:4])[0] == 43
-        size = path.stat().st_size
-        count_format, entry_bytes, next_format = ("Q", 20, "Q") if big else ("H", 12, "I")
-        start = header[8:16] if big else header[4:8]
-        seen: set[int] = set()
-        while len(start) == struct.calcsize(next_format):
-            (offset,) = struct.unpack(order + next_format, start)
-            if offset == 0 or offset >= size:
-                return
-            if offset in seen:
-                raise CellSegError(f"{path}: its list of pages goes round in a circle; export it again")
-            if len(seen) == MAX_DIRECTORIES:
-                raise CellSegError(f"{path}: holds more than {MAX_DIRECTORIES} pages; save one plane")
-            seen.add(offset)
-            file.seek(offset)
-            count = file.read(struct.calcsize(count_format))
-            if len(count) < struct.calcsize(count_format):
-                return
-            end = file.tell() + struct.unpack(order + count_format, count)[0] * entry_bytes
-            if end >= size:
-                return
-            file.seek(end)
-            start = file.read(struct.calcsize(next_format))
+        if offset in seen:
+            raise CellSegError(f"{path}: its list of pages goes round in a circle; export it again")
+        if len(seen) == MAX_DIRECTORIES:
+            raise CellSegError(f"{path}: holds more than {MAX_DIRECTORIES} pages; save one plane")
+        seen.add(offset)
+        file.seek(offset)
+        count = file.read(struct.calcsize(count_format))
+        if len(count) < struct.calcsize(count_format):
+            return
+        end = file.tell() + struct.unpack(order + count_format, count)[0] * entry_bytes
+        if end >= size:
+            return
+        file.seek(end)
+        start = file.read(struct.calcsize(next_format))
 
 
 def _is_part_of_a_set(path: Path, xml: str) -> bool:
@@ -139,7 +143,7 @@ def check_lossless(path: Path, file: tifffile.TiffFile, page: Any) -> None:
         CellSegError: naming the compression.
     """
     first = next((pair for pair in zip(page.dataoffsets, page.databytecounts) if all(pair)), None)
-    if first is None:
+    if first is None or not may_be_lossy(page.compression):  # else the first strip is read twice
         return
     file.filehandle.seek(first[0])
     lossy = lossy_compression(page.compression, file.filehandle.read(first[1]))

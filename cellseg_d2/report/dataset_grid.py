@@ -45,9 +45,9 @@ def write_dataset_grid(
     counts = np.zeros(len(names), np.int64)
     for number in np.unique(np.linspace(0, len(sources) - 1, samples).round().astype(int)):
         sample = sources[number]
-        image, layers = read_sample(sample, options, len(names))
-        image, size = as_picture(image, options.pixel_rule), (image.shape[0], image.shape[1])
-        cells = CellInstances.from_annotations(annotate(layers, (0, 0, size[1], size[0])), size)
+        read = read_sample(sample, options, len(names))
+        image, size = as_picture(read.image, options.pixel_rule), (read.image.shape[0], read.image.shape[1])
+        cells = CellInstances.from_annotations(annotate(read.label_maps, (0, 0, size[1], size[0])), size)
         groups.append([image_panel(sample.id, image), cell_panel(count_text(len(cells)), image, cells)])
         counts += np.bincount(cells.classes, minlength=len(names))
     write_picture(output, draw_sheet(groups, class_keys(names, counts.tolist())))

@@ -1,11 +1,16 @@
 """tools/benchmark.py as a user runs it, in its quick form: what the tables hold, not how fast anything is."""
 
+from importlib.metadata import version
+
 import numpy as np
 import pytest
 from drawing import discs, noise, write_sample
 from tables import is_ratio, read_tables
 
+from benchmarks.__main__ import build_parser
+from benchmarks.parts import PARTS
 from benchmarks.sides import SAHI
+from benchmarks.table import machine
 
 SIDES = ["this package", *(["SAHI"] if SAHI.is_file() else [])]
 
@@ -24,26 +29,26 @@ def test_convert_prints_its_tables_and_writes_them(run_tool, small_root, tmp_pat
     assert (process.returncode, process.stderr) == (0, "")
     assert process.stdout == output.read_text() + "\n"
     assert str(tmp_path) not in process.stdout
-    assert process.stdout.startswith("Best of 1, ")
+    assert "Timed runs of each work: 1, in turn; ratios are of medians, seconds of the clock." in process.stdout
     tables = read_tables(process.stdout)
     names = ["Annotation work", "Whole conversion", "Number of cells"]
     assert list(tables) == [*names, "Tile format: the data's tiles", "Tile format: H&E-like tiles"]
 
     work = tables["Annotation work"]
     assert [row["work"] for row in work] == ["this converter", "one full frame a cell"]
-    assert all(is_ratio(row["times this converter"], row["best s"], work[0]["best s"]) for row in work)
+    assert all(is_ratio(row["times this converter"], row["median s"], work[0]["median s"]) for row in work)
 
     whole = tables["Whole conversion"]
     inputs = ("data", "1 dense images")
     assert [row["input: work"] for row in whole] == [f"{n}: {w}" for n in inputs for w in ("this converter", "floor")]
     for ours, floor in (whole[:2], whole[2:]):
-        assert is_ratio(ours["times the floor"], ours["best s"], floor["best s"])
+        assert is_ratio(ours["times the floor"], ours["median s"], floor["median s"])
         assert floor["times the floor"] == "1.00"
 
     growth = tables["Number of cells"]
     assert [row["label TIFFs, cells"] for row in growth] == ["uncompressed, 8", "uncompressed, 16", "lzw, 8", "lzw, 16"]
     for first, row in (growth[:2], growth[2:]):
-        assert is_ratio(row["times the first"], row["best s"], first["best s"])
+        assert is_ratio(row["times the first"], row["median s"], first["median s"])
         assert is_ratio(row["times the first 7"], row["peak MB"], first["peak MB"])
         assert 0 < float(row["for the work MB"]) < float(row["peak MB"])
 
@@ -54,9 +59,43 @@ def test_convert_prints_its_tables_and_writes_them(run_tool, small_root, tmp_pat
         assert float(formats["PNG of the converter"]["read in training"]) > 0
 
 
+def test_every_part_names_packages_that_are_installed():
+    for name, part in PARTS.items():
+        needed = set(part.packages) - {"openvino"}
+        assert needed and all(f"{package} {version(package)}" in machine(*part.packages) for package in needed), name
+
+
+def test_a_package_that_is_not_installed_is_not_named():
+    assert machine("numpy", "no-such-package") == machine("numpy")
+
+
+def test_all_runs_parts_and_shows_the_error_of_one_that_fails(run_tool, tmp_path):
+    output = tmp_path / "bench.md"
+    options = ("--data", tmp_path / "nowhere", "--output", output)
+    process = run_tool("benchmark", "all", "--quick", "--parts", "convert", "tables", "audit", *options)
+    assert process.returncode == 1
+    assert process.stderr.splitlines()[-1] == "error: failed: convert --quick --cpu-time"
+    text = output.read_text()
+    assert process.stdout == f"{text}\n"
+    convert, tables, audit = text.split("\n## ")[1:]
+    assert "**Failed** with exit code 2" in convert and "nowhere/train: there is no such folder" in convert
+    assert machine(*PARTS["tables"].packages) in tables
+    assert read_tables(tables)["Tables of cells"][0]["times all at once"] == "1.00"
+    assert audit == f"audit\n\nLeft out: {PARTS['audit'].left_out}. `tools/benchmark.py audit` runs it.\n"
+
+
+def test_the_arguments_in_all_are_those_of_the_parts():
+    parser = build_parser()
+    for name, part in PARTS.items():
+        for arguments in part.in_all:
+            assert parser.parse_args([name, "--short", *arguments]).size == "short"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        pytest.param(["all", "--parts", "bake"], "--parts: invalid choice: 'bake'", id="unknown part of all"),
+        pytest.param(["tables", "--quick", "--short"], "--short: not allowed with argument --quick", id="two sizes"),
         pytest.param(
             ["convert", "--quick", "--data", "nowhere"], "nowhere/train: there is no such folder", id="no data"
         ),
@@ -106,6 +145,7 @@ def test_train_times_both_sides_and_says_what_they_trained_on(run_tool):
     process = run_tool("benchmark", "train", "--quick", "--device", "cpu", "--threads", "1")
     assert process.returncode == 0, process.stderr
     assert "CPU with 1 threads" in process.stdout
+    assert process.stdout.startswith(machine(*PARTS["train"].packages))
     tables = read_tables(process.stdout)
     assert list(tables) == ["Training step, float32", "Training step, equal positive RoIs"]
     for rows in tables.values():

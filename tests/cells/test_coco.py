@@ -12,7 +12,7 @@ from pycocotools import mask as mask_util
 
 from cellseg_d2.cells.coco import annotate, dataset, to_results, to_xywh, to_xyxy
 from cellseg_d2.cells.instances import CellInstances
-from cellseg_d2.cells.label_maps import LabelMap
+from cellseg_d2.cells.label_maps import LabelMap, LayeredCells
 from cellseg_d2.cells.tiling import tile_windows
 from cellseg_d2.files import write_json
 
@@ -48,6 +48,22 @@ def test_a_windows_annotations_decode_to_the_label_maps(maps, tile_size, overlap
         for annotation in annotations:
             assert annotation["area"] == mask_util.area(annotation["segmentation"])
             assert annotation["bbox"] == mask_util.toBbox(annotation["segmentation"]).tolist()
+
+
+@drawn
+@given(images(), st.integers(1, 40))
+def test_label_maps_together_give_the_annotations_of_each_in_turn(maps, tile_size):
+    layers = [*layers_of(maps), LabelMap((1, 2), maps[3] // 2, crowd=True)]
+    cells = LayeredCells.of(layers)
+    assert cells.labels.tolist() == [label for layer in layers for label in layer.cells[0].tolist()]
+    assert cells.classes.tolist() == [layer.categories[0] for layer in layers for _ in layer.cells[0]]
+    for window in tile_windows(*maps[3].shape, tile_size):
+        apart = [annotation for layer in layers for annotation in annotate([layer], window, 2, 0.5)]
+        assert annotate(cells, window, 2, 0.5) == annotate(layers, window, 2, 0.5) == apart
+
+
+def test_an_image_without_label_maps_has_no_annotations():
+    assert annotate([], (0, 0, 8, 9)) == []
 
 
 @drawn

@@ -131,6 +131,15 @@ def test_many_crops_are_encoded_part_by_part():
     assert len(Runs.from_crops([], np.zeros((0, 2), np.int64), (4, 5))) == 0
 
 
+def test_a_window_of_all_shows_all_cells_that_have_a_pixel():
+    full = column_runs(np.array([[1, 2], [1, 0]], np.int32))[1]
+    shown, numbers = full.crop((0, 0, 2, 2))
+    assert shown is full and numbers.tolist() == [0, 1]
+    runs = Runs.from_crops([np.ones((1, 1), bool), np.zeros((1, 1), bool)], np.zeros((2, 2), np.int64), (3, 2))
+    shown, numbers = runs.crop((0, 0, 2, 3))
+    assert (len(shown), numbers.tolist()) == (1, [0])
+
+
 def test_a_crop_without_a_pixel_is_encoded_as_an_empty_mask():
     crops = [np.ones((1, 1), bool), np.zeros((2, 2), bool), np.ones((1, 2), bool)]
     runs = Runs.from_crops(crops, np.array([[0, 0], [1, 1], [2, 3]]), (5, 4))

@@ -11,13 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cellseg_d2.cells.coco import annotate
-from cellseg_d2.cells.label_maps import LabelMap
+from cellseg_d2.cells.label_maps import LabelMap, LayeredCells
 from cellseg_d2.cells.tiling import tile_windows
 from cellseg_d2.conversion.cut import cut_sample, open_input
 from cellseg_d2.conversion.options import ConvertOptions
 from cellseg_d2.conversion.statistics import measure_image, summarise
 from cellseg_d2.errors import CellSegError
-from cellseg_d2.images.tiff import PixelFormat, describe
+from cellseg_d2.images.channels import PixelRule
+from cellseg_d2.images.stated import PixelFormat
+from cellseg_d2.images.tiff import INTENSITY_RULE, read_image_with_header
 
 RGB = PixelFormat("uint8", 8, 3)
 
@@ -29,7 +31,7 @@ def measured(name, layers, options, image=None, class_count=2):
     windows = tile_windows(height, width, options.tile_size, options.overlap)
     tiles = [(own, annotate(layers, own, options.min_area, options.min_visible)) for own in windows]
     image = np.zeros((height, width, 3), np.uint8) if image is None else image
-    return measure_image(name, image, layers, tiles, class_count, RGB)
+    return measure_image(name, image, LayeredCells.of(layers), tiles, class_count, RGB)
 
 
 @pytest.fixture
@@ -173,7 +175,8 @@ def test_statistics_travel_between_processes(two_images):
 )
 def test_a_pixel_format_is_read_from_the_header(tmp_path, pixels, options, expected):
     tifffile.imwrite(tmp_path / "image.tif", pixels, **options)
-    assert describe(tmp_path / "image.tif") == (expected, None)
+    rule = PixelRule(INTENSITY_RULE, ("0",))  # four channels are no RGB image
+    assert read_image_with_header(tmp_path / "image.tif", rule)[1] == (expected, None)
 
 
 def test_pixel_sizes_are_told_where_files_state_them(tmp_path):
@@ -191,4 +194,4 @@ def test_pixel_sizes_are_told_where_files_state_them(tmp_path):
 def test_the_format_of_a_file_that_is_no_tiff_is_one_line(tmp_path):
     (tmp_path / "image.tif").write_bytes(b"no TIFF at all")
     with pytest.raises(CellSegError, match=r"image\.tif: cannot be read as a TIFF"):
-        describe(tmp_path / "image.tif")
+        read_image_with_header(tmp_path / "image.tif")
