@@ -42,6 +42,14 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="DATASET",
         help="instead of --output: add the images to this dataset, with its options; those that it has are replaced",
     )
+    _add_tile_options(parser, defaults)
+    _add_reading_options(parser, defaults)
+    _add_run_options(parser, defaults)
+    return parser
+
+
+def _add_tile_options(parser: argparse.ArgumentParser, defaults: ConvertOptions) -> None:
+    """How images are split and cut, and which cells and tiles are kept."""
     parser.add_argument("--tile-size", type=int, default=defaults.tile_size, help="largest side of a tile in pixels")
     parser.add_argument("--overlap", type=float, default=defaults.overlap, help="share of a tile that neighbours cover")
     parser.add_argument(
@@ -75,6 +83,10 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="SHARE",
         help="keep tiles without a cell, all of them or a share",
     )
+
+
+def _add_reading_options(parser: argparse.ArgumentParser, defaults: ConvertOptions) -> None:
+    """How files are read."""
     parser.add_argument(
         "--intensity-rule",
         default=defaults.intensity_rule,
@@ -99,6 +111,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--from-coco", type=Path, metavar="GT.json", help="tile a COCO dataset of whole images; --input is their folder"
     )
+
+
+def _add_run_options(parser: argparse.ArgumentParser, defaults: ConvertOptions) -> None:
+    """How much is done, and what happens where it cannot be done."""
     parser.add_argument(
         "--max-pixels", type=int, default=defaults.max_pixels, help="larger images are refused from their header"
     )
@@ -123,7 +139,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--on-error", choices=("stop", "skip"), default="stop", help="at a sample that cannot be read: stop, or skip it"
     )
-    return parser
 
 
 def given_options(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> dict[str, Any]:

@@ -29,8 +29,6 @@ MOST_LISTED = 20
 
 
 def build_parser() -> argparse.ArgumentParser:
-    from cellseg_d2.export.formats import DEFAULT_FORMATS, FORMATS
-
     parser = ToolParser(__doc__, epilog="Config keys follow at the end as KEY VALUE, such as MODEL.DEVICE cpu.")
     parser.add_argument(
         "--weights",
@@ -59,6 +57,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--image-ids", type=Path, metavar="JSON", help='image ids for the results: [{"file_name", "id"}, ...]'
     )
+    _add_network_options(parser)
+    _add_result_options(parser)
+    parser.set_defaults(num_machines=1, machine_rank=0, dist_url="auto")
+    return parser
+
+
+def _add_network_options(parser: argparse.ArgumentParser) -> None:
+    """How images are read, cut into tiles and predicted."""
     parser.add_argument(
         "--score-threshold",
         type=float,
@@ -105,6 +111,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--pixel-size", type=float, metavar="UM", help="microns per pixel (default: what the files state)"
     )
     parser.add_argument("--rescale", action="store_true", help="resample images to the training data's pixel size")
+
+
+def _add_result_options(parser: argparse.ArgumentParser) -> None:
+    """What is written, and by how many processes."""
+    from cellseg_d2.export.formats import DEFAULT_FORMATS, FORMATS
+
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(DEFAULT_FORMATS), help="what to write")
     add_object_type(parser)
     parser.add_argument(
@@ -128,8 +140,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--num-gpus", type=int, default=1, metavar="N", help="processes that share the images and large images' tiles"
     )
-    parser.set_defaults(num_machines=1, machine_rank=0, dist_url="auto")
-    return parser
 
 
 def predict(cfg: CfgNode, opened: WeightsFile | None, images: Sequence[InputImage], output: Output) -> None:
