@@ -17,6 +17,7 @@ from cellseg_d2.cells.selection import Selection, suppress
 from cellseg_d2.data.image_kinds import image_kind
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.evaluation.cell_metrics import ACCURACY_NAMES
+from cellseg_d2.evaluation.coco_cells import class_places
 from cellseg_d2.evaluation.image_scores import image_scores, worst_first
 from cellseg_d2.evaluation.judgement import CellJudgement, Judgement, judge_results
 from cellseg_d2.files import read_json, whole_file
@@ -176,12 +177,13 @@ def write_pictures(
     scores = image_scores(cells)
     places = [place for place in worst_first(scores) if scores[place].cells]
     by_name = {own.image.path.name: own for own in predictions}
-    truths = by_image(truth["annotations"])
+    truths, numbers = by_image(truth["annotations"]), class_places(truth)
     for kind, chosen in (("best", places[-count:][::-1]), ("worst", places[:count])):
         groups = []
         for place in chosen:
             own = by_name[Path(scores[place].name).name]
-            panels = compare(own.pixels, truths[own.image.id], own.results, cells.selection, str(own.image.path))
+            found, path = own.results, str(own.image.path)
+            panels = compare(own.pixels, truths[own.image.id], found, numbers, cells.selection, path)
             groups.append([image_panel(f"F1 {scores[place].f1:.0f}", own.pixels), *panels])
         sheet = draw_sheet(groups, comparison_keys(truth["categories"]), PICTURE_WIDTH)
         picture = Image.fromarray(sheet).quantize(COLOURS)

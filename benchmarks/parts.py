@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from cellseg_d2.commands.cli import ToolParser
+from cellseg_d2.commands.cli import ToolParser, positive
 from cellseg_d2.errors import CellSegError
 
 SAMPLE = Path(__file__).resolve().parents[1] / "datasets" / "sample"
@@ -69,14 +69,6 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(size="full")
     for size, text in SIZES.items():
         sizes.add_argument(f"--{size}", dest="size", action="store_const", const=size, help=text)
-
-
-def positive(text: str) -> int:
-    """An argument type: a whole number from 1 on."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {number}")
-    return number
 
 
 def sized(args: argparse.Namespace, full: Setting, short: Setting, quick: Setting) -> Setting:
@@ -150,10 +142,11 @@ def _run_train_profile(args: argparse.Namespace) -> str:
 
     if args.threads:
         torch.set_num_threads(args.threads)
-    full = train_profile.Settings(args.data, repeats=args.repeats, opts=tuple(args.opts))
-    quick = replace(full, models=full.models[:1], repeats=1, opts=train_profile.QUICK)
-    settings = sized(args, full, replace(full, models=full.models[:1], repeats=5), quick)
-    return train_profile.report(replace(settings, models=tuple(args.models or settings.models)))
+    full = train_profile.Settings(args.data)
+    short = replace(full, models=full.models[:1], repeats=5)
+    settings = sized(args, full, short, replace(short, repeats=1, opts=train_profile.QUICK))
+    models, repeats = tuple(args.models or settings.models), args.repeats or settings.repeats
+    return train_profile.report(replace(settings, models=models, repeats=repeats, opts=(*settings.opts, *args.opts)))
 
 
 def _train_options(parser: argparse.ArgumentParser) -> None:
@@ -162,7 +155,7 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
         "--threads", type=positive, metavar="N", help="of torch, on both sides; default: torch's choice"
     )
     parser.add_argument("--profile", action="store_true", help="instead: shares of a CPU step's parts, ways to train")
-    parser.add_argument("--repeats", type=positive, default=10, metavar="N", help="of --profile: timed steps per way")
+    parser.add_argument("--repeats", type=positive, metavar="N", help="of --profile: timed steps per way; default: 10")
     parser.add_argument("--models", nargs="+", metavar="CONFIG", help="of --profile; default: laptop, finetune_nuclei")
     parser.add_argument("--opts", nargs="+", default=(), metavar="KEY VALUE", help="of --profile: more config keys")
 
@@ -185,8 +178,8 @@ def _run_predict(args: argparse.Namespace) -> str:
 def _run_profile(args: argparse.Namespace) -> str:
     from benchmarks import predict_profile
 
-    full = replace(predict_profile.Settings(), repeats=args.repeats)
-    settings = sized(args, full, predict_profile.SHORT, predict_profile.QUICK)
+    settings = sized(args, predict_profile.Settings(), predict_profile.SHORT, predict_profile.QUICK)
+    settings = replace(settings, repeats=args.repeats or settings.repeats)
     if args.memory:
         return predict_profile.report_memory(settings)
     models, backends = args.models or settings.models, args.backends or settings.backends
@@ -204,7 +197,7 @@ def _predict_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--memory", action="store_true", help="instead: the memory of 1,000 of PointRend's masks")
     parser.add_argument("--cpu-time", action="store_true", help="of --profile: seconds of the CPU, for a busy machine")
-    parser.add_argument("--repeats", type=positive, default=3, metavar="N", help="of --profile: timed runs of each way")
+    parser.add_argument("--repeats", type=positive, metavar="N", help="of --profile: timed runs per way; default: 3")
     parser.add_argument("--models", nargs="+", metavar="CONFIG", help="of --profile; default: laptop, R50 and X101")
     parser.add_argument("--detections", nargs="+", type=positive, metavar="N", help="of --profile; default: 50 and 400")
     parser.add_argument("--backends", nargs="+", choices=("torch", "openvino"), help="of --profile; default: both")
@@ -213,12 +206,12 @@ def _predict_options(parser: argparse.ArgumentParser) -> None:
 def _run_slide(args: argparse.Namespace) -> str:
     from benchmarks import slide
 
-    full = slide.Settings(side=args.side)
-    return slide.report(sized(args, full, slide.SHORT, slide.QUICK))
+    settings = sized(args, slide.Settings(), slide.SHORT, slide.QUICK)
+    return slide.report(replace(settings, side=args.side or settings.side))
 
 
 def _slide_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--side", type=positive, default=40_000, metavar="PX", help="the slide's side; default: 40000")
+    parser.add_argument("--side", type=positive, metavar="PX", help="the slide's side; default: 40000")
 
 
 def _run_card(args: argparse.Namespace) -> str:

@@ -202,16 +202,19 @@ def claimed(folder: Path, kind: Kind, *, may_hold: bool) -> Iterator[None]:
     made = not folder.exists()
     try:
         with locked(folder / LOCK_FILE, folder, kind.option):
-            if holds(folder, kind.not_beside):
-                raise CellSegError(
-                    f"{folder}: holds another run, whose files would be replaced; give another {kind.option}"
-                )
-            if not may_hold:
-                kind.refuse(folder)
+            check_free(folder, kind, may_hold=may_hold)
             yield
     finally:
         if made and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
+
+
+def check_free(folder: Path, kind: Kind, *, may_hold: bool) -> None:
+    """What :func:`claimed` checks of a folder, for the other processes of its run."""
+    if holds(folder, kind.not_beside):
+        raise CellSegError(f"{folder}: holds another run, whose files would be replaced; give another {kind.option}")
+    if not may_hold:
+        kind.refuse(folder)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import cellseg_d2
 from cellseg_d2.commands.cli import ToolParser, add_object_type, split_overrides
 from cellseg_d2.errors import counted
-from cellseg_d2.outputs import PREDICTION, claimed, output_folder
+from cellseg_d2.outputs import PREDICTION, check_free, claimed, output_folder
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -204,6 +204,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.config_file:
         cellseg_d2.setup()  # a config file's classes are those of its dataset; a checkpoint knows them
     may_hold = args.overwrite or is_unfinished(args.output)
+    if not is_first(args):  # the first one claims it; where that is refused, the others are not to wait for it
+        check_free(args.output, PREDICTION, may_hold=may_hold)
     with claimed(args.output, PREDICTION, may_hold=may_hold) if is_first(args) else nullcontext():
         run(args, [*given, *overrides])
 

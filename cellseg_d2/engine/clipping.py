@@ -1,4 +1,4 @@
-"""Gradient clipping of all parameters in a few calls, where Detectron2 makes ten for each."""
+"""Gradient clipping of all parameters with their norms in one call, where Detectron2 makes ten calls for each."""
 
 from __future__ import annotations
 

@@ -33,6 +33,11 @@ def class_names(truth: Mapping[str, Any]) -> list[str]:
     return [str(category["name"]) for category in sorted(truth["categories"], key=lambda category: category["id"])]
 
 
+def class_places(truth: Mapping[str, Any]) -> dict[Any, int]:
+    """Category id -> class number from 0, in the order of the ids."""
+    return {number: place for place, number in enumerate(sorted(known["id"] for known in truth["categories"]))}
+
+
 def image_cells(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> Iterator[EvaluatedImage]:
     """The images of a dataset in the order of their ids, one after the other, so that their masks never lie in memory.
 
@@ -44,7 +49,7 @@ def image_cells(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) 
         CellSegError: a result is of an image or category that the dataset does not have; an image's size is nowhere
             stated; a segmentation is damaged or of another size.
     """
-    classes = {number: place for place, number in enumerate(sorted(known["id"] for known in truth["categories"]))}
+    classes = class_places(truth)
     images = {image["id"]: image for image in truth["images"]}
     cells = _checked_by_image("annotations", truth["annotations"], images, classes)
     found = _checked_by_image("results", results, images, classes)

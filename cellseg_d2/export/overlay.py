@@ -106,7 +106,7 @@ def write_overlay(
     """Writes the image with its cells as PNG, above a legend with the number of cells of each class.
 
     Dark images are brightened, see :func:`cellseg_d2.export.contrast.stretched`; images wider than :data:`WIDEST` are
-    shown smaller. Pixels of the picture are otherwise those of the image.
+    shown smaller. Pixels of the picture are otherwise those of the image, or of the smaller picture that is given.
 
     Args:
         path: the PNG.
@@ -118,8 +118,9 @@ def write_overlay(
         CellSegError: it cannot be written.
     """
     height, width = instances.image_size
-    shown = (max(round(height * WIDEST / width), 1), WIDEST) if width > WIDEST else (height, width)
-    picture = draw_overlay(stretched(resized(image, shown)), instances, size=shown, line=LINE if width > WIDEST else 1)
+    shown = (max(round(height * WIDEST / width), 1), WIDEST) if width > WIDEST else image.shape[:2]
+    line = 1 if shown == (height, width) else LINE
+    picture = draw_overlay(stretched(resized(image, shown)), instances, size=shown, line=line)
     if class_names:
         counts = np.bincount(instances.classes, minlength=len(class_names)).tolist()
         picture = np.vstack([picture, legend(class_keys(class_names, counts), shown[1])])

@@ -84,7 +84,7 @@ class Record:
                 raise TypeError("class names are no list of texts")
             Selection(names, **selection)  # says what is wrong
             return cls(names, selection, str(content["intensity_rule"]), sizes, percents, channels)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, CellSegError) as error:
             raise CellSegError(f"{path}: is not what predict writes ({error}); predict again") from error
 
 
@@ -94,8 +94,8 @@ def selected_cells(results: Path, class_names: Sequence[str], score_threshold: f
     Args:
         results: COCO results; a :class:`Record` beside them knows.
         class_names: the names of the results' classes, in order.
-        score_threshold: the least score instead; None for that of the record, or 0.5 where there is no record, or one
-            of other classes.
+        score_threshold: the least score instead; None for those of the record, or 0.5 where there is no record, or one
+            of several classes of other names.
 
     Raises:
         CellSegError: the score is not from 0 to 1, or the record is damaged.
@@ -103,12 +103,16 @@ def selected_cells(results: Path, class_names: Sequence[str], score_threshold: f
     if not (results.parent / RESULTS_RECORD).is_file():
         return Selection(class_names, DEFAULT_SCORE if score_threshold is None else score_threshold)
     known = Record.read(results.parent).selected
-    if score_threshold is not None:
-        return replace(known, class_names=class_names, min_score=score_threshold, min_score_of_class={})
-    if set(known.class_names) == set(class_names):
+    if score_threshold is None and set(known.class_names) == set(class_names):
         return replace(known, class_names=class_names)
-    logger.warning("%s: is of other classes; cells from a score of %g on count", RESULTS_RECORD, DEFAULT_SCORE)
-    return Selection(class_names, DEFAULT_SCORE)
+    if score_threshold is None:
+        same = len(class_names) == len(known.class_names) == 1
+        score_threshold = known.least[known.class_names[0]] if same else DEFAULT_SCORE
+        logger.warning(
+            "%s: is of the classes %s, not %s; predictions of a score from %g on count (--score-threshold)",
+            *(results.parent / RESULTS_RECORD, ", ".join(known.class_names), ", ".join(class_names), score_threshold),
+        )
+    return replace(known, class_names=class_names, min_score=score_threshold, min_score_of_class={})
 
 
 def picture_rule(results: Path, channels: Sequence[str] = ()) -> PixelRule:

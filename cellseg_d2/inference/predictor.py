@@ -59,7 +59,8 @@ class WholeImagePredictor:
     """Predicts images of any size with a model that was trained on tiles.
 
     An image that fits into one tile is predicted whole; a larger one in tiles with a halo, which
-    :func:`cellseg_d2.inference.stitch.stitch` joins. Memory grows with the batch of tiles and the cells, not the image.
+    :func:`cellseg_d2.inference.stitch.stitch` joins. Memory grows with a few batches of tiles and the cells, not with
+    the image.
 
     Args:
         model: a Detectron2 ``GeneralizedRCNN``.

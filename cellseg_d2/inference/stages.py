@@ -13,7 +13,7 @@ Found = TypeVar("Found")
 Result = TypeVar("Result")
 
 AHEAD = 2
-"""Items that are made before they are needed, and that may wait to be finished: so many at most lie in memory."""
+"""Items that are made before they are needed, and about as many may wait to be finished: a handful lies in memory."""
 
 
 def in_stages(
@@ -31,7 +31,7 @@ def in_stages(
         ahead: how many items are made before they are needed, and how many may wait to be finished.
 
     Raises:
-        Exception: what any of the three raises, when its item's turn comes.
+        Exception: what any of the three raises, as soon as it is met; earlier results that still wait are lost.
     """
     end = object()
     iterator = iter(items)

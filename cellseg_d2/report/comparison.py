@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,9 +27,9 @@ from cellseg_d2.report.sheet import Panel
 def comparison_keys(categories: Sequence[Record]) -> list[Key]:
     """A legend's entries for pictures of :func:`compare`: the classes of a COCO dataset, and the marks."""
     ordered = sorted(categories, key=lambda category: category["id"])
-    classes = [  # coloured as `to_instances` numbers them
-        (swatch(class_color(category["id"] - 1)), str(category.get("name", f"class {category['id']}")))
-        for category in ordered
+    classes = [
+        (swatch(class_color(place)), str(category.get("name", f"class {category['id']}")))
+        for place, category in enumerate(ordered)
     ]
     return [*classes, (mark_swatch(MISSED), "missed"), (mark_swatch(SPURIOUS), "spurious")]
 
@@ -37,6 +38,7 @@ def compare(
     image: NDArray[np.uint8],
     truth: Sequence[Record],
     results: Sequence[Record],
+    places: Mapping[Any, int],
     selection: Selection,
     name: str,
 ) -> list[Panel]:
@@ -46,6 +48,7 @@ def compare(
         image: (H, W, 3) uint8 RGB.
         truth: its COCO annotations. Crowds are not drawn, and excuse what :func:`unmatched` says they do.
         results: its COCO results.
+        places: category id -> class, see :func:`cellseg_d2.evaluation.coco_cells.class_places`.
         selection: which of them are shown.
         name: the image's name, for errors.
 
@@ -55,8 +58,8 @@ def compare(
     Raises:
         CellSegError: a segmentation is damaged or of another size.
     """
-    cells, crowd = to_instances(truth, image, name)
-    found = selection.of(to_instances(results, image, name)[0])
+    cells, crowd = to_instances(truth, image, places, name)
+    found = selection.of(to_instances(results, image, places, name)[0])
     missed, spurious = unmatched(_of(cells, crowd), _of(found))
     annotated = cells[~crowd]
     return [
@@ -69,12 +72,16 @@ def compare(
     ]
 
 
-def to_instances(records: Sequence[Record], image: NDArray[np.uint8], name: str) -> tuple[CellInstances, Bools]:
+def to_instances(
+    records: Sequence[Record], image: NDArray[np.uint8], places: Mapping[Any, int], name: str
+) -> tuple[CellInstances, Bools]:
     """COCO annotations or results of an image, and (N,) bool, which of them are crowds; empty masks are left out.
 
     Raises:
-        CellSegError: a segmentation is damaged or of another size.
+        CellSegError: a segmentation is damaged or of another size, or a category is not among ``places``.
     """
+    if unknown := {record["category_id"] for record in records} - places.keys():
+        raise CellSegError(f"{name}: has cells of category {min(unknown)}, which is not among those that are named")
     height, width = image.shape[:2]
     for size in {size_of(record["segmentation"]) for record in records} - {None, (height, width)}:
         turned = turned_text((height, width), size or ())
@@ -83,7 +90,7 @@ def to_instances(records: Sequence[Record], image: NDArray[np.uint8], name: str)
         runs = decode_runs([to_rle(record["segmentation"], (height, width)) for record in records], (height, width))
         there = np.flatnonzero(runs.areas)
         shown = [records[number] for number in there.tolist()]
-        classes = [record["category_id"] - 1 for record in shown]
+        classes = [places[record["category_id"]] for record in shown]
         cells = CellInstances.from_runs(runs.pick(there), classes, [record.get("score", 1.0) for record in shown])
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise CellSegError(f"{name}: one of its masks does not fit it ({one_line(error)})") from error

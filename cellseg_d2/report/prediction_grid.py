@@ -11,7 +11,7 @@ from cellseg_d2.cells.coco import Record, by_image
 from cellseg_d2.cells.coco_input import read_pair, read_results
 from cellseg_d2.cells.image_names import NamedImages, Names
 from cellseg_d2.errors import CellSegError
-from cellseg_d2.evaluation.coco_cells import class_names
+from cellseg_d2.evaluation.coco_cells import class_names, class_places
 from cellseg_d2.export.overlay import class_keys, write_picture
 from cellseg_d2.export.record import Record as ResultsRecord
 from cellseg_d2.export.record import selected_cells
@@ -64,11 +64,11 @@ def write_prediction_grid(
     if ground_truth is None:
         truth, given = None, read_results([results]).files[0]
         names = _class_names(results, given)
-        keys = class_keys(names)
+        keys, places = class_keys(names), {number: number - 1 for number in range(1, len(names) + 1)}
     else:
         dataset, given = read_pair(ground_truth, results, only_predicted=predicted is not None)
         truth = by_image(dataset["annotations"])
-        keys, names = comparison_keys(dataset["categories"]), class_names(dataset)
+        keys, names, places = comparison_keys(dataset["categories"]), class_names(dataset), class_places(dataset)
         if predicted is not None:
             ids = predicted.among(dataset["images"], ground_truth).numbers
             images = [replace(image, id=ids[image.id]) for image in images]
@@ -82,10 +82,10 @@ def write_prediction_grid(
     for shown in images:
         image, name = as_picture(shown.read(rule), rule), str(shown.path)
         if truth is None:
-            cells = selection.of(to_instances(found[shown.id], image, name)[0])
+            cells = selection.of(to_instances(found[shown.id], image, places, name)[0])
             panels = [cell_panel(f"prediction: {count_text(len(cells))}", image, cells)]
         else:
-            panels = compare(image, truth[shown.id], found[shown.id], selection, name)
+            panels = compare(image, truth[shown.id], found[shown.id], places, selection, name)
         groups.append([image_panel(shown.file_name, image), *panels])
     write_picture(output, draw_sheet(groups, keys))
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cellseg_d2.cells.coco import Record, by_image
 from cellseg_d2.cells.selection import Selection
 from cellseg_d2.data.channels import read_tile
-from cellseg_d2.evaluation.coco_cells import class_names
+from cellseg_d2.evaluation.coco_cells import class_names, class_places
 from cellseg_d2.images.channels import Channels
 from cellseg_d2.report.comparison import compare, comparison_keys
 from cellseg_d2.report.sheet import draw_sheet
@@ -48,10 +48,11 @@ def validation_overlays(
     cells = by_image(truth["annotations"])
     number = Counter(cell["image_id"] for cell in truth["annotations"] if not cell.get("iscrowd"))
     keys = comparison_keys(truth["categories"])
-    found, selection = by_image(results), Selection(class_names(truth), SHOWN_SCORE)
+    found, places = by_image(results), class_places(truth)
+    selection = Selection(class_names(truth), SHOWN_SCORE)
     shown = sorted(truth["images"], key=lambda image: -number[image["id"]])[:count]
     for place, record in enumerate(shown, start=1):
         path = root / record["file_name"]
         image = channels.picture(read_tile(str(path), channels.names))
-        panels = compare(image, cells[record["id"]], found[record["id"]], selection, str(path))
+        panels = compare(image, cells[record["id"]], found[record["id"]], places, selection, str(path))
         yield f"overlays/{place}_{path.stem}", draw_sheet([panels], keys, WIDTH)

@@ -30,10 +30,13 @@ def spread(weights: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tenso
         wanted: name -> the model's tensor.
     """
     fitted = dict(weights)
-    classifier = next((name for name in weights if CLASSIFIER.search(name)), "")
-    if classifier not in wanted or len(weights[classifier]) != 2 or len(wanted[classifier]) <= 2:
+    found = (CLASSIFIER.search(name) for name in weights)
+    classifier = next((match.string for match in found if match and match[2] == "weight"), "")
+    if classifier not in wanted or weights[classifier].shape[1:] != wanted[classifier].shape[1:]:
         return fitted
     count = len(wanted[classifier]) - 1
+    if len(weights[classifier]) != 2 or count < 2:
+        return fitted
     for name, given in weights.items():
         if name not in wanted or given.shape[1:] != wanted[name].shape[1:]:
             continue

@@ -102,7 +102,7 @@ def test_the_arguments_in_all_are_those_of_the_parts():
         pytest.param([], "the following arguments are required: PART", id="no part"),
         pytest.param(["bake"], "invalid choice: 'bake'", id="unknown part"),
         pytest.param(["convert", "--fast"], "unrecognized arguments: --fast", id="unknown option"),
-        pytest.param(["train", "--threads", "0"], "--threads: must be at least 1, not 0", id="no threads"),
+        pytest.param(["train", "--threads", "0"], "--threads: '0' is not a whole number above 0", id="no threads"),
         pytest.param(["train", "--device", "tpu"], "--device: invalid choice: 'tpu'", id="unknown device"),
     ],
 )

@@ -114,6 +114,9 @@ def planted(root):
     return root / "datasets" / "planted"
 
 
+LEAST = "0.1"
+"""A training of seconds is not sure of a class."""
+
 PLANTED = [("missing", "image3", "", "class2"), ("wrong class", "image5", "class2", "class1")]
 
 
@@ -133,7 +136,7 @@ def is_grey(picture):
 
 def test_labels_are_audited_by_the_models_channels(four, root, planted, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(planted.parent))
-    common = ["--dataset", "planted", "--weights", str(four), "--output"]
+    common = ["--dataset", "planted", "--weights", str(four), "--min-score", LEAST, "--output"]
     audit.main([*common, str(root / "audited")])
     assert doubts_of(root / "audited") == PLANTED
     names = sorted(path.name for path in (root / "audited" / "geojson").iterdir())
@@ -150,7 +153,8 @@ def test_labels_are_audited_by_results(four, root, planted, monkeypatch):
     for folder in (root / "planted" / "train").iterdir():
         (root / "all" / f"{folder.name}.tif").symlink_to(folder / "image.tif")
     found = predicted(four, root / "all", root / "all_found", "--formats", "coco", "--show-channels", "CD8")
-    common = ["--dataset", "planted", "--predictions", str(found / "test-results.json"), "--output"]
+    results = str(found / "test-results.json")
+    common = ["--dataset", "planted", "--predictions", results, "--min-score", LEAST, "--output"]
     audit.main([*common, str(root / "audited_results")])
     assert doubts_of(root / "audited_results") == PLANTED
     assert [is_grey(picture) for picture in pictures(root / "audited_results")] == [True, True]

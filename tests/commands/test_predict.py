@@ -70,3 +70,14 @@ def test_a_region_of_another_size_is_one_line(run_tool, batch, tmp_path):
     assert done.returncode == 2
     (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert error.startswith(f"error: {tmp_path / 'region.png'}: is 20 x 30, its image ")
+
+
+def test_no_process_waits_for_a_first_one_that_is_refused(run_tool, batch, tmp_path):
+    """A later process of several sees itself that the folder holds results; Slurm would let it wait."""
+    out = tmp_path / "out"
+    assert predict(run_tool, batch / "good.tif", out).returncode == 0
+    words = ("--weights", "nuclei", "--input", batch / "good.tif", "--output", out)
+    second = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
+    done = run_tool("predict", *words, **second, MASTER_ADDR="127.0.0.1", MASTER_PORT="29501", CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith(f"error: {out}: holds ")

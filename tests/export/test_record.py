@@ -38,8 +38,15 @@ def test_results_without_a_record_count_from_a_half_on(tmp_path):
 
 
 def test_a_record_of_other_classes_is_said_and_not_used(results, caplog):
-    assert selected_cells(results, ["cell"]) == Selection(["cell"], 0.5)
-    assert "of other classes" in caplog.text
+    rule = {key: KNOWN[key] for key in ("method", "iou", "most_covered")}
+    assert selected_cells(results, ["cell"]) == Selection(["cell"], 0.5, **rule)
+    assert "is of the classes round, long, not cell; predictions of a score from 0.5 on" in caplog.text
+
+
+def test_one_class_of_another_name_keeps_its_score(tmp_path, caplog):
+    Record(["nucleus"], {"min_score": 0.5, "min_score_of_class": {"nucleus": 0.4}}).write(tmp_path)
+    assert selected_cells(tmp_path / "test-results.json", ["cell"]) == Selection(["cell"], 0.4)
+    assert "from 0.4 on" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -48,5 +55,5 @@ def test_a_record_of_other_classes_is_said_and_not_used(results, caplog):
 def test_a_damaged_selection_is_refused(results, selection):
     record = json.loads((results.parent / "prediction.json").read_text())
     (results.parent / "prediction.json").write_text(json.dumps({**record, "selection": selection}))
-    with pytest.raises(CellSegError):
+    with pytest.raises(CellSegError, match=r"prediction\.json: is not what predict writes"):
         selected_cells(results, NAMES)

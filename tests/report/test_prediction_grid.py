@@ -197,3 +197,33 @@ def test_ids_of_any_kind_show_the_same(images, cells, sample_root, tmp_path, num
     paths = {"ground_truth": tmp_path / "gt.json", "numbered": False}
     write_prediction_grid(images[:1], tmp_path / "results.json", tmp_path / "other.png", **paths)
     assert (cv2.imread(str(tmp_path / "other.png"))[..., ::-1] == expected).all()
+
+
+def test_categories_of_any_ids_look_alike(images, sample_root, cells, tmp_path):
+    """Classes go by the order of the ids, in ground truth and results, and so do the least scores of a record."""
+    truth = json.loads((sample_root / "test_gt.json").read_text())
+    names = [category["name"] for category in sorted(truth["categories"], key=lambda category: category["id"])]
+    found = instances(cells, scores=np.linspace(0.2, 0.9, len(cells)))
+    least = {name: 0.1 + 0.2 * number for number, name in enumerate(names)}
+    drawn = []
+    for ids in ({1: 1, 2: 2, 3: 3, 4: 4}, {1: 3, 2: 7, 3: 40, 4: 1000}):
+        folder = tmp_path / str(ids[4])
+        folder.mkdir()
+        Record(names, {"min_score_of_class": least}).write(folder)
+        renamed = {**truth, **{key: [dict(record) for record in truth[key]] for key in ("categories", "annotations")}}
+        for category in renamed["categories"]:
+            category["id"] = ids[category["id"]]
+        results = [dict(result) for result in to_results(found, images[0].id)]
+        for record in (*renamed["annotations"], *results):
+            record["category_id"] = ids[record["category_id"]]
+        (folder / "gt.json").write_text(json.dumps(renamed))
+        (folder / "results.json").write_text(json.dumps(results))
+        write_prediction_grid(images[:1], folder / "results.json", folder / "grid.png", ground_truth=folder / "gt.json")
+        drawn.append(cv2.imread(str(folder / "grid.png")))
+    assert np.array_equal(*drawn)
+
+
+def test_results_of_classes_that_a_record_lacks_are_refused(images, cells, tmp_path):
+    Record(["class1"]).write(tmp_path)
+    with pytest.raises(CellSegError, match="of category 3, which is not among those that are named"):
+        draw(tmp_path, images, instances(cells[:1], classes=[2], scores=[0.9]))

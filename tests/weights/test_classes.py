@@ -45,10 +45,23 @@ def test_each_class_begins_as_the_one_that_is_known(keys):
 
 
 def test_each_stage_of_a_cascade_does():
-    known = {f"roi_heads.box_predictor.{stage}.cls_score.bias": torch.tensor([stage, 9.0]) for stage in range(3)}
-    fitted = spread(known, {name: torch.zeros(3) for name in known})
-    for stage, bias in enumerate(fitted.values()):
+    known, wanted = {}, {}
+    for stage in range(3):
+        name = f"roi_heads.box_predictor.{stage}.cls_score."
+        known |= {f"{name}weight": torch.ones(2, 4), f"{name}bias": torch.tensor([stage, 9.0])}
+        wanted |= {f"{name}weight": torch.ones(3, 4), f"{name}bias": torch.ones(3)}
+    fitted = spread(known, wanted)
+    for stage in range(3):
+        bias = fitted[f"roi_heads.box_predictor.{stage}.cls_score.bias"]
         torch.testing.assert_close(bias.softmax(0)[:2].sum(), torch.tensor([stage, 9.0]).softmax(0)[0])
+
+
+def test_a_classifier_of_other_features_begins_afresh(caplog):
+    caplog.set_level("INFO")
+    name = "roi_heads.box_predictor.cls_score."
+    known = {f"{name}weight": torch.ones(2, 4), f"{name}bias": torch.ones(2)}
+    assert spread(known, {f"{name}weight": torch.ones(5, 8), f"{name}bias": torch.ones(5)}) == known
+    assert not caplog.text
 
 
 @pytest.mark.parametrize(("known", "wanted"), [(1, 1), (2, 4), (4, 1)])
