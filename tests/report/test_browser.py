@@ -232,7 +232,19 @@ def _changed(one: np.ndarray, other: np.ndarray) -> int:
 
 def _expect(picture: WebElement, shot: np.ndarray) -> None:
     """Waits until a picture is painted as it was; edges that are painted again may differ by some shades of 255."""
-    WebDriverWait(picture.parent, 5).until(lambda _: np.abs(shot - _shot(picture)).max() <= 16)
+    WebDriverWait(picture.parent, 20).until(lambda _: np.abs(shot - _shot(picture)).max() <= 16)
+
+
+def _settled(picture: WebElement) -> np.ndarray:
+    """A picture once it is painted twice alike: after the mouse has left an outline that it had highlighted."""
+    shots = [_shot(picture)]
+
+    def is_settled(_: webdriver.Chrome) -> bool:
+        shots.append(_shot(picture))
+        return np.array_equal(*shots[-2:])
+
+    WebDriverWait(picture.parent, 20).until(is_settled)
+    return shots[-1]
 
 
 def _mouse_away(page: webdriver.Chrome) -> None:
@@ -323,10 +335,10 @@ def test_a_layer_is_switched_off_and_on(viewer, layer):
     assert box.is_selected()
     _shot(picture)  # scrolls to it
     _mouse_away(viewer.parent)
-    before = _shot(picture)
+    before = _settled(picture)
     box.click()
     _mouse_away(viewer.parent)
-    assert _changed(before, _shot(picture)) > 50
+    assert _changed(before, _settled(picture)) > 50
     box.click()
     _mouse_away(viewer.parent)
     _expect(picture, before)
