@@ -113,7 +113,7 @@ def _tiles(
 
 def _encoded(tile: NDArray[np.unsignedinteger[Any]]) -> bytes:
     """As TIFF's compression ``zlib`` has it; libdeflate takes half the time of zlib."""
-    return bytes(imagecodecs.deflate_encode(tile))
+    return bytes(imagecodecs.deflate_encode(tile.tobytes()))
 
 
 def _paint(

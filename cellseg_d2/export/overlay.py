@@ -118,7 +118,7 @@ def write_overlay(
         CellSegError: it cannot be written.
     """
     height, width = instances.image_size
-    shown = (max(round(height * WIDEST / width), 1), WIDEST) if width > WIDEST else image.shape[:2]
+    shown = (max(round(height * WIDEST / width), 1), WIDEST) if width > WIDEST else (image.shape[0], image.shape[1])
     line = 1 if shown == (height, width) else LINE
     picture = draw_overlay(stretched(resized(image, shown)), instances, size=shown, line=line)
     if class_names:
