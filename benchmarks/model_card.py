@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.table import Table
-from cellseg_d2.cells.coco import Record, by_image, to_results
+from cellseg_d2.cells.coco import Record, by_image, class_places, to_results
 from cellseg_d2.cells.selection import Selection, suppress
 from cellseg_d2.data.image_kinds import image_kind
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.evaluation.cell_metrics import ACCURACY_NAMES
-from cellseg_d2.evaluation.coco_cells import class_places
 from cellseg_d2.evaluation.image_scores import image_scores, worst_first
 from cellseg_d2.evaluation.judgement import CellJudgement, Judgement, judge_results
 from cellseg_d2.files import read_json, whole_file

@@ -61,8 +61,8 @@ def plant(source: Path, output: Path, share: float, seed: int, images: int | Non
         source: label TIFFs, see :mod:`cellseg_d2.annotations.class_tiffs`.
         output: a folder that is not there yet.
         share: errors per labelled cell.
-        seed: of the choice.
-        images: of the source, the first ones by name; None for all.
+        seed: random seed; it decides which cells get an error.
+        images: how many images of the source to use, the first ones by name; None for all.
 
     Raises:
         CellSegError: the source holds no label TIFFs.

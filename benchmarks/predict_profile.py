@@ -43,8 +43,8 @@ class Settings:
         repeats: timed runs of each way.
         models: names of configs.
         counts: detections in a tile.
-        side: of a tile in pixels.
-        masks: of PointRend, for its memory.
+        side: side length of a tile in pixels.
+        masks: how many masks PointRend predicts when its memory is measured.
         backends: values of CELLSEG.INFERENCE.BACKEND.
         cpu_time: measure the CPU's time, not the clock's: for one thread on a machine that others keep busy.
     """

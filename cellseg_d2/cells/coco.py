@@ -32,6 +32,11 @@ AnyRecord = TypeVar("AnyRecord", bound=Mapping[str, Any])
 AnyNumber = TypeVar("AnyNumber", bound=np.number[Any])
 
 
+def class_places(dataset: Mapping[str, Any]) -> dict[Any, int]:
+    """Category id -> class number from 0, in the order of the ids."""
+    return {number: place for place, number in enumerate(sorted(known["id"] for known in dataset["categories"]))}
+
+
 def by_image(records: Iterable[AnyRecord]) -> defaultdict[Any, list[AnyRecord]]:
     """COCO annotations or results by image id, in order; none for other ids."""
     found: defaultdict[Any, list[AnyRecord]] = defaultdict(list)

@@ -17,6 +17,9 @@ from cellseg_d2.errors import CellSegError
 
 METHODS = ("hard", "soft", "none")
 
+DEFAULT_SCORE = 0.5
+"""The least score of a cell where nothing says another."""
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -37,7 +40,7 @@ class Selection:
     """
 
     class_names: Sequence[str]
-    min_score: float = 0.5
+    min_score: float = DEFAULT_SCORE
     min_score_of_class: Mapping[str, float] = field(default_factory=dict)
     method: str = "hard"
     iou: float = SAME_IOU

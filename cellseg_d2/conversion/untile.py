@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellseg_d2.cells.arrays import Bools, Ints
-from cellseg_d2.cells.coco import Record, by_image
+from cellseg_d2.cells.coco import Record, by_image, class_places
 from cellseg_d2.cells.rle import Runs, decode_runs
 from cellseg_d2.cells.tiling import Window
 from cellseg_d2.errors import CellSegError, one_line, size_text
@@ -84,7 +84,7 @@ def untiled_images(folder: Path, parts: Sequence[str] = tuple(PARTS)) -> Iterato
             continue
         content = read_json(path)
         try:
-            classes = {number: place for place, number in enumerate(sorted(c["id"] for c in content["categories"]))}
+            classes = class_places(content)
             cells, tiles = by_image(content["annotations"]), defaultdict(list)
             for image in content["images"]:
                 tiles[str(image["source"])].append(image)

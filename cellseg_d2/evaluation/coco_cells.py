@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cellseg_d2.cells.coco import Record, by_image, to_rle
+from cellseg_d2.cells.coco import Record, by_image, class_places, to_rle
 from cellseg_d2.errors import CellSegError, one_line
 from cellseg_d2.evaluation.overlap_table import Cells
 
@@ -31,11 +31,6 @@ class EvaluatedImage:
 def class_names(truth: Mapping[str, Any]) -> list[str]:
     """Names of a dataset's categories in the order of their ids."""
     return [str(category["name"]) for category in sorted(truth["categories"], key=lambda category: category["id"])]
-
-
-def class_places(truth: Mapping[str, Any]) -> dict[Any, int]:
-    """Category id -> class number from 0, in the order of the ids."""
-    return {number: place for place, number in enumerate(sorted(known["id"] for known in truth["categories"]))}
 
 
 def image_cells(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> Iterator[EvaluatedImage]:

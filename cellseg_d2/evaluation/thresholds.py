@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from cellseg_d2.cells.arrays import Bools, Floats
+from cellseg_d2.cells.selection import DEFAULT_SCORE
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.evaluation.coco_cells import class_names, image_cells
 from cellseg_d2.evaluation.coco_matching import MATCHED, precisions
 from cellseg_d2.evaluation.error_breakdown import Judged, judge
 from cellseg_d2.files import read_json, write_json
 
-UNKNOWN = 0.5
+UNKNOWN = DEFAULT_SCORE
 """The least score of a class whose best threshold is not known."""
 
 ENOUGH_CELLS = 10

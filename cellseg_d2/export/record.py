@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cellseg_d2.cells.selection import Selection
+from cellseg_d2.cells.selection import DEFAULT_SCORE, Selection
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.files import read_json, write_json
 from cellseg_d2.images.channels import Channels, PixelRule
@@ -18,9 +18,6 @@ from cellseg_d2.images.tiff import INTENSITY_RULE
 
 RESULTS_FILE = "test-results.json"
 SKIPPED_FILE = "skipped.json"
-
-DEFAULT_SCORE = 0.5
-"""The least score of a cell where nothing says another."""
 
 logger = logging.getLogger(__name__)
 

@@ -48,7 +48,7 @@ def compare(
         image: (H, W, 3) uint8 RGB.
         truth: its COCO annotations. Crowds are not drawn, and excuse what :func:`unmatched` says they do.
         results: its COCO results.
-        places: category id -> class, see :func:`cellseg_d2.evaluation.coco_cells.class_places`.
+        places: category id -> class, see :func:`cellseg_d2.cells.coco.class_places`.
         selection: which of them are shown.
         name: the image's name, for errors.
 

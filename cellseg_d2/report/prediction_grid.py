@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from cellseg_d2.cells.coco import Record, by_image
+from cellseg_d2.cells.coco import Record, by_image, class_places
 from cellseg_d2.cells.coco_input import read_pair, read_results
 from cellseg_d2.cells.image_names import NamedImages, Names
 from cellseg_d2.errors import CellSegError
-from cellseg_d2.evaluation.coco_cells import class_names, class_places
+from cellseg_d2.evaluation.coco_cells import class_names
 from cellseg_d2.export.overlay import class_keys, write_picture
 from cellseg_d2.export.record import Record as ResultsRecord
 from cellseg_d2.export.record import selected_cells

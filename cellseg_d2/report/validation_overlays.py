@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cellseg_d2.cells.coco import Record, by_image
+from cellseg_d2.cells.coco import Record, by_image, class_places
 from cellseg_d2.cells.selection import Selection
 from cellseg_d2.data.channels import read_tile
-from cellseg_d2.evaluation.coco_cells import class_names, class_places
+from cellseg_d2.evaluation.coco_cells import class_names
 from cellseg_d2.images.channels import Channels
 from cellseg_d2.report.comparison import compare, comparison_keys
 from cellseg_d2.report.sheet import draw_sheet
