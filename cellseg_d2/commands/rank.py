@@ -60,7 +60,7 @@ def run(args: argparse.Namespace, overrides: Sequence[str]) -> None:
         RANKING.remove(args.output)
     write_csv(args.output / "ranking.csv", COLUMNS, rows_of(ranked))
     about = f"{counted(len(ranked), 'image')}, ordered by what {Path(args.weights).name} is unsure of."
-    write_ranking_page(args.output / "ranking.html", ranked, about, rule, args.pictures)
+    write_ranking_page(args.output / "ranking.html", ranked, about, rule, predictor.channels, args.pictures)
     first = ranked[0]
     print(f"{counted(len(ranked), 'image')}; label {first.image.file_name} first (gain {first.expectation.gain:.2f})")
     print(f"ranking: {args.output / 'ranking.html'}")

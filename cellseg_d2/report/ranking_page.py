@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from cellseg_d2.export.contrast import stretched
-from cellseg_d2.images.channels import Rule, as_picture
+from cellseg_d2.images.channels import Channels, Rule
 from cellseg_d2.images.listing import InputImage
 from cellseg_d2.inference.ranking import Expectation
 from cellseg_d2.report.gallery import outline_path
@@ -66,14 +66,17 @@ class Picture:
     doubted: list[str]
 
 
-def write_ranking_page(output: Path, images: Sequence[Ranked], about: str, rule: Rule, pictures: int) -> None:
+def write_ranking_page(
+    output: Path, images: Sequence[Ranked], about: str, rule: Rule, channels: Channels, pictures: int
+) -> None:
     """Writes the page.
 
     Args:
         output: the HTML file.
         images: best first.
         about: what was ranked by what, one sentence.
-        rule: how the images are read; of channels the first three are shown.
+        rule: how the images are read.
+        channels: what the rule gives, and which of it the pictures show.
         pictures: how many of the first to show.
 
     Raises:
@@ -85,15 +88,15 @@ def write_ranking_page(output: Path, images: Sequence[Ranked], about: str, rule:
         "ranking.html.j2",
         title="Which image to label next",
         about=about,
-        pictures=[_draw(ranked, rank, rule) for rank, ranked in enumerate(images[:pictures], start=1)],
+        pictures=[_draw(ranked, rank, rule, channels) for rank, ranked in enumerate(images[:pictures], start=1)],
         columns=COLUMNS,
         rows=[[str(value) for value in row] for row in rows[:LISTED]],
         count=len(rows),
     )
 
 
-def _draw(ranked: Ranked, rank: int, rule: Rule) -> Picture:
-    pixels, one = as_picture(ranked.image.read(rule), rule), ranked.expectation
+def _draw(ranked: Ranked, rank: int, rule: Rule, channels: Channels) -> Picture:
+    pixels, one = channels.picture(ranked.image.read(rule)), ranked.expectation
     height, width = pixels.shape[:2]
     scale = min(1.0, LARGEST_SIDE / max(height, width))
     drawn = one.shown.instances()

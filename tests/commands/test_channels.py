@@ -92,10 +92,22 @@ def class_f1(root, weights, count):
 
 def test_images_are_ranked_by_the_models_channels(four, root):
     source = sorted((root / "input").rglob("image.tif"))[:2]
-    rank.main(["--weights", str(four), "--input", *map(str, source), "--output", str(root / "ranked")])
+    command = ["--weights", str(four), "--input", *map(str, source), "--output", str(root / "ranked")]
+    rank.main(command)
     with (root / "ranked" / "ranking.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 2
-    assert (root / "ranked" / "ranking.html").read_text().count("data:image") == 2
+    assert [is_grey(picture) for picture in pictures(root / "ranked" / "ranking.html")] == [False, False]
+    rank.main([*command, "--overwrite", "CELLSEG.SHOWN_CHANNELS", str([NAMES[3]])])
+    assert [is_grey(picture) for picture in pictures(root / "ranked" / "ranking.html")] == [True, True]
+
+
+def pictures(page):
+    """Those that a page shows, (H, W, 3) RGB."""
+    return [read_picture(address) for address in Page(page).values("image", "href")]
+
+
+def is_grey(picture):
+    return bool((picture == picture[..., :1]).all())
 
 
 @pytest.fixture(scope="module")
@@ -125,15 +137,6 @@ def doubts_of(output):
     return sorted((doubt["kind"], doubt["image"], doubt["labelled"], doubt["predicted"]) for doubt in doubts)
 
 
-def pictures(output):
-    """Those that the page of an audit shows, (H, W, 3) RGB."""
-    return [read_picture(address) for address in Page(output / "audit.html").values("image", "href")]
-
-
-def is_grey(picture):
-    return bool((picture == picture[..., :1]).all())
-
-
 def test_labels_are_audited_by_the_models_channels(four, root, planted, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(planted.parent))
     common = ["--dataset", "planted", "--weights", str(four), "--min-score", LEAST, "--output"]
@@ -141,10 +144,10 @@ def test_labels_are_audited_by_the_models_channels(four, root, planted, monkeypa
     assert doubts_of(root / "audited") == PLANTED
     names = sorted(path.name for path in (root / "audited" / "geojson").iterdir())
     assert names == ["image3.geojson", "image5.geojson"]
-    assert [is_grey(picture) for picture in pictures(root / "audited")] == [False, False]
+    assert [is_grey(picture) for picture in pictures(root / "audited" / "audit.html")] == [False, False]
     audit.main([*common, str(root / "grey"), "CELLSEG.SHOWN_CHANNELS", "['Ki67']"])
     assert doubts_of(root / "grey") == PLANTED
-    assert [is_grey(picture) for picture in pictures(root / "grey")] == [True, True]
+    assert [is_grey(picture) for picture in pictures(root / "grey" / "audit.html")] == [True, True]
 
 
 def test_labels_are_audited_by_results(four, root, planted, monkeypatch):
@@ -157,7 +160,7 @@ def test_labels_are_audited_by_results(four, root, planted, monkeypatch):
     common = ["--dataset", "planted", "--predictions", results, "--min-score", LEAST, "--output"]
     audit.main([*common, str(root / "audited_results")])
     assert doubts_of(root / "audited_results") == PLANTED
-    assert [is_grey(picture) for picture in pictures(root / "audited_results")] == [True, True]
+    assert [is_grey(picture) for picture in pictures(root / "audited_results" / "audit.html")] == [True, True]
 
 
 def test_a_model_of_other_channels_than_the_dataset_is_refused(four, root, planted, monkeypatch):
