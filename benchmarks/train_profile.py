@@ -15,9 +15,9 @@ from unittest import mock
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import DefaultTrainer
 from detectron2.engine.hooks import PeriodicWriter
 from detectron2.modeling.poolers import ROIPooler
+from detectron2.solver.build import maybe_add_gradient_clipping
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ from benchmarks.timing import Timing, time_in_turn
 from cellseg_d2.conversion.convert import convert
 from cellseg_d2.conversion.options import ConvertOptions
 from cellseg_d2.engine.hooks import ProgressBar
+from cellseg_d2.engine.optimizer import build_unclipped
 from cellseg_d2.engine.run_config import build_cfg
 from cellseg_d2.engine.trainer import CellTrainer
 from cellseg_d2.modeling import lite_training
@@ -114,8 +115,8 @@ class _LongWayTrainer(CellTrainer):
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-        """Detectron2's."""
-        return DefaultTrainer.build_optimizer(cfg, model)
+        """The same optimizer with Detectron2's clipping."""
+        return maybe_add_gradient_clipping(cfg, build_unclipped(cfg, model))
 
 
 def _trainer(name: str, settings: Settings, output: Path, long_way: bool) -> CellTrainer:

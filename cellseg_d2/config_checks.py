@@ -100,6 +100,7 @@ RULES: Mapping[str, Numbers | Choice | Registered] = {
     "CELLSEG.MAX_PARAMETERS": Numbers(1, 10**12),
     "CELLSEG.EARLY_STOPPING": COUNT,
     "CELLSEG.VALIDATION_OVERLAYS": COUNT,
+    "CELLSEG.OPTIMIZER": Choice(("sgd", "adamw")),
     "CELLSEG.EMA_DECAY": Numbers(0, 1, open_high=True),
     "CELLSEG.BALANCE_KINDS": Numbers(0, 1000),
     "CELLSEG.AMP_DTYPE": Choice(("float16", "bfloat16")),

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from detectron2.modeling import build_model
-from detectron2.solver import build_optimizer
 from detectron2.utils.events import EventStorage
 from torch.overrides import TorchFunctionMode
 
@@ -19,6 +18,7 @@ from benchmarks.table import number
 from benchmarks.train_sides import Sample, draw_samples, scale_branches
 from benchmarks.train_sides import Settings as Drawing
 from cellseg_d2.engine.loop import build_loop
+from cellseg_d2.engine.optimizer import build_optimizer
 
 CELLS = 9
 """In each drawn tile."""

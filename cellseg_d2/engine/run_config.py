@@ -172,7 +172,9 @@ def check_run(cfg: CfgNode, args: argparse.Namespace) -> WeightsFile | None:
         if not cfg.MODEL.WEIGHTS:
             raise CellSegError("--eval-only needs weights; add MODEL.WEIGHTS PATH")
     if not args.eval_only and args.resume and (checkpoint := resumes_from(cfg.OUTPUT_DIR)):
-        WeightsFile.read(checkpoint).check_data(cfg)
+        stopped = WeightsFile.read(checkpoint)
+        stopped.check_data(cfg)
+        stopped.check_optimizer(cfg)
         return None
     if not cfg.MODEL.WEIGHTS:
         return None

@@ -22,7 +22,6 @@ from cellseg_d2.data.copy_paste import build_copy_paste
 from cellseg_d2.data.mapper import CellDatasetMapper, from_model_input
 from cellseg_d2.data.stream import build_stream
 from cellseg_d2.engine.averaging import WeightAverage
-from cellseg_d2.engine.clipping import build_clipped_optimizer
 from cellseg_d2.engine.divergence import DIVERGED, describe_divergence, first_unsound
 from cellseg_d2.engine.evaluator import CellCOCOEvaluator, with_least_scores
 from cellseg_d2.engine.hooks import (
@@ -35,6 +34,7 @@ from cellseg_d2.engine.hooks import (
     is_due,
 )
 from cellseg_d2.engine.loop import StopTraining, build_loop, say_what_ended
+from cellseg_d2.engine.optimizer import build_optimizer
 from cellseg_d2.engine.validation import validation_losses
 from cellseg_d2.errors import CellSegError, Stopped, one_line
 from cellseg_d2.inference.predictor import WholeImagePredictor
@@ -103,8 +103,8 @@ class CellTrainer(DefaultTrainer):
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
-        """See :func:`cellseg_d2.engine.clipping.build_clipped_optimizer`."""
-        return build_clipped_optimizer(cfg, model)
+        """See :func:`cellseg_d2.engine.optimizer.build_optimizer`."""
+        return build_optimizer(cfg, model)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode, seed: int = 0, start: int = 0):

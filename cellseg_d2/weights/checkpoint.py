@@ -95,6 +95,16 @@ class WeightsFile:
                 "convert with the same --channels"
             )
 
+    def check_optimizer(self, cfg: CfgNode) -> None:
+        """Raises CellSegError where their training, which the config is to continue, has another optimizer."""
+        known = self._known_cfg()
+        if known is not None and known.CELLSEG.OPTIMIZER != cfg.CELLSEG.OPTIMIZER:
+            raise CellSegError(
+                f"{self.path}: is of a training with {known.CELLSEG.OPTIMIZER}, whose state {cfg.CELLSEG.OPTIMIZER} "
+                f"cannot use; add CELLSEG.OPTIMIZER {known.CELLSEG.OPTIMIZER} SOLVER.BASE_LR {known.SOLVER.BASE_LR} "
+                f"SOLVER.WEIGHT_DECAY {known.SOLVER.WEIGHT_DECAY}"
+            )
+
     def check_classes(self, cfg: CfgNode) -> None:
         """Raises CellSegError where they were trained on other classes than the config has, or in another order."""
         trained, given = self.class_names(), list(cfg.CELLSEG.CLASS_NAMES)

@@ -261,6 +261,18 @@ def test_a_checkpoint_of_other_classes_is_refused_before_anything_starts(flags, 
         check_run(build_cfg(LITE, args.opts), args)
 
 
+def test_a_training_is_not_resumed_with_another_optimizer(nuclei, tmp_path):
+    opts = ["CELLSEG.DATASET", "nuclei", "MODEL.DEVICE", "cpu", "OUTPUT_DIR", str(tmp_path)]
+    sgd = ["CELLSEG.OPTIMIZER", "sgd", "SOLVER.BASE_LR", "0.02", "SOLVER.WEIGHT_DECAY", "0.0001"]
+    CellCheckpointer(torch.nn.Linear(1, 1), get_cfg(LITE, sgd + opts[-2:]), strict=True).save("model_0000003")
+    args = _args(*opts, "CELLSEG.OPTIMIZER", "adamw", flags=["--resume"])
+    with pytest.raises(CellSegError, match="training with sgd, whose state adamw cannot use") as refused:
+        check_run(build_cfg(LITE, args.opts), args)
+    assert str(refused.value).endswith(f"add {' '.join(sgd)}")
+    args = _args(*opts, *sgd, flags=["--resume"])
+    assert check_run(build_cfg(LITE, args.opts), args) is None
+
+
 def test_a_validation_part_without_a_tile_is_left_out(tmp_path, caplog):
     write_drawn_dataset(tmp_path / "input", images=3)
     for label_map in (tmp_path / "input" / "train" / "image2").glob("class*.tif"):

@@ -3,9 +3,10 @@ import copy
 import pytest
 import torch
 from detectron2.engine import DefaultTrainer
+from detectron2.solver.build import maybe_add_gradient_clipping
 
 from cellseg_d2.config import get_cfg
-from cellseg_d2.engine.clipping import build_clipped_optimizer
+from cellseg_d2.engine.optimizer import build_optimizer, build_unclipped
 
 SIZES = [0.1, 1.0, 30.0, 1000.0, 0.0]
 
@@ -20,11 +21,19 @@ def _model(without_gradient):
     return model
 
 
+def _detectron2s(cfg, model):
+    """Detectron2's optimizer; it has no AdamW, but clips for any."""
+    if cfg.CELLSEG.OPTIMIZER == "sgd":
+        return DefaultTrainer.build_optimizer(cfg, model)
+    return maybe_add_gradient_clipping(cfg, build_unclipped(cfg, model))
+
+
 @pytest.mark.parametrize("kind", ["norm", "value"])
 @pytest.mark.parametrize("order", [1.0, 2.0, float("inf")])
 @pytest.mark.parametrize("enabled", [True, False])
-def test_steps_are_detectron2s(enabled, order, kind):
-    cfg = get_cfg("mask_rcnn_lite0_FPN")
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_steps_are_detectron2s(name, enabled, order, kind):
+    cfg = get_cfg("mask_rcnn_lite0_FPN", ["CELLSEG.OPTIMIZER", name])
     options = cfg.SOLVER.CLIP_GRADIENTS
     options.ENABLED, options.NORM_TYPE, options.CLIP_TYPE = enabled, order, kind
     ours = _model(without_gradient=kind == "norm")  # torch's clipping by value wants all of them
@@ -32,7 +41,7 @@ def test_steps_are_detectron2s(enabled, order, kind):
     for one, other in zip(ours.parameters(), theirs.parameters()):
         other.grad = None if one.grad is None else one.grad.clone()
     before = [parameter.detach().clone() for parameter in ours.parameters()]
-    optimizers = build_clipped_optimizer(cfg, ours), DefaultTrainer.build_optimizer(cfg, theirs)
+    optimizers = build_optimizer(cfg, ours), _detectron2s(cfg, theirs)
     for optimizer in optimizers:
         optimizer.step()
     for one, other in zip(ours.parameters(), theirs.parameters()):
@@ -47,5 +56,15 @@ def test_steps_are_detectron2s(enabled, order, kind):
 def test_a_step_without_any_gradient_changes_nothing():
     model = torch.nn.Linear(2, 2)
     before = model.weight.detach().clone()
-    build_clipped_optimizer(get_cfg("mask_rcnn_lite0_FPN"), model).step()
+    build_optimizer(get_cfg("mask_rcnn_lite0_FPN"), model).step()
     assert torch.equal(model.weight, before)
+
+
+def test_adamw_takes_the_settings_of_the_solver():
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.GroupNorm(2, 4))
+    keys = ["CELLSEG.OPTIMIZER", "adamw", "SOLVER.BASE_LR", "0.003", "SOLVER.WEIGHT_DECAY", "0.2"]
+    optimizer = build_optimizer(get_cfg("mask_rcnn_lite0_FPN", [*keys, "SOLVER.WEIGHT_DECAY_NORM", "0.1"]), model)
+    assert isinstance(optimizer, torch.optim.AdamW)
+    decays = {id(parameter): group["weight_decay"] for group in optimizer.param_groups for parameter in group["params"]}
+    assert [decays[id(parameter)] for parameter in model.parameters()] == [0.2, 0.2, 0.1, 0.1]
+    assert {group["lr"] for group in optimizer.param_groups} == {0.003}

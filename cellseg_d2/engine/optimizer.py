@@ -1,4 +1,4 @@
-"""Gradient clipping of all parameters with their norms in one call, where Detectron2 makes ten calls for each."""
+"""The optimizer: SGD or AdamW, and gradient clipping in one call, where Detectron2 makes ten calls per parameter."""
 
 from __future__ import annotations
 
@@ -6,27 +6,39 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import DefaultTrainer
+from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 
 SMALL = 1e-6
 """What ``torch.nn.utils.clip_grad_norm_`` adds to a norm that it divides by."""
 
 
-def build_clipped_optimizer(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
-    """Detectron2's optimizer; where SOLVER.CLIP_GRADIENTS limits norms, each gradient's as there, only faster."""
-    options = cfg.SOLVER.CLIP_GRADIENTS
+def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
+    """The optimizer of :func:`build_unclipped`, which clips gradients as SOLVER.CLIP_GRADIENTS says."""
+    optimizer, options = build_unclipped(cfg, model), cfg.SOLVER.CLIP_GRADIENTS
     if not options.ENABLED or options.CLIP_TYPE != "norm":
-        return DefaultTrainer.build_optimizer(cfg, model)
-    unclipped = cfg.clone()
-    unclipped.defrost()
-    unclipped.SOLVER.CLIP_GRADIENTS.ENABLED = False
-    optimizer = DefaultTrainer.build_optimizer(unclipped, model)
+        return maybe_add_gradient_clipping(cfg, optimizer)
 
     def clip(optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
         clip_norms(optimizer, options.CLIP_VALUE, options.NORM_TYPE)
 
     optimizer.register_step_pre_hook(clip)
     return optimizer
+
+
+def build_unclipped(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
+    """What CELLSEG.OPTIMIZER names: Detectron2's SGD, or AdamW (Loshchilov and Hutter, 2019) for the same groups."""
+    solver = cfg.SOLVER
+    groups = get_default_optimizer_params(
+        model,
+        base_lr=solver.BASE_LR,
+        weight_decay_norm=solver.WEIGHT_DECAY_NORM,
+        bias_lr_factor=solver.BIAS_LR_FACTOR,
+        weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
+    )
+    common = {"lr": solver.BASE_LR, "weight_decay": solver.WEIGHT_DECAY, "foreach": True}
+    if cfg.CELLSEG.OPTIMIZER == "adamw":
+        return torch.optim.AdamW(groups, **common)
+    return torch.optim.SGD(groups, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV, **common)
 
 
 @torch.no_grad()
