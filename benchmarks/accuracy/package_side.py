@@ -33,13 +33,7 @@ RECIPES = {
     # the weights of the last step are used, which a rate that falls to zero makes as good as an average
     "imagenet": Recipe("nuclei", ("CELLSEG.EMA_DECAY", "0.0")),
     # one class, as nuclei has: nothing begins anew
-    "nuclei": Recipe(
-        "finetune_nuclei",
-        (
-            *("CELLSEG.BOX_SIZE_INPUT", "False", "CELLSEG.SHAPE_CLASSIFIER", "False"),
-            *("CELLSEG.LOSS.BOX_CLS_WEIGHT", "1.0"),
-        ),
-    ),
+    "nuclei": Recipe("finetune_nuclei", ("CELLSEG.SHAPE_CLASSIFIER", "False")),
 }
 
 SHORT, LONGER = 20, 100

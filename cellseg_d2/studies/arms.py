@@ -79,7 +79,7 @@ STUDIES: Mapping[str, Study] = {
         Study(
             "scheduler",
             "A learning rate in steps against a constant one",
-            (Arm("steps", "in steps", "scheduler_steps"), Arm("constant", "constant")),
+            (Arm("steps", "in steps", "scheduler_steps"), Arm("constant", "constant", "scheduler_constant")),
         ),
         Study(
             "anchors",

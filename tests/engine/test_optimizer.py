@@ -6,7 +6,8 @@ from detectron2.engine import DefaultTrainer
 from detectron2.solver.build import maybe_add_gradient_clipping
 
 from cellseg_d2.config import get_cfg
-from cellseg_d2.engine.optimizer import build_optimizer, build_unclipped
+from cellseg_d2.engine.optimizer import SHAPE_RATE, build_optimizer, build_unclipped
+from cellseg_d2.modeling.build import build_on_cpu
 
 SIZES = [0.1, 1.0, 30.0, 1000.0, 0.0]
 
@@ -68,3 +69,16 @@ def test_adamw_takes_the_settings_of_the_solver():
     decays = {id(parameter): group["weight_decay"] for group in optimizer.param_groups for parameter in group["params"]}
     assert [decays[id(parameter)] for parameter in model.parameters()] == [0.2, 0.2, 0.1, 0.1]
     assert {group["lr"] for group in optimizer.param_groups} == {0.003}
+
+
+@pytest.mark.parametrize(("name", "factor"), [("adamw", SHAPE_RATE), ("sgd", 1.0)])
+def test_the_shape_classifier_learns_faster_with_adamw(name, factor):
+    cfg = get_cfg("mask_rcnn_lite0_FPN", ["CELLSEG.OPTIMIZER", name, "MODEL.ROI_HEADS.NUM_CLASSES", "2"])
+    model = build_on_cpu(cfg)
+    rates = {id(one): group["lr"] for group in build_optimizer(cfg, model).param_groups for one in group["params"]}
+    of_shapes = {id(one) for one in model.roi_heads.mask_head.shape_classifier.parameters()}
+    assert len(of_shapes) == 6
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            expected = cfg.SOLVER.BASE_LR * (factor if id(parameter) in of_shapes else 1.0)
+            assert rates[id(parameter)] == pytest.approx(expected)

@@ -16,7 +16,8 @@ CASCADE = ["MODEL.ROI_HEADS.NAME", "CellCascadeROIHeads", "MODEL.ROI_BOX_HEAD.CL
 
 
 def _cfg(*keys):
-    return get_cfg(LITE, ["MODEL.WEIGHTS", "", "MODEL.ROI_HEADS.NUM_CLASSES", "2", *keys])
+    common = ["MODEL.WEIGHTS", "", "MODEL.ROI_HEADS.NUM_CLASSES", "2", "CELLSEG.SHAPE_CLASSIFIER", "False"]
+    return get_cfg(LITE, [*common, *keys])
 
 
 def _features():

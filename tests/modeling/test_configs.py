@@ -52,7 +52,7 @@ def _batch():
 
 
 def _expected_losses(name, dice):
-    shape = {"loss_shape"} if name == "finetune_nuclei" else set()
+    shape = {"loss_shape"} if get_cfg(name).CELLSEG.SHAPE_CLASSIFIER else set()
     boxes = {f"{loss}_stage{k}" for loss in BOX_LOSSES for k in range(3)} if "cascade" in name else BOX_LOSSES
     masks = {"loss_mask", "loss_mask_point"} if "pointrend" in name else {"loss_mask"}
     return RPN_LOSSES | boxes | masks | shape | ({f"{loss}_dice" for loss in masks} if dice else set())

@@ -94,7 +94,7 @@ def test_the_schedule_keeps_its_shares():
     reference = get_cfg("mask_rcnn_lite0_FPN")
     own = get_cfg("mask_rcnn_lite0_FPN", ["SOLVER.MAX_ITER", "900", "SOLVER.STEPS", "(300, 600)"])
     cfg = get_cfg("mask_rcnn_lite0_FPN", schedule_overrides(own, reference, 90))
-    assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.WARMUP_ITERS, cfg.SOLVER.STEPS) == (90, 15, (30, 60))
+    assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.WARMUP_ITERS, cfg.SOLVER.STEPS) == (90, 9, (30, 60))
     assert (cfg.TEST.EVAL_PERIOD, cfg.SOLVER.CHECKPOINT_PERIOD) == (30, 30)
     cfg = get_cfg("mask_rcnn_lite0_FPN", schedule_overrides(own, reference, 9))
     assert (cfg.TEST.EVAL_PERIOD, cfg.SOLVER.CHECKPOINT_PERIOD) == (20, 20)  # not every third iteration
