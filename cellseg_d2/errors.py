@@ -10,7 +10,7 @@ class Stopped(BaseException):
 
     Attributes:
         signal: the signal's number.
-        exit_code: of the process, as shells give it.
+        exit_code: the process's exit code, as shells give it.
     """
 
     def __init__(self, signal: int) -> None:

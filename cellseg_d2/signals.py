@@ -105,7 +105,7 @@ def run_to_its_end(command: Sequence[str], **options: Any) -> int:
 
     Args:
         command: the program and its arguments.
-        options: of :class:`subprocess.Popen`.
+        options: keyword arguments of :class:`subprocess.Popen`.
 
     Returns:
         Its exit code.

@@ -30,7 +30,7 @@ class TiledSample:
         id: the image's id.
         tiles: the record and the annotations of each tile, in the order of the windows.
         empty_tiles: tiles without a cell, kept or not.
-        statistics: of its cells; None where it could not be read.
+        statistics: the statistics of its cells; None where it could not be read.
         error: why it could not be read; empty where it could.
         pictures: the folder of its tiles' pictures in an earlier dataset, where they stay; None for those in TILES.
         channels: what :func:`cellseg_d2.conversion.channels.channel_sums` gives; None for RGB.

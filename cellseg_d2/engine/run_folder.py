@@ -31,7 +31,7 @@ def run_folder(cfg: CfgNode, args: argparse.Namespace) -> Iterator[None]:
 
     Args:
         cfg: from :func:`cellseg_d2.engine.run_config.build_cfg`.
-        args: of the command ``train``.
+        args: the arguments of the command ``train``.
 
     Raises:
         CellSegError: it holds another training, or the weights to begin with, is in use, or cannot be written to.
@@ -90,7 +90,7 @@ def command_to_go_on(words: Sequence[str] | None = None) -> str:
     """What to type to go on with the training that this process ran.
 
     Args:
-        words: those after the command's name; None for those of this process.
+        words: the words after the command's name; None for the words that this process was started with.
     """
     program = sys.argv[0]  # "cellseg-d2 train", or a script
     named = ["python", program] if program.endswith(".py") else program.split()

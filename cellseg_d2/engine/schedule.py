@@ -35,8 +35,8 @@ def set_schedule(cfg: CfgNode, tiles: int, cells: int | None) -> None:
 
     Args:
         cfg: its SOLVER, TEST, DATASETS and CELLSEG are used.
-        tiles: for training.
-        cells: in these tiles; None where that is not known.
+        tiles: the number of training tiles.
+        cells: the number of cells in them; None where that is not known.
     """
     solver = cfg.SOLVER
     if solver.MAX_ITER > 0:

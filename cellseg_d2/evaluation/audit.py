@@ -109,7 +109,7 @@ def with_results(images: Sequence[UntiledImage], path: Path, class_count: int) -
     Args:
         images: the images of a dataset.
         path: COCO results with a file beside them that names their images, such as ``image_ids.json``.
-        class_count: of the results' categories, 1 .. ``class_count``.
+        class_count: the number of classes; the results' categories are 1 .. ``class_count``.
 
     Raises:
         CellSegError: a file cannot be read or is of another form, names an image that the dataset does not have, or a

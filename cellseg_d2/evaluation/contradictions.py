@@ -87,7 +87,7 @@ class _Table:
     Attributes:
         truth, predictions: as given.
         shown: (P,) bool, predictions of enough score that no better one hides.
-        pairs: of cells without crowds.
+        pairs: the pairs of cells, without crowds.
         iou: (M,) float64, of the pairs.
         of_cell, of_prediction: (M,) float64, the share of the cell's and of the prediction's pixels that they share.
         on_crowd: (P,) float64, the share of each prediction on crowds of any class.

@@ -28,8 +28,8 @@ def lettering(text: str, width: int | None = None) -> NDArray[np.uint8]:
 
     Args:
         text: one line.
-        width: of the result in pixels: longer text goes on in further lines, and a word that is longer is cut; None
-            for one line that is as wide as it has to be.
+        width: the result's width in pixels: longer text goes on in further lines, and a word that is longer is cut;
+            None for one line that is as wide as it has to be.
 
     Returns:
         (H, W, 3) uint8 RGB.

@@ -35,8 +35,8 @@ class Shapes:
     Attributes:
         areas: int64, pixels.
         centroids: (N, 2) float64, (x, y); a pixel's centre has whole numbers.
-        perimeters: of the line through the centres of the border's pixels.
-        eccentricities: of the ellipse with the same second moments, 0 for a circle.
+        perimeters: the length of the line through the centres of the border's pixels.
+        eccentricities: the eccentricity of the ellipse with the same second moments, 0 for a circle.
         solidities: share of the convex hull that the cell fills.
         means: (N, C) float64, of the image in the cell; None without an image.
     """

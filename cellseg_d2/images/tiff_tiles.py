@@ -18,11 +18,11 @@ class TiledPage:
     """One page of tiles at full resolution.
 
     Args:
-        page: tifffile's, of an open file, for which :meth:`fits` is true.
+        page: tifffile's page of an open file, for which :meth:`fits` is true.
 
     Attributes:
         shape: (height, width), or (height, width, samples) of a page with several samples a pixel.
-        chunks: that of the tiles, with as many numbers.
+        chunks: the shape of the tiles, with as many numbers.
     """
 
     def __init__(self, page: Any) -> None:

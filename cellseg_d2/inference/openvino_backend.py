@@ -102,7 +102,7 @@ class _Part:
     """A part of a model that can become a graph.
 
     Attributes:
-        name: of its files.
+        name: the name of its files.
         module: from tensors to a tuple of tensors.
         examples: its inputs, for tracing.
         free: the axes of every input that may have any length.
@@ -187,7 +187,7 @@ class CompiledBackbone(Backbone):
     Args:
         backbone: the one that it replaces, for what it says of itself.
         compiled: the graph.
-        names: of its results.
+        names: the names of its results.
     """
 
     def __init__(self, backbone: Backbone, compiled: _Compiled, names: Sequence[str]) -> None:

@@ -84,7 +84,7 @@ def cells_back(cells: CellInstances, view: View, size: tuple[int, int]) -> CellI
     """Cells of a view of an image in the frame of the image; the view has the image's scale.
 
     Args:
-        cells: those of the view.
+        cells: the cells found in the view.
         view: how the image was turned.
         size: (height, width) of the image.
     """

@@ -60,7 +60,7 @@ class Place:
     Attributes:
         title: rank, kind, score and classes.
         where: image and pixels.
-        width, height: of each of the two panels, in pixels of the page.
+        width, height: the size of each of the two panels, in pixels of the page.
         uri: the pixels as a ``data:`` address.
         labels, model: the outlines.
     """

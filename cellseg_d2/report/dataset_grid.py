@@ -30,7 +30,7 @@ def write_dataset_grid(
         output: the PNG.
         samples: number of images, at least 1; the images are spread evenly over all, in the order of their ids.
         class_names: names of class 1, 2, ...; not needed for a converted dataset.
-        channels: those of the images, of which the first three are shown; a converted dataset knows its own.
+        channels: the images' channels, of which the first three are shown; a converted dataset knows its channels.
 
     Raises:
         CellSegError: there are no images, one cannot be read, or the names are not as many as the classes.

@@ -55,7 +55,7 @@ def draw_sheet(groups: Sequence[Sequence[Panel]], keys: Sequence[Key] = (), widt
     Args:
         groups: at least one, each with a panel.
         keys: the legend's entries; none leaves it out.
-        width: of the sheet in pixels; where all fits into one line, the sheet may be narrower.
+        width: the sheet's width in pixels; where all fits into one line, the sheet may be narrower.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -74,7 +74,7 @@ def lines_of(shapes: Sequence[float], wanted: float) -> list[range]:
 
     Args:
         shapes: the width by height of each item.
-        wanted: that of a line; all come as near to it as they can.
+        wanted: the wanted width of a line; all come as near to it as they can.
     """
     best: list[tuple[float, list[range]]] = [(0.0, [])]
     for end in range(1, len(shapes) + 1):
@@ -93,8 +93,8 @@ def draw_block(first: Panel, others: Sequence[Panel], title: str, width: int = W
     Args:
         first: the large one.
         others: at least one; their titles are not shown.
-        title: that of the others.
-        width: of the sheet that the block is for, in pixels.
+        title: the title of the other blocks.
+        width: the width of the sheet that the block is for, in pixels.
     """
     count = max(math.isqrt(len(others) // 2), 1)
     shapes = [panel.shape for panel in others]

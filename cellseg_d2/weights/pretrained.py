@@ -233,7 +233,7 @@ def check_origin(origin: Origin | None, cfg: CfgNode, path: str, adapts: bool = 
     """Raises CellSegError where weights were trained on other input than the config gives to the model.
 
     Args:
-        origin: of the weights.
+        origin: where the weights come from.
         cfg: the config.
         path: the file, for messages.
         adapts: whether training follows, which can begin with weights for other channels than CELLSEG.CHANNELS.
