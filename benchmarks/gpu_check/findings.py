@@ -72,7 +72,7 @@ class Settings:
 
 def small(reference: Side, device: Side) -> Settings:
     """Tiny sizes, to try the check itself; its speed means nothing."""
-    models = ("mask_rcnn_lite0_FPN", "ablations/backbone_R50_laptop")
+    models = ("ablations/laptop_sgd", "ablations/backbone_R50_laptop")
     sizes = Settings(reference, device, models, step_config=models[0], speed_config=models[0])
     return replace(sizes, speed_side=64, speed_repeats=1, images=1)
 

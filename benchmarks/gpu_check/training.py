@@ -31,7 +31,9 @@ from cellseg_d2.engine.run_config import build_cfg
 from cellseg_d2.engine.trainer import CellTrainer
 from cellseg_d2.weights.checkpoint import open_weights
 
-CONFIG = "mask_rcnn_lite0_FPN"
+CONFIG = "ablations/laptop_sgd"
+"""SGD: AdamW turns last digits of small gradients into whole steps."""
+
 ITERATIONS, STOP = 4, 2
 """Of a training, and after how many it is stopped; on a few more, last digits would grow."""
 

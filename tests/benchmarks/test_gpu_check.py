@@ -19,7 +19,7 @@ CPU = Side("cpu")
 OTHER = Side("cpu", ("MODEL.PIXEL_MEAN", "[120.0, 120.0, 120.0]", "CELLSEG.CHECK_WEIGHTS_ORIGIN", "False"))
 """A side that sees its images a little brighter."""
 
-LITE = "mask_rcnn_lite0_FPN"
+LITE = "ablations/laptop_sgd"
 
 
 def _ended(findings):
