@@ -300,12 +300,17 @@ def check_resolved(cfg: CfgNode, processes: int) -> None:
     """Checks a config whose datasets are known, for a number of processes.
 
     Raises:
-        CellSegError: the batch cannot be shared by the processes, or early stopping would have nothing to go by.
+        CellSegError: the batch cannot be shared by the processes, early stopping would have nothing to go by, or a key
+            would have no effect.
     """
     if cfg.SOLVER.IMS_PER_BATCH % processes:
         raise CellSegError(
             f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} cannot be shared by {processes} processes; "
             "make it a multiple"
+        )
+    if cfg.SOLVER.STEPS and cfg.SOLVER.LR_SCHEDULER_NAME == "WarmupCosineLR":
+        raise CellSegError(
+            "SOLVER.STEPS has no effect on WarmupCosineLR; write SOLVER.LR_SCHEDULER_NAME WarmupMultiStepLR for steps"
         )
     check_channels(cfg)
     if cfg.CELLSEG.CHANNELS and cfg.CELLSEG.BALANCE_KINDS > 0:

@@ -90,7 +90,8 @@ def test_published_weights_are_begun_from_with_other_classes(nuclei, caplog):
     with caplog.at_level(logging.INFO, "cellseg_d2"):
         CellCheckpointer(model, cfg, strict=False, opened=opened).load(cfg.MODEL.WEIGHTS)
     assert f"each of the {cfg.MODEL.ROI_HEADS.NUM_CLASSES} begins with what they know of it" in caplog.text
-    assert "initialised randomly" not in caplog.text
+    assert caplog.text.count("initialised randomly") == 1
+    assert "initialised randomly: roi_heads.mask_head.shape_classifier (6 tensors)" in caplog.text
     published = opened.content["model"]["backbone.fpn_lateral2.weight"]
     assert torch.equal(model.backbone.fpn_lateral2.weight, published.float())
 
@@ -152,7 +153,15 @@ def test_a_config_that_does_not_fit_the_data_is_refused(opts, named, nuclei):
         (["CELLSEG.BEST_METRIC", "ema/segm/AP50"], [], "leave out ema/"),
         (["CELLSEG.EARLY_STOPPING", "3", "TEST.EVAL_PERIOD", "0"], [], "needs TEST.EVAL_PERIOD"),
         (["CELLSEG.AUG.COPY_PASTE_PROB", "2.0"], [], "a number from 0 to 1"),
-        (["CELLSEG.LOSS.MASK", "dice_bce", "MODEL.ROI_MASK_HEAD.NAME", "MaskRCNNConvUpsampleHead"], [], "LOSS.MASK"),
+        (["SOLVER.STEPS", "(100, 200)"], [], "SOLVER.STEPS has no effect on WarmupCosineLR"),
+        (
+            [
+                *("CELLSEG.LOSS.MASK", "dice_bce", "MODEL.ROI_MASK_HEAD.NAME", "MaskRCNNConvUpsampleHead"),
+                *("CELLSEG.SHAPE_CLASSIFIER", "False"),
+            ],
+            [],
+            "LOSS.MASK",
+        ),
     ],
     ids=[
         *("no process", "no machine", "rank", "url", "parameters", "sampler", "batch"),
@@ -164,6 +173,7 @@ def test_a_config_that_does_not_fit_the_data_is_refused(opts, named, nuclei):
             "metric of the average",
             "stopping",
             "copy-paste",
+            "steps in vain",
             "a loss key in vain",
         ),
     ],

@@ -241,10 +241,11 @@ def test_mixed_precision_scales_its_losses_where_it_must(dtype, scaled, monkeypa
 
 def test_a_step_in_bfloat16_on_a_cpu_is_near_that_in_full_precision():
     losses = []
-    for overrides in ([], ["SOLVER.AMP.ENABLED", "True", "CELLSEG.AMP_DTYPE", "bfloat16"]):
+    for enabled in ("False", "True"):
         torch.manual_seed(0)
         model = Squares()
-        cfg = get_cfg(LITE, ["MODEL.DEVICE", "cpu", *overrides])
+        precision = ["SOLVER.AMP.ENABLED", enabled, "CELLSEG.AMP_DTYPE", "bfloat16"]
+        cfg = get_cfg(LITE, ["MODEL.DEVICE", "cpu", *precision])
         loop = build_loop(
             cfg, model, [torch.linspace(0, 1, 64).reshape(8, 8)], torch.optim.SGD(model.parameters(), 0.1)
         )
@@ -274,31 +275,27 @@ class Squares(torch.nn.Module):
 
 def test_without_mixed_precision_it_is_detectron2s_plain_loop():
     model = torch.nn.Linear(1, 1)
-    loop = build_loop(get_cfg(LITE), model, [None], torch.optim.SGD(model.parameters(), 0.1))
+    cfg = get_cfg(LITE, ["SOLVER.AMP.ENABLED", "False"])
+    loop = build_loop(cfg, model, [None], torch.optim.SGD(model.parameters(), 0.1))
     assert type(loop) is SimpleTrainer
 
 
 @pytest.mark.parametrize(
     ("keys", "expected"),
     [
-        ([], [0.001, 0.0505, 0.1, 0.1, 0.1]),
-        (["SOLVER.STEPS", "(40, 80)"], [0.001, 0.0505, 0.1, 0.01, 0.001]),
+        (["SOLVER.LR_SCHEDULER_NAME", "WarmupMultiStepLR"], [0.001, 0.0505, 0.1, 0.1, 0.1]),
+        (
+            ["SOLVER.LR_SCHEDULER_NAME", "WarmupMultiStepLR", "SOLVER.STEPS", "(40, 80)"],
+            [0.001, 0.0505, 0.1, 0.01, 0.001],
+        ),
         (["SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR"], [0.001, 0.0493, 0.0794, 0.05, 0.0]),
     ],
     ids=["constant", "in steps", "cosine"],
 )
 def test_the_rate_follows_the_schedule_after_the_warm_up(keys, expected):
-    solver = [
-        "SOLVER.BASE_LR",
-        "0.1",
-        "SOLVER.MAX_ITER",
-        "100",
-        "SOLVER.WARMUP_ITERS",
-        "10",
-        "SOLVER.WARMUP_FACTOR",
-        "0.01",
-    ]
-    cfg = get_cfg(LITE, [*solver, *keys])
+    rates = ["SOLVER.BASE_LR", "0.1", "SOLVER.WARMUP_FACTOR", "0.01"]
+    lengths = ["SOLVER.MAX_ITER", "100", "SOLVER.WARMUP_ITERS", "10"]
+    cfg = get_cfg(LITE, [*rates, *lengths, *keys])
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], cfg.SOLVER.BASE_LR)
     scheduler = CellTrainer.build_lr_scheduler(cfg, optimizer)
     rates = []

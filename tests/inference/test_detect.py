@@ -22,7 +22,7 @@ KEYS = {
 }
 
 
-def _cfg(config="mask_rcnn_lite0_FPN", **keys):
+def _cfg(config="ablations/laptop_sgd", **keys):
     return get_cfg(config, [text for pair in {**KEYS, **keys}.items() for text in pair])
 
 

@@ -15,7 +15,7 @@ SHARED = ["MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", "True", "MODEL.ROI_MASK_HE
 
 def build(classes, keys):
     torch.manual_seed(classes)
-    model = build_model(get_cfg("mask_rcnn_lite0_FPN", [*keys, "MODEL.ROI_HEADS.NUM_CLASSES", str(classes)])).eval()
+    model = build_model(get_cfg("ablations/laptop_sgd", [*keys, "MODEL.ROI_HEADS.NUM_CLASSES", str(classes)])).eval()
     for name, weight in model.named_parameters():
         if "predictor" in name:
             torch.nn.init.normal_(weight)  # Detectron2 begins with zeros
