@@ -29,6 +29,8 @@ def cfg(nuclei):
         "SOLVER.MAX_ITER": "8",
         "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK": "False",
         "CELLSEG.SHAPE_CLASSIFIER": "False",
+        "CELLSEG.OPTIMIZER": "sgd",
+        "SOLVER.WEIGHT_DECAY": "0.0001",
     }
     return build_cfg("finetune_nuclei", [text for pair in keys.items() for text in pair])
 

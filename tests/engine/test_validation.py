@@ -35,7 +35,7 @@ def model(cfg):
 
 def test_all_losses_are_given_and_the_total(cfg, model):
     losses = validation_losses(model, cfg, "validated_val")
-    names = {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg", "loss_mask"}
+    names = {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg", "loss_mask", "loss_shape"}
     assert set(losses) == names | {"total_loss"}
     assert losses["total_loss"] == pytest.approx(sum(losses[name] for name in names))
     assert all(0 < loss < 20 for loss in losses.values())
