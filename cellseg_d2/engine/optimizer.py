@@ -29,9 +29,10 @@ def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimiz
 
 
 def build_unclipped(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
-    """What CELLSEG.OPTIMIZER names: Detectron2's SGD, or AdamW (Loshchilov and Hutter, 2019) for the same groups.
+    """The optimizer that CELLSEG.OPTIMIZER names: Detectron2's SGD, or AdamW with the same groups of parameters.
 
-    AdamW's rate is :data:`SHAPE_RATE` times as high for the shape classifier.
+    AdamW is that of Loshchilov and Hutter, Decoupled Weight Decay Regularization, 2019. Its rate is :data:`SHAPE_RATE`
+    times as high for the shape classifier.
     """
     solver, adamw = cfg.SOLVER, cfg.CELLSEG.OPTIMIZER == "adamw"
     groups = get_default_optimizer_params(
