@@ -42,7 +42,8 @@ def add_cellseg_config(cfg: CfgNode) -> None:
     # beside prediction, what was missed and what is spurious crossed. 0 for none.
     cfg.CELLSEG.VALIDATION_OVERLAYS = 2
     # The optimizer, with SOLVER's keys: "sgd", or "adamw", which learns faster at first and wants other values of
-    # SOLVER.BASE_LR, such as 0.001, and of SOLVER.WEIGHT_DECAY, such as 0.05.
+    # SOLVER.BASE_LR, such as 0.001 (five times as much for SHAPE_CLASSIFIER), and of SOLVER.WEIGHT_DECAY, such as 0.05.
+    # It has no MOMENTUM and no NESTEROV.
     cfg.CELLSEG.OPTIMIZER = "sgd"
     # Moving average of the weights: the share of the old average that each step keeps, such as 0.999; 0 for none. The
     # average is evaluated too, as ema/segm/AP50 and so on, and its best is kept as model_best_ema.pth.

@@ -94,6 +94,9 @@ SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler")
 """Detectron2's samplers whose order depends on the seed alone, so that training can be resumed at any place."""
 
 
+STEPPING = "WarmupMultiStepLR"
+"""The one scheduler that follows SOLVER.STEPS."""
+
 RULES: Mapping[str, Numbers | Choice | Registered] = {
     "CELLSEG.SCHEDULE": Choice(("epochs", "data")),
     "CELLSEG.EPOCHS": Numbers(1, 10**6),
@@ -180,7 +183,8 @@ RULES: Mapping[str, Numbers | Choice | Registered] = {
     "MODEL.RPN.POST_NMS_TOPK_TRAIN": Numbers(1, 10**6),
     "MODEL.RPN.POST_NMS_TOPK_TEST": Numbers(1, 10**6),
     "SEED": Numbers(-1, 2**31 - 1),
-    "SOLVER.BASE_LR": Numbers(),
+    "SOLVER.BASE_LR": Numbers(open_low=True),
+    "SOLVER.LR_SCHEDULER_NAME": Choice((STEPPING, "WarmupCosineLR", "WarmupStepWithFixedGammaLR")),
     "SOLVER.CHECKPOINT_PERIOD": Numbers(1, 10**9),
     "SOLVER.GAMMA": Numbers(),
     "SOLVER.IMS_PER_BATCH": Numbers(1, 10**5),
@@ -300,17 +304,12 @@ def check_resolved(cfg: CfgNode, processes: int) -> None:
     """Checks a config whose datasets are known, for a number of processes.
 
     Raises:
-        CellSegError: the batch cannot be shared by the processes, early stopping would have nothing to go by, or a key
-            would have no effect.
+        CellSegError: the batch cannot be shared by the processes, or early stopping would have nothing to go by.
     """
     if cfg.SOLVER.IMS_PER_BATCH % processes:
         raise CellSegError(
             f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} cannot be shared by {processes} processes; "
             "make it a multiple"
-        )
-    if cfg.SOLVER.STEPS and cfg.SOLVER.LR_SCHEDULER_NAME == "WarmupCosineLR":
-        raise CellSegError(
-            "SOLVER.STEPS has no effect on WarmupCosineLR; write SOLVER.LR_SCHEDULER_NAME WarmupMultiStepLR for steps"
         )
     check_channels(cfg)
     if cfg.CELLSEG.CHANNELS and cfg.CELLSEG.BALANCE_KINDS > 0:
@@ -323,6 +322,13 @@ def check_resolved(cfg: CfgNode, processes: int) -> None:
         )
     if cfg.CELLSEG.EARLY_STOPPING > 0 and (cfg.TEST.EVAL_PERIOD <= 0 or not cfg.DATASETS.TEST):
         raise CellSegError("CELLSEG.EARLY_STOPPING needs TEST.EVAL_PERIOD above 0 and a validation part")
+
+
+def check_steps(cfg: CfgNode) -> None:
+    """Raises CellSegError where a training would ignore SOLVER.STEPS."""
+    scheduler = cfg.SOLVER.LR_SCHEDULER_NAME
+    if cfg.SOLVER.STEPS and scheduler != STEPPING:
+        raise CellSegError(f"SOLVER.STEPS has no effect on {scheduler}; add SOLVER.LR_SCHEDULER_NAME {STEPPING}")
 
 
 def check_class_count(cfg: CfgNode, dataset: str, class_names: list[str]) -> None:

@@ -21,7 +21,7 @@ from cellseg_d2.modeling.build import cpu_computes_bfloat16
 
 BATCH = 4
 LEARNING_RATE, WARM_UP = 0.01, 0.05
-"""The highest rate, that of this package's laptop model, and the share of the budget in which it rises to that."""
+"""The highest rate, that of ``ablations/laptop_sgd``, and the share of the budget in which it rises to that."""
 
 DEFAULT_SIZE = ((800,), 1333)
 """The smaller side that torchvision resizes images to unless it is told otherwise, and the most of the larger one."""

@@ -32,7 +32,7 @@ def build_unclipped(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimiz
     """The optimizer that CELLSEG.OPTIMIZER names: Detectron2's SGD, or AdamW with the same groups of parameters.
 
     AdamW is that of Loshchilov and Hutter, Decoupled Weight Decay Regularization, 2019. Its rate is :data:`SHAPE_RATE`
-    times as high for the shape classifier.
+    times as high for the shape classifier, but for biases where SOLVER.BIAS_LR_FACTOR sets theirs.
     """
     solver, adamw = cfg.SOLVER, cfg.CELLSEG.OPTIMIZER == "adamw"
     groups = get_default_optimizer_params(

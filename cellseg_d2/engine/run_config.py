@@ -12,7 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from cellseg_d2.config import cfg_with_overrides, get_cfg
-from cellseg_d2.config_checks import check_class_count, check_config, check_resolved, check_training
+from cellseg_d2.config_checks import check_class_count, check_config, check_resolved, check_steps, check_training
 from cellseg_d2.data.caps import set_caps
 from cellseg_d2.data.catalog import check_registered
 from cellseg_d2.data.channels import set_channels
@@ -171,10 +171,12 @@ def check_run(cfg: CfgNode, args: argparse.Namespace) -> WeightsFile | None:
             )
         if not cfg.MODEL.WEIGHTS:
             raise CellSegError("--eval-only needs weights; add MODEL.WEIGHTS PATH")
+    if not args.eval_only:
+        check_steps(cfg)
     if not args.eval_only and args.resume and (checkpoint := resumes_from(cfg.OUTPUT_DIR)):
         stopped = WeightsFile.read(checkpoint)
         stopped.check_data(cfg)
-        stopped.check_optimizer(cfg)
+        stopped.check_resumed(cfg, model)
         return None
     if not cfg.MODEL.WEIGHTS:
         return None

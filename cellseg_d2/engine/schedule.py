@@ -48,7 +48,7 @@ def set_schedule(cfg: CfgNode, tiles: int, cells: int | None) -> None:
     learnt_at_once = max(solver.IMS_PER_BATCH * heads.BATCH_SIZE_PER_IMAGE * heads.POSITIVE_FRACTION, 1)
     for_all = max(tiles / solver.IMS_PER_BATCH, (cells or 0) / learnt_at_once)
     solver.MAX_ITER = min(max(math.ceil(TIMES_SEEN * for_all), LEAST), MOST)
-    solver.LR_SCHEDULER_NAME = "WarmupCosineLR"
+    solver.LR_SCHEDULER_NAME, solver.STEPS = "WarmupCosineLR", ()
     solver.WARMUP_ITERS = min(solver.MAX_ITER // 10, LONGEST_WARM_UP)
     cfg.TEST.EVAL_PERIOD = solver.CHECKPOINT_PERIOD = math.ceil(solver.MAX_ITER / EVALUATIONS)
     if cfg.DATASETS.TEST:

@@ -26,6 +26,11 @@ def use_available_precision(cfg: CfgNode) -> None:
     if cfg.MODEL.DEVICE == "cpu" and cfg.SOLVER.AMP.ENABLED and cfg.CELLSEG.AMP_DTYPE != "bfloat16":
         logger.warning("CELLSEG.AMP_DTYPE %s needs CUDA; training in full precision", cfg.CELLSEG.AMP_DTYPE)
         cfg.SOLVER.AMP.ENABLED = False
+    if cfg.SOLVER.AMP.ENABLED and cfg.CELLSEG.AMP_DTYPE == "bfloat16" and gpu_lacks_bfloat16(cfg.MODEL.DEVICE):
+        logger.info(
+            "this GPU has no bfloat16 arithmetic; training in full precision (CELLSEG.AMP_DTYPE float16 is faster)"
+        )
+        cfg.SOLVER.AMP.ENABLED = False
     if cfg.MODEL.DEVICE == "cpu" and cfg.SOLVER.AMP.ENABLED and not cpu_computes_bfloat16():
         logger.info("this CPU has no bfloat16 arithmetic, which torch would imitate slowly; training in full precision")
         cfg.SOLVER.AMP.ENABLED = False
@@ -35,6 +40,11 @@ def cpu_computes_bfloat16(cpu_info: Path = Path("/proc/cpuinfo")) -> bool:
     """Whether this machine's CPU has instructions for bfloat16, as far as Linux tells; False where nothing tells."""
     flags = cpu_info.read_text(encoding="utf-8") if cpu_info.is_file() else ""
     return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def gpu_lacks_bfloat16(device: str) -> bool:
+    """Whether a device is a GPU of NVIDIA's from before Ampere."""
+    return device.startswith("cuda") and torch.version.hip is None and torch.cuda.get_device_capability(device) < (8, 0)
 
 
 def build_on_cpu(cfg: CfgNode) -> torch.nn.Module:

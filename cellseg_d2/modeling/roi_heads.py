@@ -169,4 +169,6 @@ def check_shape_classifier(cfg: CfgNode) -> None:
     }
     for setting, is_there in needed.items():
         if not is_there:
-            raise CellSegError(f"CELLSEG.SHAPE_CLASSIFIER needs MODEL.{setting}")
+            raise CellSegError(
+                f"CELLSEG.SHAPE_CLASSIFIER needs MODEL.{setting}; give that, or CELLSEG.SHAPE_CLASSIFIER False"
+            )

@@ -95,15 +95,23 @@ class WeightsFile:
                 "convert with the same --channels"
             )
 
-    def check_optimizer(self, cfg: CfgNode) -> None:
-        """Raises CellSegError where their training, which the config is to continue, has another optimizer."""
-        known = self._known_cfg()
+    def check_resumed(self, cfg: CfgNode, model: torch.nn.Module) -> None:
+        """Raises CellSegError where their training, which the config is to continue, has another optimizer or model."""
+        known, other = self._known_cfg(), ""
+        saved, built = ({name: tuple(one.shape) for name, one in state.items()} for state in self._states(model))
         if known is not None and known.CELLSEG.OPTIMIZER != cfg.CELLSEG.OPTIMIZER:
+            other = f"with {known.CELLSEG.OPTIMIZER}, whose state {cfg.CELLSEG.OPTIMIZER} cannot use"
+        elif saved != built:
+            name = min(name for name in {*saved, *built} if saved.get(name) != built.get(name))
+            other = f"of another model, see {name}"
+        if other:
+            settings = Path(cfg.OUTPUT_DIR) / "config.yaml"
             raise CellSegError(
-                f"{self.path}: is of a training with {known.CELLSEG.OPTIMIZER}, whose state {cfg.CELLSEG.OPTIMIZER} "
-                f"cannot use; add CELLSEG.OPTIMIZER {known.CELLSEG.OPTIMIZER} SOLVER.BASE_LR {known.SOLVER.BASE_LR} "
-                f"SOLVER.WEIGHT_DECAY {known.SOLVER.WEIGHT_DECAY}"
+                f"{self.path}: is of a training {other}; go on with its settings, --config-file {settings}"
             )
+
+    def _states(self, model: torch.nn.Module) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        return self.content.get("model", {}), model.state_dict()
 
     def check_classes(self, cfg: CfgNode) -> None:
         """Raises CellSegError where they were trained on other classes than the config has, or in another order."""

@@ -14,7 +14,7 @@ from cellseg_d2.conversion.options import ConvertOptions
 from cellseg_d2.engine.run_config import build_cfg, check_processes, check_run, prediction_cfg, resolve
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.inference.predictor import WholeImagePredictor
-from cellseg_d2.modeling.build import cpu_computes_bfloat16
+from cellseg_d2.modeling.build import build_on_cpu, cpu_computes_bfloat16, use_available_precision
 from cellseg_d2.weights import checkpoint
 from cellseg_d2.weights.checkpoint import CellCheckpointer, open_weights
 
@@ -274,13 +274,45 @@ def test_a_checkpoint_of_other_classes_is_refused_before_anything_starts(flags, 
 def test_a_training_is_not_resumed_with_another_optimizer(nuclei, tmp_path):
     opts = ["CELLSEG.DATASET", "nuclei", "MODEL.DEVICE", "cpu", "OUTPUT_DIR", str(tmp_path)]
     sgd = ["CELLSEG.OPTIMIZER", "sgd", "SOLVER.BASE_LR", "0.02", "SOLVER.WEIGHT_DECAY", "0.0001"]
-    CellCheckpointer(torch.nn.Linear(1, 1), get_cfg(LITE, sgd + opts[-2:]), strict=True).save("model_0000003")
+    before = build_cfg(LITE, [*opts, *sgd])
+    CellCheckpointer(build_on_cpu(before), before, strict=True).save("model_0000003")
     args = _args(*opts, "CELLSEG.OPTIMIZER", "adamw", flags=["--resume"])
     with pytest.raises(CellSegError, match="training with sgd, whose state adamw cannot use") as refused:
         check_run(build_cfg(LITE, args.opts), args)
-    assert str(refused.value).endswith(f"add {' '.join(sgd)}")
-    args = _args(*opts, *sgd, flags=["--resume"])
-    assert check_run(build_cfg(LITE, args.opts), args) is None
+    (tmp_path / "config.yaml").write_text(before.dump())
+    assert str(refused.value).endswith(f"--config-file {tmp_path / 'config.yaml'}")
+    assert check_run(build_cfg(tmp_path / "config.yaml", []), args) is None
+
+
+def test_a_training_is_not_resumed_with_another_model(nuclei, tmp_path):
+    opts = ["CELLSEG.DATASET", "nuclei", "MODEL.DEVICE", "cpu", "OUTPUT_DIR", str(tmp_path)]
+    before = build_cfg(LITE, [*opts, "CELLSEG.SHAPE_CLASSIFIER", "False"])
+    CellCheckpointer(build_on_cpu(before), before, strict=True).save("model_0000003")
+    args = _args(*opts, flags=["--resume"])
+    with pytest.raises(CellSegError, match=r"another model, see roi_heads\.mask_head\.shape_classifier"):
+        check_run(build_cfg(LITE, args.opts), args)
+    assert check_run(before, args) is None
+
+
+def test_steps_do_not_keep_a_model_from_evaluation(nuclei):
+    opts = ["CELLSEG.DATASET", "nuclei", "MODEL.DEVICE", "cpu", "SOLVER.STEPS", "(100,)", "MODEL.WEIGHTS", ""]
+    args = _args(*opts, flags=["--eval-only"])
+    with pytest.raises(CellSegError, match="--eval-only needs weights"):
+        check_run(build_cfg(LITE, args.opts), args)
+
+
+def test_a_schedule_from_the_data_has_no_steps(nuclei):
+    keys = ["SOLVER.MAX_ITER", "0", "SOLVER.STEPS", "(100,)", "SOLVER.LR_SCHEDULER_NAME", "WarmupMultiStepLR"]
+    cfg = build_cfg(LITE, ["CELLSEG.DATASET", "nuclei", "MODEL.DEVICE", "cpu", *keys])
+    assert (cfg.SOLVER.LR_SCHEDULER_NAME, cfg.SOLVER.STEPS) == ("WarmupCosineLR", ())
+
+
+@pytest.mark.parametrize(("capability", "kept"), [((7, 5), False), ((8, 0), True)])
+def test_a_gpu_without_bfloat16_trains_in_full_precision(capability, kept, monkeypatch):
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: capability)
+    cfg = get_cfg(LITE, ["MODEL.DEVICE", "cuda"])
+    use_available_precision(cfg)
+    assert cfg.SOLVER.AMP.ENABLED == kept
 
 
 def test_a_validation_part_without_a_tile_is_left_out(tmp_path, caplog):
