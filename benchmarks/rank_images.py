@@ -31,7 +31,7 @@ class Settings:
         add: images that each round adds.
         rounds: how often.
         seeds: how often all of it is done; a seed draws the images and seeds the trainings.
-        iterations: of each training, which begins from ``nuclei`` each time.
+        iterations: the length of each training; each begins from ``nuclei``.
     """
 
     start: int = 10

@@ -21,7 +21,7 @@ class Workplace:
 
     Attributes:
         folder: the folder.
-        iterations: of each training.
+        iterations: the length of each training.
     """
 
     folder: Path

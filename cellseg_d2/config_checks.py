@@ -324,13 +324,6 @@ def check_resolved(cfg: CfgNode, processes: int) -> None:
         raise CellSegError("CELLSEG.EARLY_STOPPING needs TEST.EVAL_PERIOD above 0 and a validation part")
 
 
-def check_steps(cfg: CfgNode) -> None:
-    """Raises CellSegError where a training would ignore SOLVER.STEPS."""
-    scheduler = cfg.SOLVER.LR_SCHEDULER_NAME
-    if cfg.SOLVER.STEPS and scheduler != STEPPING:
-        raise CellSegError(f"SOLVER.STEPS has no effect on {scheduler}; add SOLVER.LR_SCHEDULER_NAME {STEPPING}")
-
-
 def check_class_count(cfg: CfgNode, dataset: str, class_names: list[str]) -> None:
     """Raises CellSegError where the config asks for another number of classes than the dataset has; 0 asks for none."""
     count = cfg.MODEL.ROI_HEADS.NUM_CLASSES

@@ -31,7 +31,7 @@ def write_description(folder: Path, name: str, model: CellModel, example: NDArra
 
     Args:
         folder: holds the network and the arrays of the example already.
-        name: of the model.
+        name: the model's name.
         model: that in the folder.
         example: (H, W, 3) uint8 RGB.
         arrays: the network's input and outputs for the example, which are also in ``test_<name>.npy``.

@@ -12,12 +12,12 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from cellseg_d2.config import cfg_with_overrides, get_cfg
-from cellseg_d2.config_checks import check_class_count, check_config, check_resolved, check_steps, check_training
+from cellseg_d2.config_checks import check_class_count, check_config, check_resolved, check_training
 from cellseg_d2.data.caps import set_caps
 from cellseg_d2.data.catalog import check_registered
 from cellseg_d2.data.channels import set_channels
 from cellseg_d2.engine.launch import started_process
-from cellseg_d2.engine.schedule import set_schedule
+from cellseg_d2.engine.schedule import check_steps, set_schedule
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.modeling.build import build_on_cpu, check_size, use_available_device, use_available_precision
 from cellseg_d2.weights.checkpoint import CellCheckpointer, WeightsFile
@@ -171,13 +171,13 @@ def check_run(cfg: CfgNode, args: argparse.Namespace) -> WeightsFile | None:
             )
         if not cfg.MODEL.WEIGHTS:
             raise CellSegError("--eval-only needs weights; add MODEL.WEIGHTS PATH")
-    if not args.eval_only:
+    else:
         check_steps(cfg)
-    if not args.eval_only and args.resume and (checkpoint := resumes_from(cfg.OUTPUT_DIR)):
-        stopped = WeightsFile.read(checkpoint)
-        stopped.check_data(cfg)
-        stopped.check_resumed(cfg, model)
-        return None
+        if args.resume and (checkpoint := resumes_from(cfg.OUTPUT_DIR)):
+            stopped = WeightsFile.read(checkpoint)
+            stopped.check_data(cfg)
+            stopped.check_resumed(cfg, model)
+            return None
     if not cfg.MODEL.WEIGHTS:
         return None
     local_path(cfg.MODEL.WEIGHTS)  # fetched once, before several processes look for it

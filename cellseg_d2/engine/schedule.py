@@ -7,6 +7,9 @@ import math
 
 from detectron2.config import CfgNode
 
+from cellseg_d2.config_checks import STEPPING
+from cellseg_d2.errors import CellSegError
+
 logger = logging.getLogger(__name__)
 
 TIMES_SEEN = 25
@@ -62,3 +65,10 @@ def set_schedule(cfg: CfgNode, tiles: int, cells: int | None) -> None:
             "it ends earlier after %d validations without a better %s (CELLSEG.EARLY_STOPPING)",
             *(cfg.CELLSEG.EARLY_STOPPING, cfg.CELLSEG.BEST_METRIC),
         )
+
+
+def check_steps(cfg: CfgNode) -> None:
+    """Raises CellSegError where a training would ignore SOLVER.STEPS."""
+    scheduler = cfg.SOLVER.LR_SCHEDULER_NAME
+    if cfg.SOLVER.STEPS and scheduler != STEPPING:
+        raise CellSegError(f"SOLVER.STEPS has no effect on {scheduler}; add SOLVER.LR_SCHEDULER_NAME {STEPPING}")

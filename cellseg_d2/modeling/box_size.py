@@ -23,7 +23,7 @@ class SizedPooler(nn.Module):
 
     Args:
         pooler: Detectron2's ``ROIPooler``.
-        channels: of the features.
+        channels: the number of feature channels.
     """
 
     def __init__(self, pooler: nn.Module, channels: int) -> None:

@@ -98,7 +98,8 @@ class WeightsFile:
     def check_resumed(self, cfg: CfgNode, model: torch.nn.Module) -> None:
         """Raises CellSegError where their training, which the config is to continue, has another optimizer or model."""
         known, other = self._known_cfg(), ""
-        saved, built = ({name: tuple(one.shape) for name, one in state.items()} for state in self._states(model))
+        states = self.content.get("model", {}), model.state_dict()
+        saved, built = ({name: tuple(weight.shape) for name, weight in state.items()} for state in states)
         if known is not None and known.CELLSEG.OPTIMIZER != cfg.CELLSEG.OPTIMIZER:
             other = f"with {known.CELLSEG.OPTIMIZER}, whose state {cfg.CELLSEG.OPTIMIZER} cannot use"
         elif saved != built:
@@ -109,9 +110,6 @@ class WeightsFile:
             raise CellSegError(
                 f"{self.path}: is of a training {other}; go on with its settings, --config-file {settings}"
             )
-
-    def _states(self, model: torch.nn.Module) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-        return self.content.get("model", {}), model.state_dict()
 
     def check_classes(self, cfg: CfgNode) -> None:
         """Raises CellSegError where they were trained on other classes than the config has, or in another order."""
