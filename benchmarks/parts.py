@@ -156,7 +156,7 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--profile", action="store_true", help="instead: shares of a CPU step's parts, ways to train")
     parser.add_argument("--repeats", type=positive, metavar="N", help="of --profile: timed steps per way; default: 10")
-    parser.add_argument("--models", nargs="+", metavar="CONFIG", help="of --profile; default: laptop_sgd, lite0")
+    parser.add_argument("--models", nargs="+", metavar="CONFIG", help="of --profile; default: lite0, laptop_sgd")
     parser.add_argument("--opts", nargs="+", default=(), metavar="KEY VALUE", help="of --profile: more config keys")
 
 

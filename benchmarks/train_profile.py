@@ -59,7 +59,7 @@ class Settings:
     """
 
     data: Path
-    models: tuple[str, ...] = ("ablations/laptop_sgd", "mask_rcnn_lite0_FPN")
+    models: tuple[str, ...] = ("mask_rcnn_lite0_FPN", "ablations/laptop_sgd")
     repeats: int = 10
     opts: tuple[str, ...] = ()
 
