@@ -30,18 +30,6 @@ QUICK = [
 
 
 @pytest.fixture(scope="module")
-def nuclei(sample_root, run_tool, tmp_path_factory):
-    """A dataset of a dozen of the sample's images: each evaluation goes through the validation part."""
-    root = tmp_path_factory.mktemp("dozen")
-    (root / "input" / "train").mkdir(parents=True)
-    for folder in sorted((sample_root / "train").iterdir())[:12]:
-        (root / "input" / "train" / folder.name).symlink_to(folder)
-    done = run_tool("convert_tifs", "--input", root / "input", "--output", root / "datasets" / "nuclei")
-    assert done.returncode == 0, done.stderr
-    return root / "datasets" / "nuclei"
-
-
-@pytest.fixture(scope="module")
 def train(run_tool, nuclei, repo_root):
     def run(*args):
         place = {"cwd": repo_root, "DETECTRON2_DATASETS": str(nuclei.parent), **ON_CPU}
@@ -405,30 +393,3 @@ def test_weights_of_another_class_count_are_begun_afresh_in_training_and_refused
     assert fresh.returncode == 0, fresh.stderr
     assert "initialised randomly" in fresh.stdout
     assert "roi_heads.box_predictor.cls_score.weight (5, 256) -> (6, 256)" in fresh.stdout
-
-
-@pytest.mark.parametrize("samples", ["0", "-1", "two"])
-def test_a_picture_has_rows(samples, run_tool, sample_root, tmp_path):
-    options = ("--input", sample_root, "--output", tmp_path / "picture.png", "--samples", samples)
-    assert "--samples" in _one_error_line(run_tool("visualize", "dataset", *options))
-
-
-def test_a_dataset_is_drawn_before_it_is_converted(run_tool, sample_root, tmp_path):
-    options = ("--input", sample_root, "--output", tmp_path / "picture.png", "--samples", "2")
-    done = run_tool("visualize", "dataset", *options, "--class-names", "a", "b", "c", "d")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == f"picture: {tmp_path / 'picture.png'}\n"
-    assert cv2.imread(str(tmp_path / "picture.png")).std() > 10
-
-
-def test_augmentation_is_drawn(run_tool, nuclei, repo_root, tmp_path):
-    done = run_tool(
-        *("visualize", "augmentation", "--config-file", LITE, "--output", tmp_path / "picture.png"),
-        *("--samples", "2", "--augmentations", "3", "CELLSEG.DATASET", "nuclei"),
-        cwd=repo_root,
-        DETECTRON2_DATASETS=str(nuclei.parent),
-    )
-    assert done.returncode == 0, done.stderr
-    picture = cv2.imread(str(tmp_path / "picture.png"))
-    assert picture.shape[1] > picture.shape[0] > 256
-    assert picture.std() > 10
