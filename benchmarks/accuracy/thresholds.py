@@ -46,5 +46,5 @@ def best_least_score(find_cells: FindCells, images: Sequence[LabelledImage]) -> 
         records.append({"id": number, "file_name": image.name, "height": height, "width": width})
         cells.append(annotate([LabelMap((1,), image.labels)], (0, 0, width, height)))
         results += to_results(find_cells(image.pixels).trimmed(), number)
-    (least,) = least_scores(dataset(records, cells, CLASS_NAMES), results, MAX_DETECTIONS)
+    (least,) = least_scores(dataset(records, cells, CLASS_NAMES), results, MAX_DETECTIONS, Selection(CLASS_NAMES))
     return least

@@ -19,6 +19,7 @@ from cellseg_d2.cells.coco import Result, to_results, to_xywh
 from cellseg_d2.cells.coco_input import read_truth
 from cellseg_d2.evaluation.coco_ap import average_precision, densest
 from cellseg_d2.evaluation.thresholds import least_scores
+from cellseg_d2.inference.predictor import selection_of
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +97,8 @@ def with_least_scores(cfg: CfgNode, evaluators: Sequence[DatasetEvaluator]) -> C
     evaluator = evaluators[0] if evaluators else None
     if not isinstance(evaluator, CellCOCOEvaluator) or "annotations" not in evaluator.truth:
         return cfg
-    scores = least_scores(evaluator.truth, evaluator.results, evaluator.max_detections)
+    selection = selection_of(cfg, cfg.CELLSEG.CLASS_NAMES)
+    scores = least_scores(evaluator.truth, evaluator.results, evaluator.max_detections, selection)
     named = ", ".join(f"{name} {score:.2f}" for name, score in zip(cfg.CELLSEG.CLASS_NAMES, scores))
     logger.info("least scores of the best F1, from which prediction shows cells: %s", named)
     found = cfg.clone()

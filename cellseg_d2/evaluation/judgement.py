@@ -12,7 +12,7 @@ from cellseg_d2.evaluation.cell_metrics import CellMetrics, flat_overlaps, summa
 from cellseg_d2.evaluation.coco_ap import average_precision, tasks_of
 from cellseg_d2.evaluation.coco_cells import class_names, image_cells
 from cellseg_d2.evaluation.error_breakdown import ErrorBreakdown, Judged, break_down, judge
-from cellseg_d2.evaluation.thresholds import Threshold, best_thresholds
+from cellseg_d2.evaluation.thresholds import Threshold, best_thresholds, judge_unhidden
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,9 @@ class CellJudgement:
         selection: which predictions are in ``metrics``.
         images, class_names: names of the images and classes, in the order in which ``metrics`` counts them.
         metrics: metrics of the selected predictions, flattened.
-        errors, thresholds: from all detections, as for AP.
-        judged: these detections, per image.
+        errors: from all detections, as for AP.
+        thresholds: from all but those that better ones hide.
+        judged: all detections, per image.
         shown: per image, the selected detections: what people see.
     """
 
@@ -87,7 +88,7 @@ def judge_cells(
     if not truth["images"]:
         raise CellSegError("the ground truth lists no images")
     names = class_names(truth)
-    images, tissues, tallies, judged, shown = [], [], [], [], []
+    images, tissues, tallies, judged, unhidden, shown = [], [], [], [], [], []
     for image in image_cells(truth, results):
         images.append(image.name)
         tissues.append(image.tissue)
@@ -96,6 +97,7 @@ def judge_cells(
         under = int(selection.scored(found.scores, found.classes).sum()) - len(selected)
         tallies.append(replace(tally(flat_overlaps(image.truth, selected), len(names)), hidden=under))
         judged.append(judge(image.truth, found, max_detections))
+        unhidden.append(judge_unhidden(image.truth, found, max_detections, selection))
         shown.append(judge(image.truth, selected, max_detections))
     detections = Judged.concatenate(judged)
     return CellJudgement(
@@ -104,7 +106,7 @@ def judge_cells(
         class_names=names,
         metrics=summarise(tallies, names, tissues),
         errors=break_down(detections, len(names)),
-        thresholds=best_thresholds(detections, names),
+        thresholds=best_thresholds(Judged.concatenate(unhidden), names),
         judged=judged,
         shown=shown,
     )

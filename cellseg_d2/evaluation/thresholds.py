@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cellseg_d2.cells.arrays import Bools, Floats
-from cellseg_d2.cells.selection import DEFAULT_SCORE
+from cellseg_d2.cells.selection import DEFAULT_SCORE, Selection
 from cellseg_d2.errors import CellSegError
 from cellseg_d2.evaluation.coco_cells import class_names, image_cells
 from cellseg_d2.evaluation.coco_matching import MATCHED, precisions
 from cellseg_d2.evaluation.error_breakdown import Judged, judge
+from cellseg_d2.evaluation.overlap_table import Cells
 from cellseg_d2.files import read_json, write_json
 
 UNKNOWN = DEFAULT_SCORE
@@ -30,7 +31,7 @@ class Threshold:
 
     Attributes:
         score: half way between the worst detection that is kept and the best that is not, since files round scores.
-        f1, precision, recall: in percent, from COCO's matching at an IoU of 0.5; predictions may overlap.
+        f1, precision, recall: in percent, from COCO's matching at an IoU of 0.5.
         cells: number of cells in the class.
     """
 
@@ -44,7 +45,8 @@ class Threshold:
 def precision_curves(judged: Judged, class_names: Sequence[str]) -> dict[str, Floats]:
     """COCO's precision by recall at an IoU of 0.5, for each class that has cells.
 
-    The best F1 of :func:`best_thresholds` lies on the curve, but between two of its points and where scores are equal.
+    Of the same detections the best F1 of :func:`best_thresholds` lies on the curve, but between two of its points and
+    where scores are equal; where those that better ones hide are left out, beside it.
 
     Returns:
         By class name, (101,) in 0 .. 1 at :data:`cellseg_d2.evaluation.coco_matching.RECALLS`; the mean is AP50.
@@ -57,11 +59,27 @@ def precision_curves(judged: Judged, class_names: Sequence[str]) -> dict[str, Fl
     return curves
 
 
+def judge_unhidden(truth: Cells, predictions: Cells, max_detections: int, selection: Selection) -> Judged:
+    """Judges the predictions that people would see if no score were too low.
+
+    What better ones hide is left out, as `predict` leaves it out at any threshold: with it the best threshold would be
+    too high, since second guesses have low scores.
+
+    Args:
+        truth: an image's ground truth.
+        predictions: predictions for the same image.
+        max_detections: detections judged per class, the best first.
+        selection: how hidden ones are found; its least scores do not count.
+    """
+    every = replace(selection, min_score=0.0, min_score_of_class={})
+    return judge(truth, predictions.selected(every), max_detections)
+
+
 def best_thresholds(judged: Judged, class_names: Sequence[str]) -> dict[str, Threshold]:
     """The best threshold per class; a class of which no cell was found has none.
 
     A threshold does not change which cells the detections above it match, so one matching serves for all. Of equal F1
-    the highest threshold is taken.
+    the highest threshold is taken. For predictions that people see, take what :func:`judge_unhidden` gives.
     """
     best = {}
     for number, name in enumerate(class_names):
@@ -89,7 +107,9 @@ def _best(scores: Floats, hits: Bools, cells: int) -> Threshold:
     )
 
 
-def least_scores(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], max_detections: int) -> list[float]:
+def least_scores(
+    truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], max_detections: int, selection: Selection
+) -> list[float]:
     """The threshold of each class of a COCO dataset, by ascending category ids.
 
     A class of which fewer than :data:`ENOUGH_CELLS` are there, or none was found, has :data:`UNKNOWN`.
@@ -98,11 +118,13 @@ def least_scores(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]],
         truth: a COCO dataset.
         results: COCO results with segmentations.
         max_detections: judged per image and class, the best first.
+        selection: see :func:`judge_unhidden`.
 
     Raises:
         CellSegError: see :func:`cellseg_d2.evaluation.coco_cells.image_cells`.
     """
-    judged = [judge(image.truth, image.predictions, max_detections) for image in image_cells(truth, results)]
+    images = image_cells(truth, results)
+    judged = [judge_unhidden(image.truth, image.predictions, max_detections, selection) for image in images]
     names = class_names(truth)
     best = best_thresholds(Judged.concatenate(judged), names) if judged else {}
     known = {name: found.score for name, found in best.items() if found.cells >= ENOUGH_CELLS}

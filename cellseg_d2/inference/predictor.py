@@ -212,19 +212,7 @@ class WholeImagePredictor:
         self, min_score: float | None = None, min_score_of_class: Mapping[str, float] | None = None
     ) -> Selection:
         """Which cells a person wants to see, by CELLSEG.INFERENCE; arguments and errors as of :meth:`confident`."""
-        options = self.cfg.CELLSEG.INFERENCE
-        lowered = options.SUPPRESS_RESULTS and options.SUPPRESSION == "soft"  # the scores are that already
-        method = "hard" if lowered else options.SUPPRESSION
-        by_class = dict(min_score_of_class or {})
-        known = options.MIN_SCORES if min_score is None else []
-        return Selection(
-            self.class_names,
-            UNKNOWN if min_score is None else min_score,
-            dict(zip(self.class_names, known)) | by_class,
-            method,
-            options.SUPPRESSION_IOU,
-            options.SUPPRESSION_COVERED,
-        )
+        return selection_of(self.cfg, self.class_names, min_score, min_score_of_class)
 
     def _suppressed(self, cells: CellInstances) -> CellInstances:
         options = self.cfg.CELLSEG.INFERENCE
@@ -302,3 +290,23 @@ def share_of(tiles: Sequence[Tile], part: int, parts: int) -> list[Tile]:
     runs = parts * RUNS
     bounds = [len(tiles) * number // runs for number in range(runs + 1)]
     return [tile for run in range(part, runs, parts) for tile in tiles[bounds[run] : bounds[run + 1]]]
+
+
+def selection_of(
+    cfg: CfgNode,
+    class_names: Sequence[str],
+    min_score: float | None = None,
+    min_score_of_class: Mapping[str, float] | None = None,
+) -> Selection:
+    """Which cells a person wants to see, by CELLSEG.INFERENCE; see :meth:`WholeImagePredictor.confident`."""
+    options = cfg.CELLSEG.INFERENCE
+    lowered = options.SUPPRESS_RESULTS and options.SUPPRESSION == "soft"  # the scores are that already
+    known = options.MIN_SCORES if min_score is None else []
+    return Selection(
+        class_names,
+        UNKNOWN if min_score is None else min_score,
+        dict(zip(class_names, known)) | dict(min_score_of_class or {}),
+        "hard" if lowered else options.SUPPRESSION,
+        options.SUPPRESSION_IOU,
+        options.SUPPRESSION_COVERED,
+    )

@@ -14,6 +14,7 @@ from cellseg_d2.evaluation.judgement import judge_results
 from cellseg_d2.evaluation.thresholds import (
     ENOUGH_CELLS,
     best_thresholds,
+    judge_unhidden,
     least_scores,
     precision_curves,
     read_thresholds,
@@ -65,20 +66,40 @@ def test_the_threshold_lies_between_what_is_kept_and_what_is_not(scores, hits, t
     assert best["A"].score == pytest.approx(threshold)
 
 
+@pytest.mark.parametrize("case", [{"seed": 0}, {"seed": 1, "ties": True}, {"seed": 3, "cells": 40, "side": 100}])
+def test_no_other_threshold_has_a_better_f1_for_what_people_see(case):
+    truth, results = draw_case(**case)
+    for record in (*truth["annotations"], *results):
+        record["category_id"] = 1
+    images = list(image_cells(truth, results))
+    unhidden = [judge_unhidden(image.truth, image.predictions, 1000, Selection(NAMES)) for image in images]
+    best = best_thresholds(Judged.concatenate(unhidden), NAMES)["A"]
+    f1 = {}
+    for score in [best.score, *(result["score"] for result in results)]:
+        seen = Selection(NAMES, score)
+        judged = Judged.concatenate([judge(one.truth, one.predictions.selected(seen), 1000) for one in images])
+        f1[score] = 200 * np.count_nonzero(judged.kinds == HIT) / (len(judged.kinds) + len(judged.truth_classes))
+    assert f1[best.score] == pytest.approx(best.f1) == pytest.approx(max(f1.values()))
+    every = Judged.concatenate([judge(image.truth, image.predictions, 1000) for image in images])
+    assert best.f1 > best_thresholds(every, NAMES)["A"].f1
+
+
 def test_a_class_that_is_never_found_has_none():
     assert best_thresholds(judged_of([0.9], [False], 2), ["A", "B"]) == {}
 
 
 def test_least_scores_are_those_thresholds_in_the_order_of_the_classes_or_a_half():
     truth, results = draw_case(3, cells=40, side=100)
-    best = best_thresholds(judge_above(truth, results, 0), NAMES)
+    images = image_cells(truth, results)
+    unhidden = [judge_unhidden(image.truth, image.predictions, 1000, ABOVE_HALF) for image in images]
+    best = best_thresholds(Judged.concatenate(unhidden), NAMES)
     assert min(best[name].cells for name in ("A", "B")) >= ENOUGH_CELLS
-    assert least_scores(truth, results, 1000) == [best["A"].score, best["B"].score, 0.5]
+    assert least_scores(truth, results, 1000, ABOVE_HALF) == [best["A"].score, best["B"].score, 0.5]
 
     few = [cell for cell in truth["annotations"] if cell["category_id"] == 1][: ENOUGH_CELLS - 1]
     rare = {**truth, "annotations": few + [cell for cell in truth["annotations"] if cell["category_id"] != 1]}
-    assert least_scores(rare, results, 1000) == [0.5, best["B"].score, 0.5]
-    assert least_scores({**truth, "images": [], "annotations": []}, [], 1000) == [0.5, 0.5, 0.5]
+    assert least_scores(rare, results, 1000, ABOVE_HALF) == [0.5, best["B"].score, 0.5]
+    assert least_scores({**truth, "images": [], "annotations": []}, [], 1000, ABOVE_HALF) == [0.5, 0.5, 0.5]
 
 
 def test_the_file_says_what_it_was_computed_from_and_is_read_back(tmp_path):
@@ -125,10 +146,10 @@ def test_the_mean_of_a_curve_is_cocos_ap50_of_its_class(case, cap):
 
 
 @pytest.mark.parametrize("seed", [0, 1, 3])
-def test_the_best_f1_lies_on_the_curve(seed):
+def test_the_best_f1_of_all_detections_lies_on_the_curve(seed):
     cells = judge_results(*draw_case(seed), 100, ABOVE_HALF).cells
     curves = precision_curves(cells.detections, NAMES)
-    for name, best in cells.thresholds.items():
+    for name, best in best_thresholds(cells.detections, NAMES).items():
         below, above = int(np.floor(best.recall + 1e-9)), int(np.ceil(best.recall - 1e-9))
         assert 100 * curves[name][above] - 1e-9 <= best.precision <= 100 * curves[name][below] + 1e-9
 
