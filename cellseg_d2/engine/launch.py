@@ -10,6 +10,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +34,12 @@ FIRST_PORT, PORTS = 20_000, 20_000
 share a machine."""
 
 LOOPBACK = "127.0.0.1"
+
+LOST_PEER = re.compile("Connection (closed|reset) by peer")
+"""What Gloo says in a process that waits for one that has ended."""
+
+LONGEST_END = 10
+"""Seconds in which a process that fails has ended, torch's threads included."""
 
 
 @dataclass(frozen=True)
@@ -175,6 +182,10 @@ def _in_a_child(main: Callable[..., Any], *arguments: Any) -> None:
         main(*arguments)
     except Stopped as stopped:
         sys.exit(stopped.exit_code)
+    except RuntimeError as error:
+        if LOST_PEER.search(str(error)):
+            time.sleep(LONGEST_END)  # the process that was lost has the cause to report; with it this one is ended
+        raise
     _end()
 
 

@@ -77,6 +77,39 @@ def test_a_meeting_place_that_this_machine_does_not_have_is_one_line():
     assert "\n" not in str(raised.value)
 
 
+FAILING = """
+import sys, time
+from argparse import Namespace
+
+import torch.distributed as dist
+from detectron2.utils import comm
+
+from cellseg_d2.engine.launch import launch
+from cellseg_d2.errors import CellSegError
+
+
+def work():
+    if comm.get_rank() == int(sys.argv[1]):
+        dist.destroy_process_group()
+        time.sleep(3)  # as one that is slow to end
+        raise CellSegError("the cause")
+    comm.all_gather(1)
+
+
+if __name__ == "__main__":
+    launch(work, Namespace(num_gpus=2, num_machines=1, machine_rank=0, dist_url="auto"))
+"""
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_a_process_that_loses_the_failing_one_lets_it_report_the_cause(rank, tmp_path, repo_root):
+    (tmp_path / "failing.py").write_text(FAILING)
+    environment = {**os.environ, "PYTHONPATH": str(repo_root), "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, tmp_path / "failing.py", rank]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.stderr.rstrip().splitlines()[-1] == "cellseg_d2.errors.CellSegError: the cause"
+
+
 COMMANDS = {
     "train": ["train", "--config-file", "mask_rcnn_lite0_FPN", "CELLSEG.DATASET", "nuclei", "OUTPUT_DIR"],
     "predict": ["predict", "--weights", "nuclei", "--input", "datasets/sample/test_release", "--output"],
