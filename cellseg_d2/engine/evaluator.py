@@ -18,6 +18,7 @@ from detectron2.utils.logger import create_small_table
 from cellseg_d2.cells.coco import Result, to_results, to_xywh
 from cellseg_d2.cells.coco_input import read_truth
 from cellseg_d2.evaluation.coco_ap import average_precision, densest
+from cellseg_d2.evaluation.coco_cells import class_names
 from cellseg_d2.evaluation.thresholds import least_scores
 from cellseg_d2.inference.predictor import selection_of
 
@@ -97,7 +98,7 @@ def with_least_scores(cfg: CfgNode, evaluators: Sequence[DatasetEvaluator]) -> C
     evaluator = evaluators[0] if evaluators else None
     if not isinstance(evaluator, CellCOCOEvaluator) or "annotations" not in evaluator.truth:
         return cfg
-    selection = selection_of(cfg, cfg.CELLSEG.CLASS_NAMES)
+    selection = selection_of(cfg, class_names(evaluator.truth))
     scores = least_scores(evaluator.truth, evaluator.results, evaluator.max_detections, selection)
     named = ", ".join(f"{name} {score:.2f}" for name, score in zip(cfg.CELLSEG.CLASS_NAMES, scores))
     logger.info("least scores of the best F1, from which prediction shows cells: %s", named)
