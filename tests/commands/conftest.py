@@ -32,15 +32,3 @@ def reference(run_tool, sample_root, tmp_path_factory):
     output = tmp_path_factory.mktemp("reference") / "cells"
     assert run_tool("convert_tifs", "--input", sample_root, "--output", output, "--workers", 1).returncode == 0
     return read_folder(output)
-
-
-@pytest.fixture(scope="module")
-def nuclei(sample_root, run_tool, tmp_path_factory):
-    """A dataset of a dozen of the sample's images: each evaluation goes through the validation part."""
-    root = tmp_path_factory.mktemp("dozen")
-    (root / "input" / "train").mkdir(parents=True)
-    for folder in sorted((sample_root / "train").iterdir())[:12]:
-        (root / "input" / "train" / folder.name).symlink_to(folder)
-    done = run_tool("convert_tifs", "--input", root / "input", "--output", root / "datasets" / "nuclei")
-    assert done.returncode == 0, done.stderr
-    return root / "datasets" / "nuclei"

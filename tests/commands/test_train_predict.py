@@ -30,6 +30,18 @@ QUICK = [
 
 
 @pytest.fixture(scope="module")
+def nuclei(sample_root, run_tool, tmp_path_factory):
+    """A dataset of a dozen of the sample's images: each evaluation goes through the validation part."""
+    root = tmp_path_factory.mktemp("dozen")
+    (root / "input" / "train").mkdir(parents=True)
+    for folder in sorted((sample_root / "train").iterdir())[:12]:
+        (root / "input" / "train" / folder.name).symlink_to(folder)
+    done = run_tool("convert_tifs", "--input", root / "input", "--output", root / "datasets" / "nuclei")
+    assert done.returncode == 0, done.stderr
+    return root / "datasets" / "nuclei"
+
+
+@pytest.fixture(scope="module")
 def train(run_tool, nuclei, repo_root):
     def run(*args):
         place = {"cwd": repo_root, "DETECTRON2_DATASETS": str(nuclei.parent), **ON_CPU}
