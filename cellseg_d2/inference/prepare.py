@@ -13,7 +13,7 @@ from detectron2.modeling.roi_heads import FastRCNNConvFCHead, StandardROIHeads
 from torch import nn
 
 from cellseg_d2.errors import CellSegError
-from cellseg_d2.modeling.build import cpu_computes_bfloat16
+from cellseg_d2.modeling.build import computes_bfloat16
 from cellseg_d2.modeling.folding import fold_norms
 
 logger = logging.getLogger(__name__)
@@ -90,13 +90,9 @@ def _use_convolution(head: FastRCNNConvFCHead, side: int) -> None:
 def use_available_prediction_precision(cfg: CfgNode) -> None:
     """Predicts in float32, with a notice, where the device cannot compute in CELLSEG.INFERENCE.PRECISION."""
     options = cfg.CELLSEG.INFERENCE
-    if options.PRECISION == "bfloat16" and not _computes_bfloat16(cfg.MODEL.DEVICE):
+    if options.PRECISION == "bfloat16" and not computes_bfloat16(cfg.MODEL.DEVICE):
         logger.warning("%s has no bfloat16 arithmetic; predicting in float32", cfg.MODEL.DEVICE)
         options.PRECISION = "float32"
-
-
-def _computes_bfloat16(device: str) -> bool:
-    return cpu_computes_bfloat16() if device == "cpu" else torch.cuda.is_bf16_supported()
 
 
 def precision(cfg: CfgNode) -> AbstractContextManager[object]:

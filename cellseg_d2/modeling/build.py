@@ -23,16 +23,15 @@ def use_available_device(cfg: CfgNode) -> None:
 
 def use_available_precision(cfg: CfgNode) -> None:
     """Trains in full precision, with a notice, where the device has no fast arithmetic of CELLSEG.AMP_DTYPE."""
-    if cfg.MODEL.DEVICE == "cpu" and cfg.SOLVER.AMP.ENABLED and cfg.CELLSEG.AMP_DTYPE != "bfloat16":
-        logger.warning("CELLSEG.AMP_DTYPE %s needs CUDA; training in full precision", cfg.CELLSEG.AMP_DTYPE)
+    device, dtype = cfg.MODEL.DEVICE, cfg.CELLSEG.AMP_DTYPE
+    if not cfg.SOLVER.AMP.ENABLED:
+        return
+    if dtype == "bfloat16" and not computes_bfloat16(device):
+        faster = "" if device == "cpu" else " (CELLSEG.AMP_DTYPE float16 is faster)"
+        logger.info("%s has no bfloat16 arithmetic; training in full precision%s", device, faster)
         cfg.SOLVER.AMP.ENABLED = False
-    if cfg.SOLVER.AMP.ENABLED and cfg.CELLSEG.AMP_DTYPE == "bfloat16" and gpu_lacks_bfloat16(cfg.MODEL.DEVICE):
-        logger.info(
-            "this GPU has no bfloat16 arithmetic; training in full precision (CELLSEG.AMP_DTYPE float16 is faster)"
-        )
-        cfg.SOLVER.AMP.ENABLED = False
-    if cfg.MODEL.DEVICE == "cpu" and cfg.SOLVER.AMP.ENABLED and not cpu_computes_bfloat16():
-        logger.info("this CPU has no bfloat16 arithmetic, which torch would imitate slowly; training in full precision")
+    elif dtype != "bfloat16" and device == "cpu":
+        logger.warning("CELLSEG.AMP_DTYPE %s needs CUDA; training in full precision", dtype)
         cfg.SOLVER.AMP.ENABLED = False
 
 
@@ -42,9 +41,11 @@ def cpu_computes_bfloat16(cpu_info: Path = Path("/proc/cpuinfo")) -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
-def gpu_lacks_bfloat16(device: str) -> bool:
-    """Whether a device is a GPU of NVIDIA's from before Ampere."""
-    return device.startswith("cuda") and torch.version.hip is None and torch.cuda.get_device_capability(device) < (8, 0)
+def computes_bfloat16(device: str) -> bool:
+    """Whether a device has instructions for bfloat16, which torch would imitate slowly: no NVIDIA GPU before Ampere."""
+    if device.startswith("cuda"):
+        return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)
+    return device != "cpu" or cpu_computes_bfloat16()
 
 
 def build_on_cpu(cfg: CfgNode) -> torch.nn.Module:

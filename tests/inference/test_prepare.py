@@ -120,7 +120,7 @@ def test_bfloat16_finds_about_the_same_where_the_cpu_has_it(backend, images):
 def test_bfloat16_becomes_float32_where_the_device_has_none(monkeypatch, caplog):
     cfg = WeightsFile.read("nuclei").cfg()
     cfg.MODEL.DEVICE, cfg.CELLSEG.INFERENCE.PRECISION = "cpu", "bfloat16"
-    monkeypatch.setattr("cellseg_d2.inference.prepare.cpu_computes_bfloat16", lambda: False)
+    monkeypatch.setattr("cellseg_d2.modeling.build.cpu_computes_bfloat16", lambda: False)
     use_available_prediction_precision(cfg)
     assert cfg.CELLSEG.INFERENCE.PRECISION == "float32"
     assert "cpu has no bfloat16 arithmetic; predicting in float32" in caplog.text
