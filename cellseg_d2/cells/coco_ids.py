@@ -30,7 +30,7 @@ class Ids:
 
     Args:
         raws: the ids as a file has them, each one that :func:`is_id` knows.
-        least, most: of the range.
+        least, most: the ends of the range, which belong to it.
         first: what ids that do not stay are numbered from.
 
     >>> images = Ids(["7", "31"], 0, 99)

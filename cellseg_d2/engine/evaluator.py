@@ -98,9 +98,10 @@ def with_least_scores(cfg: CfgNode, evaluators: Sequence[DatasetEvaluator]) -> C
     evaluator = evaluators[0] if evaluators else None
     if not isinstance(evaluator, CellCOCOEvaluator) or "annotations" not in evaluator.truth:
         return cfg
-    selection = selection_of(cfg, class_names(evaluator.truth))
+    names = class_names(evaluator.truth)
+    selection = selection_of(cfg, names)
     scores = least_scores(evaluator.truth, evaluator.results, evaluator.max_detections, selection)
-    named = ", ".join(f"{name} {score:.2f}" for name, score in zip(cfg.CELLSEG.CLASS_NAMES, scores))
+    named = ", ".join(f"{name} {score:.2f}" for name, score in zip(names, scores))
     logger.info("least scores of the best F1, from which prediction shows cells: %s", named)
     found = cfg.clone()
     found.defrost()

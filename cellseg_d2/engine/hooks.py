@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from datetime import timedelta
@@ -47,7 +48,7 @@ class Evaluation(EvalHook):
         del self._func
 
 
-class AfterEvaluation(HookBase):
+class AfterEvaluation(HookBase, ABC):
     """A hook that reads the metrics right after :class:`Evaluation`, of the same period, has written them.
 
     Args:
@@ -67,9 +68,9 @@ class AfterEvaluation(HookBase):
         value, written_at = self.trainer.storage.latest().get(metric, (None, None))
         return value if written_at is not None and written_at >= iteration else None
 
+    @abstractmethod
     def evaluated(self, iteration: int) -> None:
         """What to do then."""
-        raise NotImplementedError
 
 
 class BestCheckpoint(AfterEvaluation):

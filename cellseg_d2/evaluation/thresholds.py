@@ -62,8 +62,8 @@ def precision_curves(judged: Judged, class_names: Sequence[str]) -> dict[str, Fl
 def judge_unhidden(truth: Cells, predictions: Cells, max_detections: int, selection: Selection) -> Judged:
     """Judges the predictions that people would see if no score were too low.
 
-    What better ones hide is left out, as `predict` leaves it out at any threshold: with it the best threshold would be
-    too high, since second guesses have low scores.
+    What better ones hide is left out, as ``predict`` leaves it out at any threshold. With it the best threshold would
+    be too high, since second guesses have low scores.
 
     Args:
         truth: an image's ground truth.

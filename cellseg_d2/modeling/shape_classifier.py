@@ -63,8 +63,8 @@ class ShapeClassifier(nn.Module):
         """One detection per cell and class that scores enough, from one per cell.
 
         Args:
-            cells: of one image: ``pred_boxes``, ``scores`` of being a cell, ``class_logits`` (N, K) and ``pred_masks``
-                (N, 1, h, w).
+            cells: the N cells of one image, with ``pred_boxes``, ``scores`` of being a cell, ``class_logits`` (N, K)
+                and ``pred_masks`` (N, 1, h, w).
             score_threshold: detections must score more.
             limit: the most detections to keep, the best first; negative for no limit.
 
